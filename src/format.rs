@@ -1,0 +1,605 @@
+//! The container's bytes: header, chunk table and footer, as types.
+//!
+//! Everything here is parsing and writing of byte slices. Nothing is allocated before [`FixedHeader::check_room`] has
+//! compared what the header announces with the length of the file, and every sum is checked. All integers are
+//! little-endian. The layout is set down in `docs/FORMAT.md`.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Part, Result};
+
+/// The first four bytes of a file, "PRAW": the number 0x57415250 in little-endian order.
+pub const MAGIC: [u8; 4] = 0x5741_5250_u32.to_le_bytes();
+/// The length of [`FixedHeader`], in bytes.
+pub const FIXED_HEADER_LEN: usize = 18;
+/// The first four bytes of a footer, "WFT1".
+pub const FOOTER_MAGIC: [u8; 4] = 0x3154_4657_u32.to_le_bytes();
+/// The length of a footer before its digest, in bytes.
+pub const FOOTER_HEAD_LEN: usize = 7;
+/// The length of the longest footer, in bytes.
+pub const FOOTER_MAX_LEN: usize = FOOTER_HEAD_LEN + 32;
+
+/// How a file's chunks are compressed; one codec serves a whole file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// LZ4 frames.
+    Lz4,
+    /// Zstandard frames.
+    Zstd,
+    /// Raw Snappy blocks.
+    Snappy,
+    /// Raw Brotli streams.
+    Brotli,
+}
+
+impl Codec {
+    /// Every codec, in the order of their numbers.
+    pub const ALL: [Codec; 4] = [Codec::Lz4, Codec::Zstd, Codec::Snappy, Codec::Brotli];
+
+    /// The codec of a number in a header.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownCodec`] for a number that is none.
+    pub fn from_id(id: u8) -> Result<Self> {
+        match id {
+            0 => Ok(Codec::Lz4),
+            1 => Ok(Codec::Zstd),
+            2 => Ok(Codec::Snappy),
+            3 => Ok(Codec::Brotli),
+            _ => Err(ErrorKind::UnknownCodec(id).into()),
+        }
+    }
+
+    /// The number that stands for it in a header.
+    pub fn id(self) -> u8 {
+        match self {
+            Codec::Lz4 => 0,
+            Codec::Zstd => 1,
+            Codec::Snappy => 2,
+            Codec::Brotli => 3,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::Lz4 => "lz4",
+            Codec::Zstd => "zstd",
+            Codec::Snappy => "snappy",
+            Codec::Brotli => "brotli",
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Codec {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        Codec::ALL
+            .into_iter()
+            .find(|codec| codec.name() == name)
+            .ok_or_else(|| format!("no codec is named '{name}': choose lz4, zstd, snappy or brotli"))
+    }
+}
+
+/// The algorithm of a whole-file checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Checksum {
+    /// BLAKE3 with 32 bytes.
+    Blake3,
+    /// XXH64 with seed 0, stored big-endian.
+    Xxh64,
+    /// BLAKE2b parametrised for 32 bytes.
+    Blake2b,
+}
+
+impl Checksum {
+    /// Every checksum, in the order of their numbers.
+    pub const ALL: [Checksum; 3] = [Checksum::Blake3, Checksum::Xxh64, Checksum::Blake2b];
+
+    /// The checksum of a number in a footer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownChecksum`] for a number that is none.
+    pub fn from_id(id: u8) -> Result<Self> {
+        match id {
+            1 => Ok(Checksum::Blake3),
+            2 => Ok(Checksum::Xxh64),
+            3 => Ok(Checksum::Blake2b),
+            _ => Err(ErrorKind::UnknownChecksum(id).into()),
+        }
+    }
+
+    /// The number that stands for it in a footer.
+    pub fn id(self) -> u8 {
+        match self {
+            Checksum::Blake3 => 1,
+            Checksum::Xxh64 => 2,
+            Checksum::Blake2b => 3,
+        }
+    }
+
+    /// The length of its digest, in bytes.
+    pub fn digest_len(self) -> usize {
+        match self {
+            Checksum::Blake3 | Checksum::Blake2b => 32,
+            Checksum::Xxh64 => 8,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Checksum::Blake3 => "blake3",
+            Checksum::Xxh64 => "xxh64",
+            Checksum::Blake2b => "blake2b",
+        }
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The container's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// Compressed sizes only.
+    V1,
+    /// Compressed and original sizes; what writers write.
+    V2,
+}
+
+impl Version {
+    /// The number that stands for it in a header.
+    pub fn number(self) -> u8 {
+        match self {
+            Version::V1 => 1,
+            Version::V2 => 2,
+        }
+    }
+
+    /// How many bytes of the table describe one chunk.
+    fn table_bytes_per_chunk(self) -> u64 {
+        match self {
+            Version::V1 => 8,
+            Version::V2 => 16,
+        }
+    }
+}
+
+/// The 18 bytes every file begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FixedHeader {
+    /// The container's version.
+    pub version: Version,
+    /// The codec of every chunk.
+    pub codec: Codec,
+    /// The original file's size, in bytes.
+    pub original_size: u64,
+    /// How many chunks there are.
+    pub chunk_count: u32,
+}
+
+impl FixedHeader {
+    /// Reads the header from a file's first bytes; more than [`FIXED_HEADER_LEN`] of them do no harm.
+    ///
+    /// # Errors
+    /// The magic, the version or the codec is not one of ours, or there are too few bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut fields = Fields(bytes);
+        let magic: [u8; 4] = fields.take(Part::FixedHeader)?;
+        if magic != MAGIC {
+            return Err(ErrorKind::NotWarp.into());
+        }
+        let [version, codec] = fields.take(Part::FixedHeader)?;
+        let original_size = u64::from_le_bytes(fields.take(Part::FixedHeader)?);
+        let chunk_count = u32::from_le_bytes(fields.take(Part::FixedHeader)?);
+        let version = match version {
+            1 => Version::V1,
+            2 => Version::V2,
+            other => return Err(ErrorKind::UnsupportedVersion(other).into()),
+        };
+        Ok(Self {
+            version,
+            codec: Codec::from_id(codec)?,
+            original_size,
+            chunk_count,
+        })
+    }
+
+    /// The header as it stands in a file.
+    pub fn to_bytes(&self) -> [u8; FIXED_HEADER_LEN] {
+        let mut bytes = [0; FIXED_HEADER_LEN];
+        let fields = MAGIC
+            .into_iter()
+            .chain([self.version.number(), self.codec.id()])
+            .chain(self.original_size.to_le_bytes())
+            .chain(self.chunk_count.to_le_bytes());
+        for (place, byte) in bytes.iter_mut().zip(fields) {
+            *place = byte;
+        }
+        bytes
+    }
+
+    /// The length of the chunk table, in bytes: at most 64 GiB, whatever the header says.
+    pub fn table_len(&self) -> u64 {
+        u64::from(self.chunk_count) * self.version.table_bytes_per_chunk()
+    }
+
+    /// Where the payloads begin, in bytes from the start of the file.
+    pub fn payload_start(&self) -> u64 {
+        FIXED_HEADER_LEN as u64 + self.table_len()
+    }
+
+    /// Checks that a file of `file_len` bytes has room for the announced table. With this, a header alone decides
+    /// whether a file is shown as its original.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ChunkCount`] if the count cannot be true, [`ErrorKind::EndsInside`] if the file was cut inside its
+    /// table.
+    pub fn check_room(&self, file_len: u64) -> Result<()> {
+        if self.payload_start() <= file_len {
+            return Ok(());
+        }
+        // A table cut short and a count that is a lie look alike. A chunk of a real file takes a payload byte at the
+        // least, and few files are cut by more than the half: so a count that would need a table of more than twice
+        // the file's length is called what it probably is.
+        if self.table_len() / 2 > file_len {
+            return Err(ErrorKind::ChunkCount {
+                count: self.chunk_count,
+                file_len,
+            }
+            .into());
+        }
+        Err(ErrorKind::EndsInside(Part::ChunkTable).into())
+    }
+}
+
+/// Where every chunk lies, in the file and in the original: two columns of running sums, 16 bytes a chunk.
+///
+/// Invariant: both columns ascend (not strictly: chunks may be empty) and have the same length.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ChunkTable {
+    payload_start: u64,
+    compressed_ends: Box<[u64]>,
+    original_ends: Box<[u64]>,
+}
+
+impl ChunkTable {
+    /// A table of the given sizes, in bytes, for payloads that begin at `payload_start`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SizesOverflow`] if the sizes of a column do not add up to a 64-bit number.
+    pub fn new(
+        payload_start: u64,
+        compressed_sizes: impl ExactSizeIterator<Item = u64>,
+        original_sizes: impl ExactSizeIterator<Item = u64>,
+    ) -> Result<Self> {
+        Ok(Self {
+            payload_start,
+            compressed_ends: running_sums("compressed", payload_start, compressed_sizes)?,
+            original_ends: running_sums("original", 0, original_sizes)?,
+        })
+    }
+
+    /// Reads a version 2 table: `bytes` are the [`FixedHeader::table_len`] bytes behind the header.
+    ///
+    /// # Errors
+    /// The sizes overflow, or the original sizes do not add up to the header's.
+    pub fn parse(header: &FixedHeader, bytes: &[u8]) -> Result<Self> {
+        let (sizes, _) = bytes.as_chunks::<8>();
+        let (compressed, original) = sizes
+            .split_at_checked(header.chunk_count as usize)
+            .ok_or(ErrorKind::EndsInside(Part::ChunkTable))?;
+        let number = |size: &[u8; 8]| u64::from_le_bytes(*size);
+        let table = Self::new(
+            header.payload_start(),
+            compressed.iter().map(number),
+            original.iter().map(number),
+        )?;
+        table.check_sum(header)?;
+        Ok(table)
+    }
+
+    /// Reads the compressed sizes of a version 1 table, the only ones it has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::EndsInside`] if there are too few bytes.
+    pub fn parse_compressed_sizes(header: &FixedHeader, bytes: &[u8]) -> Result<Vec<u64>> {
+        let (sizes, _) = bytes.as_chunks::<8>();
+        let sizes = sizes
+            .get(..header.chunk_count as usize)
+            .ok_or(ErrorKind::EndsInside(Part::ChunkTable))?;
+        Ok(sizes.iter().map(|size| u64::from_le_bytes(*size)).collect())
+    }
+
+    /// Checks that the chunks make up the file the header announces.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SizeSum`] if they do not.
+    pub fn check_sum(&self, header: &FixedHeader) -> Result<()> {
+        if self.original_size() != header.original_size {
+            return Err(ErrorKind::SizeSum {
+                sum: self.original_size(),
+                header: header.original_size,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    /// How many chunks there are.
+    pub fn len(&self) -> u32 {
+        // A header's count has 32 bits, so the cast loses nothing.
+        self.original_ends.len() as u32
+    }
+
+    /// Whether there are no chunks.
+    pub fn is_empty(&self) -> bool {
+        self.original_ends.is_empty()
+    }
+
+    /// Where a chunk's payload lies in the file, in bytes; `None` past the last chunk.
+    pub fn compressed_range(&self, chunk: u32) -> Option<Range<u64>> {
+        range_between(&self.compressed_ends, self.payload_start, chunk)
+    }
+
+    /// Which bytes of the original a chunk holds; `None` past the last chunk.
+    pub fn original_range(&self, chunk: u32) -> Option<Range<u64>> {
+        range_between(&self.original_ends, 0, chunk)
+    }
+
+    /// The chunks that hold the original bytes of `range`; empty chunks among them are included.
+    pub fn chunks_holding(&self, range: &Range<u64>) -> Range<u32> {
+        if range.is_empty() {
+            return 0..0;
+        }
+        let first = self.original_ends.partition_point(|&end| end <= range.start);
+        let behind = self.original_ends.partition_point(|&end| end < range.end);
+        let end = (behind + 1).min(self.original_ends.len());
+        first as u32..end.max(first) as u32
+    }
+
+    /// The size of all chunks together when decoded, in bytes.
+    pub fn original_size(&self) -> u64 {
+        self.original_ends.last().copied().unwrap_or(0)
+    }
+
+    /// Where the last payload ends and a footer may begin, in bytes from the start of the file.
+    pub fn payload_end(&self) -> u64 {
+        self.compressed_ends
+            .last()
+            .copied()
+            .unwrap_or(self.payload_start)
+    }
+
+    /// The memory the table takes, in bytes.
+    pub fn memory(&self) -> usize {
+        size_of_val(&*self.compressed_ends) + size_of_val(&*self.original_ends)
+    }
+
+    /// The table as version 2 writes it behind the fixed header.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let sizes = |ends: &[u64], start: u64| {
+            let starts = std::iter::once(start).chain(ends.iter().copied());
+            ends.iter()
+                .zip(starts)
+                .flat_map(|(end, start)| (end - start).to_le_bytes())
+                .collect::<Vec<u8>>()
+        };
+        let mut bytes = sizes(&self.compressed_ends, self.payload_start);
+        bytes.extend(sizes(&self.original_ends, 0));
+        bytes
+    }
+}
+
+fn running_sums(
+    column: &'static str,
+    start: u64,
+    sizes: impl ExactSizeIterator<Item = u64>,
+) -> Result<Box<[u64]>> {
+    let mut end = start;
+    let mut ends = Vec::with_capacity(sizes.len());
+    for (chunk, size) in sizes.enumerate() {
+        end = end.checked_add(size).ok_or(ErrorKind::SizesOverflow {
+            chunk: chunk as u32,
+            sizes: column,
+        })?;
+        ends.push(end);
+    }
+    Ok(ends.into_boxed_slice())
+}
+
+fn range_between(ends: &[u64], start: u64, chunk: u32) -> Option<Range<u64>> {
+    let chunk = chunk as usize;
+    let end = *ends.get(chunk)?;
+    let begin = match chunk.checked_sub(1) {
+        Some(before) => *ends.get(before)?,
+        None => start,
+    };
+    Some(begin..end)
+}
+
+/// The checksum behind the payloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footer {
+    /// The algorithm.
+    pub checksum: Checksum,
+    /// The digest of the original file; as long as the algorithm's digests are.
+    pub digest: Vec<u8>,
+}
+
+impl Footer {
+    /// Reads the footer from the bytes behind the last payload: all of them, or at least [`FOOTER_MAX_LEN`].
+    /// `None` if they are no footer: what stands there then is somebody else's, and ignored.
+    ///
+    /// # Errors
+    /// The footer is cut short, names no known algorithm, or its digest has another length than the algorithm's.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>> {
+        let mut fields = Fields(bytes);
+        if fields.take(Part::Footer) != Ok(FOOTER_MAGIC) {
+            return Ok(None);
+        }
+        let [id] = fields.take(Part::Footer)?;
+        let length = u16::from_le_bytes(fields.take(Part::Footer)?);
+        let checksum = Checksum::from_id(id)?;
+        if usize::from(length) != checksum.digest_len() {
+            return Err(ErrorKind::DigestLength { checksum, length }.into());
+        }
+        let digest = fields
+            .0
+            .get(..usize::from(length))
+            .ok_or(ErrorKind::EndsInside(Part::Footer))?;
+        Ok(Some(Self {
+            checksum,
+            digest: digest.to_vec(),
+        }))
+    }
+
+    /// The footer as it stands in a file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = FOOTER_MAGIC.to_vec();
+        bytes.push(self.checksum.id());
+        bytes.extend((self.checksum.digest_len() as u16).to_le_bytes());
+        bytes.extend(&self.digest);
+        bytes
+    }
+}
+
+/// A cursor over the fields of a structure.
+struct Fields<'a>(&'a [u8]);
+
+/// The structure ended before the field did.
+#[derive(Debug, PartialEq, Eq)]
+struct Ended(Part);
+
+impl From<Ended> for Error {
+    fn from(Ended(part): Ended) -> Self {
+        ErrorKind::EndsInside(part).into()
+    }
+}
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self, part: Part) -> std::result::Result<[u8; N], Ended> {
+        let (field, rest) = self.0.split_first_chunk::<N>().ok_or(Ended(part))?;
+        self.0 = rest;
+        Ok(*field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header(chunk_count: u32, original_size: u64) -> FixedHeader {
+        FixedHeader {
+            version: Version::V2,
+            codec: Codec::Zstd,
+            original_size,
+            chunk_count,
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_a_bare_header() {
+        let empty = FixedHeader {
+            codec: Codec::Snappy,
+            ..header(0, 0)
+        };
+        let vector = include_bytes!("../tests/data/v2-empty.warp");
+        assert_eq!(empty.to_bytes(), *vector);
+        assert_eq!(FixedHeader::parse(vector).unwrap(), empty);
+        let table = ChunkTable::parse(&empty, &[]).unwrap();
+        assert_eq!(table.chunks_holding(&(0..1)), 0..0);
+        assert_eq!(table.payload_end(), 18);
+    }
+
+    #[test]
+    fn header_and_table_of_a_foreign_file_are_written_back_byte_by_byte() {
+        let vector = include_bytes!("../tests/data/v2-zstd-blake3.warp");
+        let header = FixedHeader::parse(vector).unwrap();
+        let table_bytes = &vector[FIXED_HEADER_LEN..header.payload_start() as usize];
+        let table = ChunkTable::parse(&header, table_bytes).unwrap();
+        assert_eq!(header.to_bytes(), vector[..FIXED_HEADER_LEN]);
+        assert_eq!(table.to_bytes(), table_bytes);
+        let footer_bytes = &vector[table.payload_end() as usize..];
+        let footer = Footer::parse(footer_bytes).unwrap().unwrap();
+        assert_eq!(footer.checksum, Checksum::Blake3);
+        assert_eq!(footer.to_bytes(), footer_bytes);
+    }
+
+    #[test]
+    fn a_count_beyond_the_file_is_refused_before_a_table_is_read() {
+        let lie = header(u32::MAX, 1);
+        let error = lie.check_room(43731).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::ChunkCount { .. }));
+        let cut = header(4, 1);
+        let error = cut.check_room(77).unwrap_err();
+        assert_eq!(error.to_string(), "file ends inside the chunk table");
+        assert!(cut.check_room(82).is_ok());
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        let sizes = [1_u64 << 63, 1 << 63];
+        let error = ChunkTable::new(18, sizes.into_iter(), [1, 1].into_iter()).unwrap_err();
+        assert!(matches!(
+            error.kind(),
+            ErrorKind::SizesOverflow { chunk: 1, .. }
+        ));
+    }
+
+    #[test]
+    fn what_is_no_footer_is_ignored_and_half_a_footer_refused() {
+        assert_eq!(Footer::parse(b"").unwrap(), None);
+        assert_eq!(Footer::parse(b"WFT").unwrap(), None);
+        assert_eq!(Footer::parse(b"something else").unwrap(), None);
+        assert!(Footer::parse(b"WFT1").is_err());
+        assert!(Footer::parse(b"WFT1\x02\x08\x00abc").is_err());
+        assert!(Footer::parse(b"WFT1\x02\x04\x00abcd").is_err());
+        assert!(Footer::parse(b"WFT1\x02\x08\x00abcdefgh, and a record").unwrap().is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_holding_agrees_with_a_walk(
+            sizes in proptest::collection::vec(0_u64..5, 0..12),
+            start in 0_u64..40,
+            len in 0_u64..20,
+        ) {
+            let table = ChunkTable::new(18, sizes.iter().map(|_| 1), sizes.iter().copied()).unwrap();
+            let range = start..start + len;
+            let held = table.chunks_holding(&range);
+            for chunk in 0..table.len() {
+                let bytes = table.original_range(chunk).unwrap();
+                let overlaps = bytes.start.max(range.start) < bytes.end.min(range.end);
+                // Empty chunks may be named or not; others exactly when they overlap.
+                if !bytes.is_empty() {
+                    prop_assert_eq!(held.contains(&chunk), overlaps, "chunk {}", chunk);
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_the_parsers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Footer::parse(&bytes);
+            if let Ok(header) = FixedHeader::parse(&bytes)
+                && header.check_room(bytes.len() as u64).is_ok()
+            {
+                let _ = ChunkTable::parse(&header, &bytes[FIXED_HEADER_LEN..]);
+            }
+        }
+    }
+}
