@@ -4,7 +4,10 @@
 //! The rooms, from bytes to people: [`format`] knows the container's bytes, `codec` the four codecs, `digest` the
 //! checksums; `archive` is an open file and decodes chunk *i*.
 
+mod cache;
 pub mod error;
 pub mod format;
+mod memory;
+pub mod stats;
 
 pub use error::{Error, ErrorKind, Result};
