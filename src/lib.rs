@@ -4,6 +4,8 @@
 //! The rooms, from bytes to people: [`format`] knows the container's bytes, `codec` the four codecs, `digest` the
 //! checksums; `archive` is an open file and decodes chunk *i*.
 
+mod codec;
+mod digest;
 pub mod error;
 pub mod format;
 
