@@ -5,6 +5,8 @@
 //! checksums; `archive` is an open file and decodes chunk *i*.
 
 mod cache;
+mod codec;
+mod digest;
 pub mod error;
 pub mod format;
 mod memory;

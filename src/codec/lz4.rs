@@ -1,0 +1,347 @@
+//! LZ4 frames, decoded block by block straight into the chunk's buffer.
+//!
+//! The frame is walked here because a general frame reader has to keep a window of its own and copy out of it; with the
+//! whole output in one buffer, the window of a linked block is simply what lies before it. Layout and limits are those
+//! of the LZ4 frame format 1.6.x (`lz4_Frame_format.md` of the reference implementation). One frame fills the payload;
+//! frames that need a dictionary are refused.
+
+use std::io::Write;
+
+use lz4_flex::block::{DecompressError, decompress_into, decompress_into_with_dict};
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+use xxhash_rust::xxh32::xxh32;
+
+use super::{cannot_encode, damaged, larger_than, shorter};
+use crate::error::{Error, Result};
+use crate::format::Codec;
+
+/// The first four bytes of a frame.
+const FRAME_MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
+/// How far back a match may reach, in bytes.
+const WINDOW_LEN: usize = 64 << 10;
+/// Bit of a block's size that marks its data as not compressed.
+const STORED: u32 = 1 << 31;
+/// The shortest match; lengths are counted from it.
+const MIN_MATCH_LEN: u64 = 4;
+
+/// What a frame's descriptor says.
+struct Descriptor {
+    linked: bool,
+    block_checksums: bool,
+    content_size: Option<u64>,
+    content_checksum: bool,
+    /// The most bytes a block may decode to.
+    block_len: usize,
+}
+
+/// A block of a frame, its checksum verified.
+enum Block<'a> {
+    Stored(&'a [u8]),
+    Compressed(&'a [u8]),
+}
+
+/// The blocks of a frame, in order; `None` is the end mark.
+struct Blocks<'a> {
+    rest: Bytes<'a>,
+    descriptor: Descriptor,
+}
+
+impl<'a> Blocks<'a> {
+    fn open(payload: &'a [u8]) -> Result<Self> {
+        let mut rest = Bytes(payload);
+        let descriptor = Descriptor::parse(&mut rest)?;
+        Ok(Self { rest, descriptor })
+    }
+
+    fn next(&mut self) -> Result<Option<Block<'a>>> {
+        let size = u32::from_le_bytes(self.rest.take()?);
+        if size == 0 {
+            return Ok(None);
+        }
+        let len = (size & !STORED) as usize;
+        if len > self.descriptor.block_len {
+            return Err(refused("a block larger than the frame allows"));
+        }
+        let data = self.rest.take_slice(len)?;
+        if self.descriptor.block_checksums {
+            let stored = u32::from_le_bytes(self.rest.take()?);
+            if stored != xxh32(data, 0) {
+                return Err(refused("a block's checksum does not match"));
+            }
+        }
+        Ok(Some(if size & STORED != 0 {
+            Block::Stored(data)
+        } else {
+            Block::Compressed(data)
+        }))
+    }
+
+    /// The content checksum, if the frame has one; called behind the end mark. Nothing may follow.
+    fn finish(mut self) -> Result<Option<u32>> {
+        let checksum = match self.descriptor.content_checksum {
+            true => Some(u32::from_le_bytes(self.rest.take()?)),
+            false => None,
+        };
+        if !self.rest.0.is_empty() {
+            return Err(refused("bytes behind the end of the frame"));
+        }
+        Ok(checksum)
+    }
+}
+
+impl Descriptor {
+    fn parse(rest: &mut Bytes<'_>) -> Result<Self> {
+        if rest.take()? != FRAME_MAGIC {
+            return Err(refused("not an LZ4 frame"));
+        }
+        let descriptor = rest.0;
+        let [flags, block_descriptor] = rest.take()?;
+        if flags >> 6 != 1 {
+            return Err(refused("unknown version of the frame format"));
+        }
+        if flags & 0b10 != 0 || block_descriptor & 0b1000_1111 != 0 {
+            return Err(refused("reserved bits are set in the frame header"));
+        }
+        if flags & 0b1 != 0 {
+            return Err(refused("the frame needs a dictionary"));
+        }
+        let block_len = match block_descriptor >> 4 {
+            4 => 64 << 10,
+            5 => 256 << 10,
+            6 => 1 << 20,
+            7 => 4 << 20,
+            _ => return Err(refused("unknown block size in the frame header")),
+        };
+        let content_size = match flags & 0b1000 {
+            0 => None,
+            _ => Some(u64::from_le_bytes(rest.take()?)),
+        };
+        let (described, _) = descriptor
+            .split_at_checked(descriptor.len().saturating_sub(rest.0.len()))
+            .ok_or_else(cut_short)?;
+        let [checksum] = rest.take()?;
+        if checksum != (xxh32(described, 0) >> 8) as u8 {
+            return Err(refused("the frame header's checksum does not match"));
+        }
+        Ok(Self {
+            linked: flags & 0b10_0000 == 0,
+            block_checksums: flags & 0b1_0000 != 0,
+            content_size,
+            content_checksum: flags & 0b100 != 0,
+            block_len,
+        })
+    }
+}
+
+pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
+    let announced = output.len();
+    let mut blocks = Blocks::open(payload)?;
+    match blocks.descriptor.content_size {
+        Some(size) if size > announced as u64 => {
+            return Err(larger_than(Codec::Lz4, announced as u64));
+        }
+        Some(size) if size < announced as u64 => return Err(shorter(Codec::Lz4, announced, size)),
+        _ => {}
+    }
+    let mut len = 0_usize;
+    while let Some(block) = blocks.next()? {
+        let (done, rest) = output.split_at_mut_checked(len).ok_or_else(cut_short)?;
+        let room = rest.len().min(blocks.descriptor.block_len);
+        let crowded = room < blocks.descriptor.block_len;
+        let target = rest.get_mut(..room).ok_or_else(cut_short)?;
+        len += match block {
+            Block::Stored(data) => {
+                target
+                    .get_mut(..data.len())
+                    .ok_or_else(|| larger_than(Codec::Lz4, announced as u64))?
+                    .copy_from_slice(data);
+                data.len()
+            }
+            Block::Compressed(data) => {
+                let window = match blocks.descriptor.linked {
+                    true => done.get(len.saturating_sub(WINDOW_LEN)..).unwrap_or(&[]),
+                    false => &[],
+                };
+                // The decoder without a dictionary is the faster one.
+                let written = match window {
+                    [] => decompress_into(data, target),
+                    _ => decompress_into_with_dict(data, target, window),
+                };
+                written.map_err(|error| match error {
+                    DecompressError::OutputTooSmall { .. } if crowded => {
+                        larger_than(Codec::Lz4, announced as u64)
+                    }
+                    error => refused(error),
+                })?
+            }
+        };
+    }
+    if len != announced {
+        return Err(shorter(Codec::Lz4, announced, len as u64));
+    }
+    if let Some(stored) = blocks.finish()?
+        && stored != xxh32(output, 0)
+    {
+        return Err(refused("the frame's content checksum does not match"));
+    }
+    Ok(())
+}
+
+pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {
+    Descriptor::parse(&mut Bytes(beginning)).ok()?.content_size
+}
+
+pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
+    let mut blocks = Blocks::open(payload)?;
+    let content_size = blocks.descriptor.content_size;
+    let mut len = 0_u64;
+    while let Some(block) = blocks.next()? {
+        len += match block {
+            Block::Stored(data) => data.len() as u64,
+            Block::Compressed(data) => block_len(data)?,
+        };
+        if len > limit {
+            return Err(larger_than(Codec::Lz4, limit));
+        }
+    }
+    if content_size.is_some_and(|size| size != len) {
+        return Err(refused("the frame's content size is not its content's"));
+    }
+    blocks.finish()?;
+    Ok(len)
+}
+
+/// The length a block decodes to, from its sequences' lengths alone: no byte is decoded.
+fn block_len(block: &[u8]) -> Result<u64> {
+    let mut rest = Bytes(block);
+    let mut len = 0_u64;
+    loop {
+        let [token] = rest.take()?;
+        let literals = rest.length(token >> 4)?;
+        rest.take_slice(usize::try_from(literals).map_err(refused)?)?;
+        len += literals;
+        if rest.0.is_empty() {
+            return Ok(len);
+        }
+        let _match_offset: [u8; 2] = rest.take()?;
+        len += MIN_MATCH_LEN + rest.length(token & 0xf)?;
+    }
+}
+
+pub(super) fn encode(input: &[u8], output: &mut Vec<u8>) -> Result<()> {
+    // Independent blocks, so that one of them can be decoded without those before it.
+    let frame = FrameInfo::new()
+        .content_size(Some(input.len() as u64))
+        .block_size(BlockSize::Max64KB)
+        .block_mode(BlockMode::Independent);
+    let mut encoder = FrameEncoder::with_frame_info(frame, output);
+    encoder
+        .write_all(input)
+        .map_err(|error| cannot_encode(Codec::Lz4, error))?;
+    encoder
+        .finish()
+        .map_err(|error| cannot_encode(Codec::Lz4, error))?;
+    Ok(())
+}
+
+/// A cursor over a payload.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or_else(cut_short)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn take_slice(&mut self, len: usize) -> Result<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or_else(cut_short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    /// A sequence's length: four bits of its token, continued in further bytes if all are set.
+    fn length(&mut self, bits: u8) -> Result<u64> {
+        let mut length = u64::from(bits);
+        let mut more = bits == 15;
+        while more {
+            let [byte] = self.take()?;
+            length += u64::from(byte);
+            more = byte == 255;
+        }
+        Ok(length)
+    }
+}
+
+fn refused(detail: impl ToString) -> Error {
+    damaged(Codec::Lz4, detail)
+}
+
+fn cut_short() -> Error {
+    refused("the payload ends too early")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn every_kind_of_frame_is_decoded_and_measured(
+            words in proptest::collection::vec((any::<u16>(), 1_usize..9_000), 0..40),
+            linked in any::<bool>(),
+            block_checksums in any::<bool>(),
+            content_checksum in any::<bool>(),
+            sized in any::<bool>(),
+            block_size in proptest::sample::select(vec![
+                BlockSize::Max64KB, BlockSize::Max256KB, BlockSize::Max1MB, BlockSize::Max4MB,
+            ]),
+            place in any::<prop::sample::Index>(),
+        ) {
+            let input: Vec<u8> = words
+                .iter()
+                .flat_map(|&(word, times)| {
+                    (0..times as u32).flat_map(move |n| (u32::from(word) ^ (n / 97)).to_le_bytes())
+                })
+                .collect();
+            let mode = if linked { BlockMode::Linked } else { BlockMode::Independent };
+            let frame = FrameInfo::new()
+                .block_mode(mode)
+                .block_size(block_size)
+                .block_checksums(block_checksums)
+                .content_checksum(content_checksum)
+                .content_size(sized.then_some(input.len() as u64));
+            let mut encoder = FrameEncoder::with_frame_info(frame, Vec::new());
+            encoder.write_all(&input).unwrap();
+            let mut payload = encoder.finish().unwrap();
+            let mut output = vec![0; input.len()];
+            decode_into(&payload, &mut output).unwrap();
+            prop_assert!(output == input);
+            prop_assert_eq!(decoded_len(&payload), sized.then_some(input.len() as u64));
+            prop_assert_eq!(measure(&payload, u64::MAX).unwrap(), input.len() as u64);
+            let place = place.index(payload.len());
+            payload[place] ^= 1;
+            // A checksum over the content finds every flipped bit; the header has one of its own.
+            let result = decode_into(&payload, &mut output);
+            if (content_checksum && !input.is_empty()) || place < 7 {
+                prop_assert!(result.is_err() || output == input);
+            }
+        }
+    }
+
+    #[test]
+    fn frames_of_the_python_package_with_linked_blocks_decode() {
+        // One chunk of 100,003 - 3 * 32,768 bytes and three of 32,768: see `manifest.json`.
+        let file = include_bytes!("../../tests/data/v2-lz4-none.warp");
+        let first_size = u64::from_le_bytes(file[18..26].try_into().unwrap()) as usize;
+        let payload = &file[18 + 4 * 16..][..first_size];
+        assert_eq!(decoded_len(payload), Some(32_768));
+        let mut output = vec![0; 32_768];
+        decode_into(payload, &mut output).unwrap();
+        let original = include_bytes!("../../tests/data/mixed.bin");
+        assert!(output == original[..32_768]);
+    }
+}

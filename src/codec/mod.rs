@@ -1,0 +1,268 @@
+//! The four codecs behind one pair of functions: a chunk's payload to its bytes and back.
+//!
+//! A chunk stands alone: whatever its codec, it decodes without any other chunk. Decoding goes straight into the
+//! caller's buffer, which is as long as the chunk is announced to be: it is filled exactly or the payload is damaged,
+//! and nothing is ever allocated by what a payload claims of itself. Contexts that cost something to set up are kept
+//! per thread, so callers may be any threads, and as many.
+//!
+//! Where a chunk lies in a file is not known here; callers add the chunk's number to the errors.
+
+mod brotli;
+mod lz4;
+mod snappy;
+mod zstd;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Codec;
+
+/// How many of a payload's first bytes [`decoded_len`] looks at: the longest header that tells a size, an LZ4 frame's
+/// with content size and dictionary id. Zstandard's has 18 bytes at most, Snappy's 5.
+pub(crate) const SIZE_PROBE_LEN: usize = 19;
+
+/// What an encoder may choose; each codec looks at its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Zstandard's compression level.
+    pub(crate) zstd_level: i32,
+    /// Zstandard's own worker threads within one chunk; 0 for none.
+    pub(crate) zstd_threads: u32,
+    /// Brotli's quality, 0 to 11.
+    pub(crate) brotli_quality: u32,
+}
+
+/// Decodes `payload` into `output`, whose length is the announced original size in bytes.
+///
+/// # Errors
+/// [`ErrorKind::Decode`] if the codec refuses the payload or something follows it, [`ErrorKind::DecodedSize`] if it
+/// decodes to another size. What `output` holds then is of no use.
+pub(crate) fn decode_into(codec: Codec, payload: &[u8], output: &mut [u8]) -> Result<()> {
+    match codec {
+        Codec::Lz4 => lz4::decode_into(payload, output),
+        Codec::Zstd => zstd::decode_into(payload, output),
+        Codec::Snappy => snappy::decode_into(payload, output),
+        Codec::Brotli => brotli::decode_into(payload, output),
+    }
+}
+
+/// The decoded length in bytes as far as the payload's first [`SIZE_PROBE_LEN`] bytes (fewer if it has fewer) tell it.
+/// A claim, not a fact: [`decode_into`] holds the payload to it.
+pub(crate) fn decoded_len(codec: Codec, beginning: &[u8]) -> Option<u64> {
+    match codec {
+        Codec::Lz4 => lz4::decoded_len(beginning),
+        Codec::Zstd => zstd::decoded_len(beginning),
+        Codec::Snappy => snappy::decoded_len(beginning),
+        Codec::Brotli => None,
+    }
+}
+
+/// The decoded length in bytes, found by going through the whole payload in constant memory.
+///
+/// # Errors
+/// The payload is damaged, or decodes to more than `limit` bytes.
+pub(crate) fn measure(codec: Codec, payload: &[u8], limit: u64) -> Result<u64> {
+    let len = match codec {
+        Codec::Lz4 => lz4::measure(payload, limit)?,
+        Codec::Zstd => zstd::measure(payload, limit)?,
+        Codec::Snappy => {
+            snappy::decoded_len(payload).ok_or_else(|| damaged(codec, "no length in front"))?
+        }
+        Codec::Brotli => brotli::measure(payload, limit)?,
+    };
+    if len > limit {
+        return Err(larger_than(codec, limit));
+    }
+    Ok(len)
+}
+
+/// Encodes `input` as one payload, which replaces what `output` holds; its memory is used again.
+///
+/// The payload depends on the input and the settings alone, never on what the thread encoded before.
+///
+/// # Errors
+/// The codec cannot take the input: more than 4 GiB for Snappy, or memory ran out.
+pub(crate) fn encode(
+    codec: Codec,
+    input: &[u8],
+    settings: &Settings,
+    output: &mut Vec<u8>,
+) -> Result<()> {
+    output.clear();
+    match codec {
+        Codec::Lz4 => lz4::encode(input, output),
+        Codec::Zstd => zstd::encode(input, settings, output),
+        Codec::Snappy => snappy::encode(input, output),
+        Codec::Brotli => brotli::encode(input, settings, output),
+    }
+}
+
+/// The codec refused a payload.
+fn damaged(codec: Codec, detail: impl ToString) -> Error {
+    Error::new(ErrorKind::Decode {
+        codec,
+        detail: detail.to_string(),
+    })
+}
+
+/// The payload decodes to fewer bytes than announced.
+fn shorter(codec: Codec, announced: usize, found: u64) -> Error {
+    Error::new(ErrorKind::DecodedSize {
+        codec,
+        announced: announced as u64,
+        found: found.to_string(),
+    })
+}
+
+/// The payload decodes to more bytes than announced.
+fn larger_than(codec: Codec, announced: u64) -> Error {
+    Error::new(ErrorKind::DecodedSize {
+        codec,
+        announced,
+        found: "more".to_owned(),
+    })
+}
+
+/// The codec could not encode.
+fn cannot_encode(codec: Codec, detail: impl std::fmt::Display) -> Error {
+    Error::unusable(format!(
+        "{codec} cannot compress this: {detail}; try another --codec or a smaller --chunk-size"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SETTINGS: Settings = Settings {
+        zstd_level: 3,
+        zstd_threads: 0,
+        brotli_quality: 5,
+    };
+
+    fn encoded(codec: Codec, input: &[u8]) -> Vec<u8> {
+        let mut payload = b"left from before".to_vec();
+        encode(codec, input, &SETTINGS, &mut payload).unwrap();
+        payload
+    }
+
+    /// Bytes with repetitions near and far, and stretches that do not compress.
+    fn compressible() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..300),
+            (any::<u8>(), 0_usize..70_000).prop_map(|(byte, len)| vec![byte; len]),
+            (
+                proptest::collection::vec(any::<u8>(), 1..40),
+                0_usize..2_000
+            )
+                .prop_map(|(word, times)| word.repeat(times)),
+        ];
+        proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    fn any_codec() -> impl Strategy<Value = Codec> {
+        proptest::sample::select(Codec::ALL.to_vec())
+    }
+
+    /// Decodes into the middle of a larger buffer and says whether the bytes around it were left alone.
+    fn decode_guarded(codec: Codec, payload: &[u8], len: usize) -> (Result<()>, Vec<u8>) {
+        let mut buffer = vec![0xa5; len + 128];
+        let result = decode_into(codec, payload, &mut buffer[64..64 + len]);
+        assert!(buffer[..64].iter().all(|&byte| byte == 0xa5));
+        assert!(buffer[64 + len..].iter().all(|&byte| byte == 0xa5));
+        (result, buffer[64..64 + len].to_vec())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_encoded_decodes_to_itself_and_to_no_other_length(
+            codec in any_codec(),
+            input in compressible(),
+        ) {
+            let payload = encoded(codec, &input);
+            let (result, output) = decode_guarded(codec, &payload, input.len());
+            prop_assert!(result.is_ok(), "{:?}", result);
+            prop_assert_eq!(&output, &input);
+            let probe = &payload[..payload.len().min(SIZE_PROBE_LEN)];
+            if let Some(len) = decoded_len(codec, probe) {
+                prop_assert_eq!(len, input.len() as u64);
+            } else {
+                prop_assert_eq!(codec, Codec::Brotli);
+            }
+            prop_assert_eq!(measure(codec, &payload, u64::MAX).unwrap(), input.len() as u64);
+            prop_assert!(decode_guarded(codec, &payload, input.len() + 1).0.unwrap_err().is_damage());
+            if let Some(shorter) = input.len().checked_sub(1) {
+                prop_assert!(decode_guarded(codec, &payload, shorter).0.unwrap_err().is_damage());
+                prop_assert!(measure(codec, &payload, shorter as u64).is_err());
+            }
+        }
+
+        #[test]
+        fn cut_or_flipped_payloads_are_refused_or_decoded_but_never_panic_or_overrun(
+            codec in any_codec(),
+            input in compressible(),
+            cut in any::<prop::sample::Index>(),
+            flips in proptest::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..4),
+            len in 0_usize..3_000,
+        ) {
+            let payload = encoded(codec, &input);
+            let cut = &payload[..cut.index(payload.len())];
+            prop_assert!(decode_guarded(codec, cut, input.len()).0.is_err());
+            let _ = measure(codec, cut, 1 << 20);
+            let _ = decoded_len(codec, cut);
+            let mut flipped = payload;
+            for (place, mask) in flips {
+                let place = place.index(flipped.len());
+                flipped[place] ^= mask;
+            }
+            let _ = decode_guarded(codec, &flipped, input.len());
+            let _ = decode_guarded(codec, &flipped, len);
+            let _ = measure(codec, &flipped, 1 << 20);
+            let _ = decoded_len(codec, &flipped);
+        }
+
+        #[test]
+        fn noise_never_panics(
+            codec in any_codec(),
+            noise in proptest::collection::vec(any::<u8>(), 0..200),
+            len in 0_usize..5_000,
+        ) {
+            let _ = decode_guarded(codec, &noise, len);
+            let _ = measure(codec, &noise, 1 << 20);
+            let _ = decoded_len(codec, &noise);
+        }
+    }
+
+    #[test]
+    fn bytes_behind_a_payload_are_refused() {
+        for codec in Codec::ALL {
+            for input in [&b""[..], b"a", &[7; 100_000]] {
+                let mut payload = encoded(codec, input);
+                payload.push(0);
+                let (result, _) = decode_guarded(codec, &payload, input.len());
+                assert!(result.unwrap_err().is_damage(), "{codec}");
+            }
+        }
+    }
+
+    #[test]
+    fn zstd_worker_threads_make_one_frame_that_is_the_same_every_time() {
+        let input: Vec<u8> = (0..3_000_000_u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
+        let settings = Settings {
+            zstd_threads: 2,
+            ..SETTINGS
+        };
+        let mut first = Vec::new();
+        encode(Codec::Zstd, &input, &settings, &mut first).unwrap();
+        encode(Codec::Zstd, b"something else", &SETTINGS, &mut Vec::new()).unwrap();
+        let mut second = Vec::new();
+        encode(Codec::Zstd, &input, &settings, &mut second).unwrap();
+        assert!(first == second);
+        assert_eq!(decoded_len(Codec::Zstd, &first), Some(input.len() as u64));
+        let (result, output) = decode_guarded(Codec::Zstd, &first, input.len());
+        assert!(result.is_ok() && output == input);
+    }
+}

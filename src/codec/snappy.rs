@@ -1,0 +1,46 @@
+//! Snappy in its raw form: the length as a varint, then the elements.
+
+use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
+
+use super::{cannot_encode, damaged, larger_than, shorter};
+use crate::error::Result;
+use crate::format::Codec;
+
+pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
+    // The decoder takes a longer buffer than the payload needs, so the lengths are compared first.
+    let announced = output.len();
+    let found = decompress_len(payload).map_err(|error| damaged(Codec::Snappy, error))?;
+    if payload.is_empty() {
+        return Err(damaged(Codec::Snappy, "the payload is empty"));
+    }
+    if found > announced {
+        return Err(larger_than(Codec::Snappy, announced as u64));
+    }
+    if found < announced {
+        return Err(shorter(Codec::Snappy, announced, found as u64));
+    }
+    Decoder::new()
+        .decompress(payload, output)
+        .map_err(|error| damaged(Codec::Snappy, error))?;
+    Ok(())
+}
+
+pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {
+    match decompress_len(beginning) {
+        Ok(len) if !beginning.is_empty() => Some(len as u64),
+        _ => None,
+    }
+}
+
+pub(super) fn encode(input: &[u8], output: &mut Vec<u8>) -> Result<()> {
+    let bound = max_compress_len(input.len());
+    if bound == 0 {
+        return Err(cannot_encode(Codec::Snappy, "a chunk of more than 3.6 GiB"));
+    }
+    output.resize(bound, 0);
+    let written = Encoder::new()
+        .compress(input, output)
+        .map_err(|error| cannot_encode(Codec::Snappy, error))?;
+    output.truncate(written);
+    Ok(())
+}

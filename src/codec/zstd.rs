@@ -1,0 +1,122 @@
+//! Zstandard: one frame per chunk, with its content size when we write it.
+//!
+//! Readers take what the reference decoder takes in one call, several frames included, because worker threads and other
+//! writers may cut a chunk into them. Legacy frames, which no writer of the container ever made, are not compiled in.
+
+use std::cell::RefCell;
+
+use zstd::zstd_safe::{
+    self, CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective, get_error_name,
+};
+
+use super::{Settings, cannot_encode, damaged, larger_than, shorter};
+use crate::error::Result;
+use crate::format::Codec;
+
+/// The first four bytes of a frame that carries data; skippable frames have others, and tell the wrong size.
+const FRAME_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+
+/// The reference decoder's error for a payload that decodes to more than there is room for.
+const TOO_SMALL: &str = "Destination buffer is too small";
+
+thread_local! {
+    static DECODER: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+    static ENCODER: RefCell<CCtx<'static>> = RefCell::new(CCtx::create());
+}
+
+pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
+    let len = output.len();
+    let written = DECODER
+        .with_borrow_mut(|decoder| decoder.decompress(output, payload))
+        .map_err(get_error_name);
+    match written {
+        // No bytes at all are no frames at all, which the reference decoder takes for a success.
+        Ok(written) if written == len && !payload.is_empty() => Ok(()),
+        Ok(_) if payload.is_empty() => Err(damaged(Codec::Zstd, "the payload is empty")),
+        Ok(written) => Err(shorter(Codec::Zstd, len, written as u64)),
+        Err(TOO_SMALL) => Err(larger_than(Codec::Zstd, len as u64)),
+        Err(error) => Err(damaged(Codec::Zstd, error)),
+    }
+}
+
+pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {
+    if !beginning.starts_with(&FRAME_MAGIC) {
+        return None;
+    }
+    zstd_safe::get_frame_content_size(beginning).ok().flatten()
+}
+
+pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
+    let mut window = vec![0; DCtx::out_size()];
+    let mut input = InBuffer::around(payload);
+    let mut len = 0_u64;
+    DECODER.with_borrow_mut(|decoder| {
+        decoder
+            .reset(ResetDirective::SessionOnly)
+            .map_err(|code| damaged(Codec::Zstd, get_error_name(code)))?;
+        loop {
+            let mut output = OutBuffer::around(&mut window[..]);
+            let hint = decoder
+                .decompress_stream(&mut output, &mut input)
+                .map_err(|code| damaged(Codec::Zstd, get_error_name(code)))?;
+            let full = output.pos() == output.capacity();
+            len += output.pos() as u64;
+            if len > limit {
+                return Err(larger_than(Codec::Zstd, limit));
+            }
+            let exhausted = input.pos() == payload.len();
+            match hint {
+                0 if exhausted => return Ok(len),
+                0 => {}
+                _ if exhausted && !full => {
+                    return Err(damaged(Codec::Zstd, "the payload ends too early"));
+                }
+                _ => {}
+            }
+        }
+    })
+}
+
+pub(super) fn encode(input: &[u8], settings: &Settings, output: &mut Vec<u8>) -> Result<()> {
+    output.reserve(zstd_safe::compress_bound(input.len()));
+    ENCODER
+        .with_borrow_mut(|encoder| {
+            encoder.set_parameter(CParameter::CompressionLevel(settings.zstd_level))?;
+            encoder.set_parameter(CParameter::NbWorkers(settings.zstd_threads))?;
+            let written = encoder.compress2(output, input);
+            if written.is_err() {
+                encoder.reset(ResetDirective::SessionOnly)?;
+            }
+            written
+        })
+        .map_err(|code| cannot_encode(Codec::Zstd, get_error_name(code)))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_without_a_content_size_are_measured_and_decoded() {
+        let input = b"no size in front ".repeat(20_000);
+        let mut frame = Vec::new();
+        zstd::stream::copy_encode(&input[..], &mut frame, 3).unwrap();
+        assert_eq!(decoded_len(&frame), None);
+        assert_eq!(measure(&frame, u64::MAX).unwrap(), input.len() as u64);
+        assert!(measure(&frame[..frame.len() - 1], u64::MAX).is_err());
+        let mut output = vec![0; input.len()];
+        decode_into(&frame, &mut output).unwrap();
+        assert_eq!(output, input);
+    }
+
+    #[test]
+    fn several_frames_make_one_chunk() {
+        let mut payload = zstd::bulk::compress(b"one ", 1).unwrap();
+        payload.extend(zstd::bulk::compress(b"and two", 1).unwrap());
+        let mut output = [0; 11];
+        decode_into(&payload, &mut output).unwrap();
+        assert_eq!(&output, b"one and two");
+        assert_eq!(measure(&payload, 100).unwrap(), 11);
+    }
+}
