@@ -2,14 +2,20 @@
 //! as the plain files they hold.
 //!
 //! The rooms, from bytes to people: [`format`] knows the container's bytes, `codec` the four codecs, `digest` the
-//! checksums; `archive` is an open file and decodes chunk *i*.
+//! checksums; `archive` is an open file and decodes chunk *i*; `cache` keeps decoded chunks under the budget of
+//! `memory`; `prefetch` names the chunks that come next; [`Reader`] puts them together and reads at any offset.
 
+mod archive;
 mod cache;
 mod codec;
 mod digest;
 pub mod error;
 pub mod format;
+mod identity;
 mod memory;
+mod prefetch;
+mod reader;
 pub mod stats;
 
 pub use error::{Error, ErrorKind, Result};
+pub use reader::{Engine, EngineOptions, Reader};

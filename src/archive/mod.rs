@@ -1,0 +1,201 @@
+//! An open `.warp` file: which chunks hold which bytes, and "decode chunk *i*".
+//!
+//! Every read of the source is followed by a look at what the source is now, so that bytes of a file that was changed
+//! in place are never decoded as if they were the old ones. A file that was only cut short goes on serving the chunks
+//! it still holds. Damage that leaves the file's time as it was is found by decoding.
+
+mod contents;
+mod source;
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub(crate) use contents::{Contents, Cut};
+pub(crate) use source::Source;
+
+use crate::codec;
+use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};
+use crate::format::{ChunkTable, FixedHeader, Footer};
+use crate::identity::Identity;
+use crate::memory::Budget;
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    path: Arc<Path>,
+    source: Box<dyn Source>,
+    contents: Arc<Contents>,
+    /// What the source has become by being cut short, once that was found to be all that happened to it.
+    cut: Mutex<Option<Identity>>,
+}
+
+impl Archive {
+    /// Opens a whole file; one that ends inside its payloads is refused.
+    ///
+    /// # Errors
+    /// The system's, or those of a file that is not what it should be.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).context("cannot open", path)?;
+        let kind = file.metadata().context("cannot examine", path)?;
+        if !kind.is_file() {
+            return Err(Error::unusable("not a regular file").in_file(path));
+        }
+        let contents = Contents::read(&file, path, Cut::Refuse, &Budget::unlimited(), &|| false)
+            .map_err(|error| error.in_file(path))?;
+        Ok(Self::new(path, Box::new(file), Arc::new(contents)))
+    }
+
+    /// An archive of contents that were read from this source, or from the same file before.
+    pub(crate) fn new(path: &Path, source: Box<dyn Source>, contents: Arc<Contents>) -> Self {
+        Self {
+            path: shared_path(path),
+            source,
+            contents,
+            cut: Mutex::default(),
+        }
+    }
+
+    /// The file's name, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The first 18 bytes' meaning.
+    pub(crate) fn header(&self) -> &FixedHeader {
+        &self.contents.header
+    }
+
+    /// Where the chunks lie.
+    pub(crate) fn table(&self) -> &ChunkTable {
+        &self.contents.table
+    }
+
+    /// The stored checksum, if there is one.
+    pub(crate) fn footer(&self) -> Option<&Footer> {
+        self.contents.footer.as_ref()
+    }
+
+    /// What all who have this file open share.
+    pub(crate) fn contents(&self) -> &Arc<Contents> {
+        &self.contents
+    }
+
+    /// The length of the file, in bytes, when its contents were read.
+    pub(crate) fn file_len(&self) -> u64 {
+        self.contents.identity.size
+    }
+
+    /// Reads a chunk's compressed bytes; `payload` is given their length.
+    ///
+    /// # Errors
+    /// The file ends inside them, was changed, or cannot be read.
+    pub(crate) fn read_payload(&self, chunk: u32, payload: &mut Vec<u8>) -> Result<()> {
+        let mut read = || {
+            let range = self.payload_range(chunk)?;
+            if range.end > self.file_len() {
+                return Err(ErrorKind::EndsInside(Part::Payload).into());
+            }
+            payload.resize(length(&range), 0);
+            self.read_into(range.start, payload)
+        };
+        read().map_err(|error| self.placed(error, chunk))
+    }
+
+    /// Decodes a chunk into `output`, which has the chunk's original size; `payload` is room for its compressed bytes.
+    ///
+    /// # Errors
+    /// As [`Archive::read_payload`], and those of damaged data.
+    pub(crate) fn decode(
+        &self,
+        chunk: u32,
+        payload: &mut Vec<u8>,
+        output: &mut [u8],
+    ) -> Result<()> {
+        self.read_payload(chunk, payload)?;
+        codec::decode_into(self.header().codec, payload, output)
+            .map_err(|error| self.placed(error, chunk))
+    }
+
+    /// As [`Archive::decode`], where `payload` has the length of the compressed bytes.
+    ///
+    /// # Errors
+    /// As [`Archive::decode`].
+    pub(crate) fn decode_with(
+        &self,
+        chunk: u32,
+        payload: &mut [u8],
+        output: &mut [u8],
+    ) -> Result<()> {
+        let mut decode = || {
+            self.read_into(self.payload_range(chunk)?.start, payload)?;
+            codec::decode_into(self.header().codec, payload, output)
+        };
+        decode().map_err(|error| self.placed(error, chunk))
+    }
+
+    /// Checks that the source is what was opened, or the beginning of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] if it is not.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let now = self
+            .source
+            .identity()
+            .context("cannot examine", &self.path)?;
+        let opened = &self.contents.identity;
+        if now == *opened {
+            return Ok(());
+        }
+        if *self.known_cut() == Some(now) {
+            return Ok(());
+        }
+        let only_cut = now.same_inode(opened)
+            && now.size < opened.size
+            && self
+                .contents
+                .still_described_by(&*self.source)
+                .context("cannot read", &self.path)?;
+        if !only_cut {
+            return Err(Error::new(ErrorKind::Changed).in_file(&self.path));
+        }
+        *self.known_cut() = Some(now);
+        Ok(())
+    }
+
+    fn known_cut(&self) -> std::sync::MutexGuard<'_, Option<Identity>> {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn payload_range(&self, chunk: u32) -> Result<Range<u64>> {
+        self.table()
+            .compressed_range(chunk)
+            .ok_or_else(|| Error::unusable(format!("there is no chunk {chunk}")))
+    }
+
+    fn read_into(&self, offset: u64, payload: &mut [u8]) -> Result<()> {
+        let read = self
+            .source
+            .read_at(payload, offset)
+            .context("cannot read", &self.path)?;
+        self.check_unchanged()?;
+        if read < payload.len() {
+            return Err(ErrorKind::EndsInside(Part::Payload).into());
+        }
+        Ok(())
+    }
+
+    fn placed(&self, error: Error, chunk: u32) -> Error {
+        let offset = self
+            .table()
+            .original_range(chunk)
+            .map_or(0, |range| range.start);
+        error.in_chunk(chunk, offset).in_file(&self.path)
+    }
+}
+
+/// The length of a range that was checked against the file.
+fn length(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,307 @@
+//! Mounting and unmounting: the system calls where they are allowed, fusermount3 where they are not.
+//!
+//! fuser can mount too, but its session unmounts its path once more when it ends after somebody else has unmounted it
+//! (and takes what was mounted there before), reports success for a busy mount that stays, and looks at /dev/fuse
+//! before it tries fusermount3, which may be allowed what the user is not. So the session is only handed a descriptor,
+//! and this module alone mounts and unmounts: exactly the mount it made, recognised by its device number.
+
+use std::ffi::{CString, OsStr};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, FdFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
+
+use super::mount_table::{self, FILE_SYSTEM_TYPE};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+
+const DEVICE: &str = "/dev/fuse";
+const HELPER: &str = "fusermount3";
+
+/// How often an unmount of a busy mount is tried, ten milliseconds apart: a request that was just answered keeps it busy
+/// for a moment.
+const TRIES: u32 = 10;
+
+/// A mount this process has made. Dropping it leaves it mounted: [`Mount::end`] unmounts.
+#[derive(Debug)]
+pub(super) struct Mount {
+    mount_point: PathBuf,
+    device: (u32, u32),
+}
+
+/// Mounts on `mount_point`, which must be canonical, and returns the descriptor the kernel's requests come from.
+/// `source` is what the mount table shows.
+///
+/// # Errors
+/// Neither the system nor fusermount3 lets us.
+pub(super) fn mount(
+    source: &Path,
+    mount_point: &Path,
+    onto_file: bool,
+    allow_other: bool,
+) -> Result<(OwnedFd, Mount)> {
+    let connection = match mount_directly(source, mount_point, onto_file, allow_other) {
+        Err(Errno::PERM | Errno::ACCESS) => mount_by_helper(source, mount_point, allow_other)?,
+        other => other.context("cannot mount here", mount_point)?,
+    };
+    let device = match mount_table::topmost_at(mount_point)? {
+        Some(entry) if entry.file_system_type == FILE_SYSTEM_TYPE => entry.device,
+        _ => {
+            return Err(Error::unusable("something else was mounted here meanwhile")
+                .in_file(mount_point));
+        }
+    };
+    let mount = Mount {
+        mount_point: mount_point.to_owned(),
+        device,
+    };
+    Ok((connection, mount))
+}
+
+fn mount_directly(
+    source: &Path,
+    mount_point: &Path,
+    onto_file: bool,
+    allow_other: bool,
+) -> Result<OwnedFd, Errno> {
+    let connection = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let root_mode = if onto_file { 0o100_000 } else { 0o040_000 };
+    let mut options = format!(
+        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions",
+        connection.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
+    if allow_other {
+        options.push_str(",allow_other");
+    }
+    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(
+        source,
+        mount_point,
+        FILE_SYSTEM_TYPE,
+        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
+        options.as_c_str(),
+    )?;
+    Ok(connection)
+}
+
+/// Has fusermount3 mount for us. It sends the connection's descriptor through the socket that the environment names.
+fn mount_by_helper(source: &Path, mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .context("cannot make a socket to mount", mount_point)?;
+    rustix::io::fcntl_setfd(&theirs, FdFlags::empty())
+        .context("cannot make a socket to mount", mount_point)?;
+    let mut options = OsStr::new("ro,nosuid,nodev,default_permissions,subtype=warpfs,").to_owned();
+    if allow_other {
+        options.push("allow_other,");
+    }
+    options.push("fsname=");
+    options.push(escape_commas(source.as_os_str()));
+    let output = Command::new(HELPER)
+        .arg("-o")
+        .arg(options)
+        .arg("--")
+        .arg(mount_point)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .output();
+    drop(theirs);
+    let output = match output {
+        Ok(output) => output,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::unusable(
+                "mounting as an ordinary user needs fusermount3: install the package fuse3",
+            ));
+        }
+        Err(error) => return Err(Error::io("cannot run fusermount3", error)),
+    };
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim().trim_start_matches("fusermount3: ").to_owned();
+        return Err(Error::unusable(format!("fusermount3 refuses: {said}")).in_file(mount_point));
+    }
+    receive_descriptor(&ours)
+        .context("cannot receive the connection of", mount_point)?
+        .ok_or_else(|| {
+            Error::unusable("fusermount3 sent no connection").in_file(mount_point)
+        })
+}
+
+fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    let mut byte = [0];
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut room);
+    rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    Ok(ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
+fn escape_commas(name: &OsStr) -> std::ffi::OsString {
+    use std::os::unix::ffi::OsStringExt;
+    let escaped = name.as_bytes().iter().flat_map(|&byte| {
+        let escape: &[u8] = if matches!(byte, b',' | b'\\') { b"\\" } else { b"" };
+        escape.iter().copied().chain([byte])
+    });
+    OsStringExt::from_vec(escaped.collect())
+}
+
+impl Mount {
+    /// Where it is mounted.
+    pub(super) fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// Lets the kernel read ahead up to `bytes` in this mount. INIT can only lower the 128 KiB that a mount begins
+    /// with; more is the administrator's to give, so nothing happens where we are not allowed to.
+    pub(super) fn set_readahead(&self, bytes: u64) {
+        let (major, minor) = self.device;
+        let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        if let Err(error) = std::fs::write(&file, (bytes / 1024).to_string()) {
+            tracing::debug!("the kernel's readahead stays as it is: {file}: {error}");
+        }
+    }
+
+    /// Unmounts, unless somebody else has done so. A mount that is in use disappears from the tree at once and ends
+    /// when its last user does.
+    ///
+    /// # Errors
+    /// The mount cannot be looked for, or the system refuses.
+    pub(super) fn end(&self) -> Result<()> {
+        let ours = mount_table::topmost_at(&self.mount_point)?
+            .is_some_and(|entry| entry.device == self.device);
+        if !ours {
+            return Ok(());
+        }
+        match unmount(&self.mount_point, false) {
+            Err(error) if is_busy(&error) => {
+                tracing::warn!(
+                    "{} is still in use: it is detached",
+                    self.mount_point.display()
+                );
+                unmount(&self.mount_point, true)
+            }
+            other => other,
+        }
+    }
+}
+
+/// Unmounts what `warpfs mount` has mounted on `mount_point`.
+///
+/// # Errors
+/// No warpfs is mounted there, it is in use, or the system refuses.
+pub fn unmount_command(mount_point: &Path) -> Result<()> {
+    let canonical = canonical_mount_point(mount_point)?;
+    let mounted = mount_table::topmost_at(&canonical)?
+        .is_some_and(|entry| entry.file_system_type == FILE_SYSTEM_TYPE);
+    if !mounted {
+        return Err(Error::unusable("no warpfs is mounted here").in_file(mount_point));
+    }
+    unmount(&canonical, false).map_err(|error| {
+        if is_busy(&error) {
+            Error::unusable(format!(
+                "in use: end the programs that use it ('fuser -vm {}' lists them)",
+                mount_point.display()
+            ))
+            .in_file(mount_point)
+        } else {
+            error
+        }
+    })
+}
+
+/// The mount point as the mount table spells it. Only its parent is resolved, so that a mount whose server is gone
+/// can be named too.
+fn canonical_mount_point(mount_point: &Path) -> Result<PathBuf> {
+    if let Ok(canonical) = mount_point.canonicalize() {
+        return Ok(canonical);
+    }
+    match (mount_point.parent(), mount_point.file_name()) {
+        (Some(parent), Some(name)) => {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            Ok(parent
+                .canonicalize()
+                .context("cannot find", mount_point)?
+                .join(name))
+        }
+        _ => Err(Error::unusable("no mount point").in_file(mount_point)),
+    }
+}
+
+fn unmount(mount_point: &Path, detach: bool) -> Result<()> {
+    let mut flags = UnmountFlags::NOFOLLOW;
+    if detach {
+        flags |= UnmountFlags::DETACH;
+    }
+
+    for _ in 0..TRIES {
+        match rustix::mount::unmount(mount_point, flags) {
+            Ok(()) => return Ok(()),
+            Err(Errno::PERM) => return unmount_by_helper(mount_point, detach),
+            Err(Errno::BUSY) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Err(error) => return Err(error).context("cannot unmount", mount_point),
+        }
+    }
+    Err(Errno::BUSY).context("cannot unmount", mount_point)
+}
+
+fn unmount_by_helper(mount_point: &Path, detach: bool) -> Result<()> {
+    let mut command = Command::new(HELPER);
+    command.arg("-u");
+    if detach {
+        command.arg("-z");
+    }
+    let output = command
+        .arg("--")
+        .arg(mount_point)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Error::io("cannot run fusermount3", error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("busy") {
+        return Err(Errno::BUSY).context("cannot unmount", mount_point);
+    }
+    Err(Error::unusable(format!("fusermount3 refuses: {}", said.trim())).in_file(mount_point))
+}
+
+fn is_busy(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io { source, .. }
+        if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_a_source_do_not_end_the_option() {
+        assert_eq!(escape_commas(OsStr::new(r"a,b\c")), r"a\,b\\c");
+    }
+}

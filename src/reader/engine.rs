@@ -1,0 +1,207 @@
+//! What all readers of one mount, or of one program, share: the cache and its budget, the worker threads that decode
+//! ahead, and the contents of files that were open lately.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::available_parallelism;
+use std::time::Instant;
+
+use lru::LruCache;
+
+use super::Reader;
+use crate::archive::{Archive, Contents, Cut, Source};
+use crate::cache::Cache;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::identity::Identity;
+use crate::memory::{Budget, default_budget};
+use crate::stats::{Counters, Stats};
+
+/// How many files' contents are remembered when nobody has them open, at most.
+const REMEMBERED_FILES: usize = 4096;
+/// Which part of the budget those may take: one in this many bytes.
+const REMEMBERED_PART: u64 = 16;
+/// How far ahead of a sequential reader chunks are decoded at most by default, in bytes.
+const DEFAULT_PREFETCH: u64 = 16 << 20;
+
+/// How an [`Engine`] is made.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// The budget of all that grows with use, in bytes. By default the smaller of 512 MiB and an eighth of the memory
+    /// this process may use.
+    pub cache_size: u64,
+    /// How many threads decode ahead; at least one. By default as many as there are processors.
+    pub threads: usize,
+    /// How far ahead of each sequential stream chunks are decoded at most, in bytes; 0 for not at all.
+    pub prefetch: u64,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            cache_size: default_budget(),
+            threads: available_parallelism().map_or(1, NonZeroUsize::get),
+            prefetch: DEFAULT_PREFETCH,
+        }
+    }
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) cache: Cache,
+    pub(super) counters: Arc<Counters>,
+    pub(super) workers: rayon::ThreadPool,
+    pub(super) prefetch: u64,
+    shelf: Mutex<Shelf>,
+    started: Instant,
+}
+
+/// Contents by the file they were read from.
+#[derive(Debug)]
+struct Shelf {
+    /// Kept though nobody may have the file open, the least recently opened given up first.
+    remembered: LruCache<Identity, Arc<Contents>>,
+    /// The latest contents of each inode, for as long as anybody has them.
+    latest: HashMap<(u64, u64), Weak<Contents>>,
+}
+
+impl Engine {
+    /// An engine with its own cache, budget and threads.
+    ///
+    /// # Errors
+    /// The threads cannot be started.
+    pub fn new(options: &EngineOptions) -> Result<Arc<Self>> {
+        let workers = rayon::ThreadPoolBuilder::new()
+            .num_threads(options.threads.max(1))
+            .thread_name(|number| format!("prefetch-{number}"))
+            // A panic in a decoder is reported to whoever waits for the chunk; the worker goes on.
+            .panic_handler(|_| {})
+            .build()
+            .map_err(|error| Error::unusable(format!("cannot start threads: {error}")))?;
+        let counters = Arc::<Counters>::default();
+        let budget = Budget::new(options.cache_size);
+        Ok(Arc::new(Self {
+            cache: Cache::new(budget, Arc::clone(&counters)),
+            counters,
+            workers,
+            prefetch: options.prefetch,
+            shelf: Mutex::new(Shelf {
+                remembered: LruCache::new(
+                    NonZeroUsize::new(REMEMBERED_FILES).unwrap_or(NonZeroUsize::MIN),
+                ),
+                latest: HashMap::new(),
+            }),
+            started: Instant::now(),
+        }))
+    }
+
+    /// Opens a `.warp` file for reading its original bytes.
+    ///
+    /// # Errors
+    /// The system's, or those of a file that is not what it should be. A file that was cut short is opened: reads of
+    /// what is gone fail.
+    pub fn open(self: &Arc<Self>, path: &Path) -> Result<Reader> {
+        let file = File::open(path).context("cannot open", path)?;
+        let identity = file.identity().context("cannot examine", path)?;
+        self.open_file(path, file, identity)
+    }
+
+    /// As [`Engine::open`], for a file that is open already; `path` is its name for messages.
+    pub(crate) fn open_file(
+        self: &Arc<Self>,
+        path: &Path,
+        file: File,
+        identity: Identity,
+    ) -> Result<Reader> {
+        let contents = match self.known(&identity) {
+            Some(contents) => contents,
+            None => {
+                let read = || {
+                    Contents::read(&file, path, Cut::Accept, self.cache.budget(), &|| {
+                        self.cache.evict_one()
+                    })
+                };
+                let contents = match read() {
+                    Err(error) if matches!(error.kind(), ErrorKind::OverBudget { .. }) => {
+                        self.lock().remembered.clear();
+                        read()
+                    }
+                    other => other,
+                };
+                self.remember(contents.map_err(|error| error.in_file(path))?)
+            }
+        };
+        let archive = Archive::new(path, Box::new(file), contents);
+        Ok(Reader::new(Arc::clone(self), archive))
+    }
+
+    /// What has been done so far.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            memory_used: self.cache.budget().used(),
+            memory_budget: self.cache.budget().total(),
+            uptime: self.started.elapsed().as_secs(),
+            ..self.counters.snapshot()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, identity: &Identity) -> Option<Arc<Contents>> {
+        let mut shelf = self.lock();
+        if let Some(contents) = shelf.remembered.get(identity) {
+            return Some(Arc::clone(contents));
+        }
+        shelf
+            .latest
+            .get(&(identity.device, identity.inode))
+            .and_then(Weak::upgrade)
+            .filter(|contents| contents.identity == *identity)
+    }
+
+    /// Puts contents on the shelf, and lets nobody go on reading what their inode held before: the kernel keeps one
+    /// set of pages for an inode, and old ones must not come among the new.
+    fn remember(&self, contents: Contents) -> Arc<Contents> {
+        let contents = Arc::new(contents);
+        let identity = contents.identity;
+        let mut shelf = self.lock();
+        let inode = (identity.device, identity.inode);
+        if let Some(before) = shelf.latest.get(&inode).and_then(Weak::upgrade) {
+            if before.identity == identity {
+                return before;
+            }
+            shelf.remembered.pop(&before.identity);
+            if !before.same_original(&contents) {
+                before.supersede();
+            }
+        }
+        shelf.latest.insert(inode, Arc::downgrade(&contents));
+        let mut given_up = Vec::new();
+        given_up.extend(shelf.remembered.push(identity, Arc::clone(&contents)));
+        let memory = |shelf: &Shelf| -> u64 {
+            let tables = shelf
+                .remembered
+                .iter()
+                .map(|(_, known)| known.table.memory());
+            tables.sum::<usize>() as u64
+        };
+        while memory(&shelf) > self.cache.budget().total() / REMEMBERED_PART {
+            match shelf.remembered.pop_lru() {
+                Some(oldest) => given_up.push(oldest),
+                None => break,
+            }
+        }
+        if shelf.latest.len() > 2 * REMEMBERED_FILES {
+            shelf.latest.retain(|_, known| known.strong_count() > 0);
+        }
+        drop(shelf);
+        // Their tables are freed here, where no lock is held.
+        drop(given_up);
+        contents
+    }
+}

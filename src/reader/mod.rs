@@ -1,0 +1,512 @@
+//! `read_at(offset, length)` of an original: archive, cache and prefetch put together.
+//!
+//! A read goes chunk by chunk and holds one at a time, so that it can wait for memory without keeping any. What a
+//! chunk's decoding costs is paid on the thread that asks; the chunks a sequential reader will want next are decoded
+//! meanwhile by the engine's workers.
+
+mod engine;
+mod holes;
+
+use std::cell::RefCell;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use engine::{Engine, EngineOptions};
+
+use self::holes::ZeroPayloads;
+use crate::archive::Archive;
+use crate::cache::{Key, Origin, Sizes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Checksum, FixedHeader};
+use crate::memory::Buffer;
+use crate::prefetch::Prefetch;
+
+/// A `.warp` file open for reading its original bytes, at any offset and by many threads.
+///
+/// ```
+/// use std::io::{Read, Seek, SeekFrom};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut reader = warpfs::Reader::open("tests/data/v2-zstd-blake3.warp".as_ref())?;
+/// assert_eq!(reader.len(), 100_003);
+/// let mut bytes = [0; 16];
+/// reader.read_at(&mut bytes, 65_000)?;
+/// reader.seek(SeekFrom::Start(65_000))?;
+/// let mut again = [0; 16];
+/// reader.read_exact(&mut again)?;
+/// assert_eq!(bytes, again);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    position: u64,
+}
+
+/// What prefetching threads need of a reader; gone when the reader is.
+#[derive(Debug)]
+struct Shared {
+    engine: Arc<Engine>,
+    archive: Archive,
+    prefetch: Prefetch,
+    zeros: ZeroPayloads,
+}
+
+thread_local! {
+    /// Room to put reads together that cross chunks: as long as the longest request this thread has answered.
+    static ASSEMBLY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Reader {
+    /// Opens a file with an engine of its own, of default size.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Engine::new(&EngineOptions::default())?.open(path)
+    }
+
+    fn new(engine: Arc<Engine>, archive: Archive) -> Self {
+        let prefetch = Prefetch::new(engine.prefetch);
+        Self {
+            shared: Arc::new(Shared {
+                engine,
+                archive,
+                prefetch,
+                zeros: ZeroPayloads::default(),
+            }),
+            position: 0,
+        }
+    }
+
+    /// The original's size, in bytes.
+    pub fn len(&self) -> u64 {
+        self.shared.archive.table().original_size()
+    }
+
+    /// Whether the original is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The file's fixed header.
+    pub fn header(&self) -> &FixedHeader {
+        self.shared.archive.header()
+    }
+
+    /// The algorithm of the stored whole-file checksum, if there is one.
+    pub fn checksum(&self) -> Option<Checksum> {
+        self.shared.archive.footer().map(|footer| footer.checksum)
+    }
+
+    /// Reads original bytes at `offset` into `buffer` and says how many: fewer than it holds only at the end, or where
+    /// what follows cannot be read; asked for that, it says why.
+    ///
+    /// # Errors
+    /// Not even the first byte can be read.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let range = self.clip(offset, buffer.len());
+        let mut done = 0;
+        for chunk in self.begin(&range)? {
+            let decoded = match self.chunk_for(chunk, &range) {
+                Ok(decoded) => decoded,
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            };
+            let piece = self.part(chunk, &decoded, &range);
+            if let Some(place) = buffer.get_mut(done..done + piece.len()) {
+                place.copy_from_slice(piece);
+                done += piece.len();
+            }
+        }
+        Ok(done)
+    }
+
+    /// Reads `length` original bytes at `offset`, fewer only at the end, and hands them to `with`: straight from the
+    /// cache's memory if one chunk holds them all.
+    ///
+    /// # Errors
+    /// Any of the bytes cannot be read.
+    pub(crate) fn read_with<T>(
+        &self,
+        offset: u64,
+        length: usize,
+        with: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
+        let range = self.clip(offset, length);
+        let chunks = self.begin(&range)?;
+        if chunks.len() == 1 {
+            let decoded = self.chunk_for(chunks.start, &range)?;
+            return Ok(with(self.part(chunks.start, &decoded, &range)));
+        }
+        ASSEMBLY.with_borrow_mut(|assembly| {
+            assembly.clear();
+            for chunk in chunks {
+                let decoded = self.chunk_for(chunk, &range)?;
+                assembly.extend_from_slice(self.part(chunk, &decoded, &range));
+            }
+            Ok(with(assembly))
+        })
+    }
+
+    fn clip(&self, offset: u64, length: usize) -> Range<u64> {
+        let end = self.len().min(offset.saturating_add(length as u64));
+        offset.min(end)..end
+    }
+
+    /// Takes notice of a read, sends the workers ahead of it, and names the chunks it needs.
+    fn begin(&self, range: &Range<u64>) -> Result<Range<u32>> {
+        if self.shared.archive.contents().is_superseded() {
+            return Err(Error::new(ErrorKind::Changed).in_file(self.shared.archive.path()));
+        }
+        let table = self.shared.archive.table();
+        for chunk in self.shared.prefetch.observe(range, table) {
+            let shared = Arc::downgrade(&self.shared);
+            self.shared.engine.workers.spawn_fifo(move || {
+                if let Some(shared) = shared.upgrade() {
+                    shared.decode_ahead(chunk);
+                }
+            });
+        }
+        Ok(table.chunks_holding(range))
+    }
+
+    /// A chunk that a read needs.
+    fn chunk_for(&self, chunk: u32, range: &Range<u64>) -> Result<Arc<Buffer>> {
+        let (decoded, origin) = self.shared.chunk(chunk)?;
+        if origin != Origin::Hit {
+            self.shared.prefetch.outran(range);
+        }
+        Ok(decoded)
+    }
+
+    /// The part of a decoded chunk that lies in `range`.
+    fn part<'a>(&self, chunk: u32, decoded: &'a [u8], range: &Range<u64>) -> &'a [u8] {
+        let bytes = self
+            .shared
+            .archive
+            .table()
+            .original_range(chunk)
+            .unwrap_or_default();
+        let from = range.start.saturating_sub(bytes.start) as usize;
+        let to = (range.end.min(bytes.end)).saturating_sub(bytes.start) as usize;
+        decoded.get(from..to).unwrap_or_default()
+    }
+}
+
+impl Shared {
+    fn key(&self, chunk: u32) -> Key {
+        Key {
+            contents: self.archive.contents().number,
+            chunk,
+        }
+    }
+
+    fn sizes(&self, chunk: u32) -> Sizes {
+        let length = |range: Option<Range<u64>>| {
+            let range = range.unwrap_or_default();
+            usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+        };
+        let table = self.archive.table();
+        Sizes {
+            compressed: length(table.compressed_range(chunk)),
+            original: length(table.original_range(chunk)),
+        }
+    }
+
+    fn decode(&self, chunk: u32, payload: &mut [u8], original: &mut [u8]) -> Result<()> {
+        self.archive.decode_with(chunk, payload, original)?;
+        let counters = &self.engine.counters;
+        counters.decoded_chunks.add(1);
+        counters.decoded_bytes.add(original.len() as u64);
+        counters.compressed_bytes.add(payload.len() as u64);
+        Ok(())
+    }
+
+    fn chunk(&self, chunk: u32) -> Result<(Arc<Buffer>, Origin)> {
+        self.engine
+            .cache
+            .get(self.key(chunk), self.sizes(chunk), |payload, original| {
+                self.decode(chunk, payload, original)
+            })
+            .map_err(|error| self.report(error, chunk))
+    }
+
+    fn decode_ahead(&self, chunk: u32) {
+        let bytes = self
+            .archive
+            .table()
+            .original_range(chunk)
+            .unwrap_or_default();
+        if !self.prefetch.still_wants(&bytes) {
+            return;
+        }
+        let outcome =
+            self.engine
+                .cache
+                .prefetch(self.key(chunk), self.sizes(chunk), |payload, original| {
+                    self.decode(chunk, payload, original)
+                });
+        if let Err(error) = outcome {
+            self.report(error, chunk);
+        }
+    }
+
+    /// Adds the place to an error and logs it, but every chunk's only once.
+    fn report(&self, error: Error, chunk: u32) -> Error {
+        let bytes = self
+            .archive
+            .table()
+            .original_range(chunk)
+            .unwrap_or_default();
+        let error = error
+            .in_chunk(chunk, bytes.start)
+            .in_file(self.archive.path());
+        if self.archive.contents().report_once(chunk) {
+            tracing::error!(
+                "{error}; its bytes {}..{} cannot be read",
+                bytes.start,
+                bytes.end
+            );
+        }
+        error
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self
+            .read_at(buffer, self.position)
+            .map_err(io::Error::other)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Reader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let place = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::End(distance) => self.len().checked_add_signed(distance),
+            SeekFrom::Current(distance) => self.position.checked_add_signed(distance),
+        };
+        self.position = place.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "cannot seek before the beginning",
+            )
+        })?;
+        Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File, OpenOptions};
+    use std::os::unix::fs::FileExt;
+    use std::path::PathBuf;
+
+    fn vector(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data")
+            .join(name)
+    }
+
+    fn mixed() -> Vec<u8> {
+        fs::read(vector("mixed.bin")).unwrap()
+    }
+
+    fn small_engine() -> Arc<Engine> {
+        Engine::new(&EngineOptions {
+            cache_size: 256 << 10,
+            threads: 2,
+            prefetch: 1 << 20,
+        })
+        .unwrap()
+    }
+
+    fn copy_of(name: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        fs::copy(vector(name), &path).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn both_versions_and_all_codecs_read_alike_at_any_offset() {
+        let original = mixed();
+        for version in ["v1", "v2"] {
+            for codec in ["lz4", "zstd", "snappy", "brotli"] {
+                let reader = small_engine()
+                    .open(&vector(&format!("{version}-{codec}-blake3.warp")))
+                    .unwrap();
+                assert_eq!(reader.len(), original.len() as u64);
+                for (offset, length) in [
+                    (0, 1),
+                    (32_767, 2),
+                    (0, 100_003),
+                    (65_530, 4096),
+                    (100_002, 50),
+                ] {
+                    let mut bytes = vec![0; length];
+                    let read = reader.read_at(&mut bytes, offset as u64).unwrap();
+                    let end = original.len().min(offset + length);
+                    assert_eq!(bytes[..read], original[offset..end], "{version} {codec}");
+                    let lent = reader.read_with(offset as u64, length, <[u8]>::to_vec);
+                    assert_eq!(lent.unwrap(), original[offset..end]);
+                }
+                assert_eq!(reader.read_at(&mut [0; 8], 100_003).unwrap(), 0);
+                assert_eq!(reader.read_at(&mut [0; 8], u64::MAX).unwrap(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_chunk_fails_and_its_neighbours_do_not() {
+        let (_directory, path) = copy_of("v2-zstd-blake3.warp");
+        let original = mixed();
+        // The second chunk's payload begins behind the table and the first.
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[0xff; 64], 82 + 12285 + 40).unwrap();
+        let reader = small_engine().open(&path).unwrap();
+        let mut bytes = vec![0; 100_003];
+        for _ in 0..2 {
+            let error = reader.read_at(&mut bytes, 32768).unwrap_err();
+            assert_eq!((error.chunk(), error.offset()), (Some(1), Some(32768)));
+            assert!(error.is_damage());
+            assert_eq!(error.path(), Some(path.as_path()));
+        }
+        assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), 32768);
+        assert_eq!(bytes[..32768], original[..32768]);
+        assert!(reader.read_with(0, 100_003, |_| ()).is_err());
+        assert_eq!(reader.read_at(&mut bytes, 65536).unwrap(), 100_003 - 65536);
+        assert_eq!(bytes[..100_003 - 65536], original[65536..]);
+    }
+
+    #[test]
+    fn a_file_cut_short_serves_the_chunks_it_still_holds() {
+        let (_directory, path) = copy_of("v2-zstd-none.warp");
+        let original = mixed();
+        let mut bytes = vec![0; 100_003];
+        let before = small_engine().open(&path).unwrap();
+        assert_eq!(before.read_at(&mut bytes, 99_000).unwrap(), 1003);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(82 + 12285 + 20).unwrap();
+        let after = small_engine().open(&path).unwrap();
+        for reader in [before, after] {
+            assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), 32768);
+            assert_eq!(bytes[..32768], original[..32768]);
+            let error = reader.read_at(&mut bytes, 40_000).unwrap_err();
+            assert_eq!(error.chunk(), Some(1));
+            assert!(error.is_damage(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_changed_in_place_is_not_read_on_and_a_new_open_sees_the_new() {
+        let (_directory, path) = copy_of("v2-snappy-none.warp");
+        let engine = small_engine();
+        let old = engine.open(&path).unwrap();
+        let mut bytes = vec![0; 100_003];
+        old.read_at(&mut bytes[..10], 0).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(&path, fs::read(vector("v2-lz4-none.warp")).unwrap()).unwrap();
+        let error = old.read_at(&mut bytes, 99_000).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Changed), "{error}");
+        let new = engine.open(&path).unwrap();
+        assert_eq!(new.read_at(&mut bytes, 99_000).unwrap(), 1003);
+        // What the old one had decoded may not come among the new pages either.
+        let error = old.read_at(&mut bytes, 0).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Changed), "{error}");
+    }
+
+    #[test]
+    fn a_file_replaced_by_rename_is_read_to_its_end() {
+        let (directory, path) = copy_of("v2-snappy-none.warp");
+        let engine = small_engine();
+        let old = engine.open(&path).unwrap();
+        let other = directory.path().join("other");
+        fs::copy(vector("v2-zeros-10MiB.warp"), &other).unwrap();
+        fs::rename(&other, &path).unwrap();
+        let mut bytes = vec![0; 100_003];
+        old.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, mixed());
+        assert_eq!(engine.open(&path).unwrap().len(), 10 << 20);
+    }
+
+    #[test]
+    fn a_chunk_that_can_never_fit_is_an_explained_error() {
+        let engine = Engine::new(&EngineOptions {
+            cache_size: 512 << 10,
+            threads: 1,
+            prefetch: 0,
+        })
+        .unwrap();
+        let reader = engine.open(&vector("v2-zeros-10MiB.warp")).unwrap();
+        let error = reader.read_at(&mut [0; 10], 0).unwrap_err();
+        assert!(error.to_string().contains("--cache-size"), "{error}");
+    }
+
+    #[test]
+    fn zeros_are_found_to_be_a_hole_and_text_is_not() {
+        let zeros = small_engine_for_zeros()
+            .open(&vector("v2-zeros-10MiB.warp"))
+            .unwrap();
+        assert_eq!(zeros.next_data(5).unwrap(), None);
+        assert_eq!(zeros.next_hole(5).unwrap(), Some(5));
+        assert_eq!(zeros.next_hole(10 << 20).unwrap(), None);
+        let mixed = small_engine().open(&vector("v2-zstd-none.warp")).unwrap();
+        assert_eq!(mixed.next_data(7).unwrap(), Some(7));
+        assert_eq!(mixed.next_hole(7).unwrap(), Some(100_003));
+    }
+
+    fn small_engine_for_zeros() -> Arc<Engine> {
+        Engine::new(&EngineOptions {
+            cache_size: 4 << 20,
+            threads: 2,
+            prefetch: 1 << 20,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn many_threads_on_one_reader_agree_with_the_original() {
+        let original = mixed();
+        let reader = small_engine().open(&vector("v2-brotli-none.warp")).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8_usize {
+                let (reader, original) = (&reader, &original);
+                scope.spawn(move || {
+                    let mut bytes = vec![0; 5000];
+                    for round in 0..200 {
+                        let offset = (thread * 7919 + round * 104_729) % original.len();
+                        let read = reader.read_at(&mut bytes, offset as u64).unwrap();
+                        assert!(read > 0);
+                        assert_eq!(bytes[..read], original[offset..offset + read]);
+                    }
+                });
+            }
+        });
+        let stats = reader.shared.engine.stats();
+        assert!(stats.memory_used <= stats.memory_budget);
+    }
+
+    #[test]
+    fn contents_are_remembered_while_the_file_stays_the_same() {
+        let (_directory, path) = copy_of("v1-brotli-blake3.warp");
+        let engine = small_engine();
+        let number = |reader: &Reader| reader.shared.archive.contents().number;
+        let first = number(&engine.open(&path).unwrap());
+        assert_eq!(number(&engine.open(&path).unwrap()), first);
+        File::options()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
+        assert_ne!(number(&engine.open(&path).unwrap()), first);
+    }
+}
