@@ -60,7 +60,9 @@ pub enum ErrorKind {
         file_len: u64,
     },
     /// The table's sizes overflow 64 bits.
-    #[error("chunk {chunk}'s {sizes} size runs past the file: the sizes add up to more than 64 bits hold")]
+    #[error(
+        "chunk {chunk}'s {sizes} size runs past the file: the sizes add up to more than 64 bits hold"
+    )]
     SizesOverflow {
         /// The first chunk at which the sum overflows.
         chunk: u32,
@@ -107,10 +109,14 @@ pub enum ErrorKind {
     #[error("the file was changed while it was open; open it again")]
     Changed,
     /// An input changed while it was read as a whole.
-    #[error("the file changed while it was being read; nothing was kept, try again when it is at rest")]
+    #[error(
+        "the file changed while it was being read; nothing was kept, try again when it is at rest"
+    )]
     InputChanged,
     /// One chunk needs more memory than the whole budget.
-    #[error("decoding this chunk takes {needed} bytes, the memory budget is {budget}: mount with a larger --cache-size")]
+    #[error(
+        "decoding this chunk takes {needed} bytes, the memory budget is {budget}: mount with a larger --cache-size"
+    )]
     OverBudget {
         /// What the chunk needs, in bytes.
         needed: u64,

@@ -86,7 +86,9 @@ impl FromStr for Codec {
         Codec::ALL
             .into_iter()
             .find(|codec| codec.name() == name)
-            .ok_or_else(|| format!("no codec is named '{name}': choose lz4, zstd, snappy or brotli"))
+            .ok_or_else(|| {
+                format!("no codec is named '{name}': choose lz4, zstd, snappy or brotli")
+            })
     }
 }
 
@@ -365,7 +367,9 @@ impl ChunkTable {
         if range.is_empty() {
             return 0..0;
         }
-        let first = self.original_ends.partition_point(|&end| end <= range.start);
+        let first = self
+            .original_ends
+            .partition_point(|&end| end <= range.start);
         let behind = self.original_ends.partition_point(|&end| end < range.end);
         let end = (behind + 1).min(self.original_ends.len());
         first as u32..end.max(first) as u32
@@ -569,7 +573,11 @@ mod tests {
         assert!(Footer::parse(b"WFT1").is_err());
         assert!(Footer::parse(b"WFT1\x02\x08\x00abc").is_err());
         assert!(Footer::parse(b"WFT1\x02\x04\x00abcd").is_err());
-        assert!(Footer::parse(b"WFT1\x02\x08\x00abcdefgh, and a record").unwrap().is_some());
+        assert!(
+            Footer::parse(b"WFT1\x02\x08\x00abcdefgh, and a record")
+                .unwrap()
+                .is_some()
+        );
     }
 
     proptest! {

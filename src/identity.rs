@@ -1,0 +1,78 @@
+//! What makes a file the same file as before.
+//!
+//! Device and inode say which file it is, size and modification time that nobody wrote to it since. The change time is
+//! left out on purpose: a rename over a held file changes it, and the held file still has every byte it had.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, Statx, StatxFlags};
+
+/// The state of a file: equal identities mean the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    /// The device the file lies on.
+    pub(crate) device: u64,
+    /// Its inode number there.
+    pub(crate) inode: u64,
+    /// Its size, in bytes.
+    pub(crate) size: u64,
+    /// Its modification time: seconds since 1970, and nanoseconds.
+    pub(crate) modified: (i64, u32),
+}
+
+impl Identity {
+    /// The identity of an open file.
+    pub(crate) fn of(file: impl AsFd) -> rustix::io::Result<Self> {
+        let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE | StatxFlags::MTIME;
+        let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
+        Ok(Self::from(&found))
+    }
+
+    /// Whether both are states of one file, changed in between or not.
+    pub(crate) fn same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+impl From<&Statx> for Identity {
+    fn from(found: &Statx) -> Self {
+        Self {
+            device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            size: found.stx_size,
+            modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_rename_over_a_held_file_leaves_its_identity_and_a_write_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("held");
+        fs::write(&path, "before").unwrap();
+        let held = fs::File::open(&path).unwrap();
+        let before = Identity::of(&held).unwrap();
+        let metadata = held.metadata().unwrap();
+        assert_eq!(
+            (before.device, before.inode, before.size),
+            (metadata.dev(), metadata.ino(), 6)
+        );
+
+        fs::write(directory.path().join("new"), "another").unwrap();
+        fs::rename(directory.path().join("new"), &path).unwrap();
+        assert_eq!(Identity::of(&held).unwrap(), before);
+        let other = Identity::of(fs::File::open(&path).unwrap()).unwrap();
+        assert!(!other.same_file(&before));
+
+        fs::write(&path, "yet another").unwrap();
+        let written = Identity::of(fs::File::open(&path).unwrap()).unwrap();
+        assert!(written.same_file(&other));
+        assert_ne!(written, other);
+    }
+}
