@@ -12,6 +12,7 @@
 //! methods may be called from several threads at once; no lock is held while the system is asked.
 
 mod attributes;
+mod extended;
 mod headers;
 mod listing;
 mod names;
@@ -20,13 +21,11 @@ mod numbers;
 mod open;
 mod source;
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
 
@@ -35,7 +34,7 @@ use crate::format::FixedHeader;
 use crate::identity::Identity;
 
 pub(crate) use attributes::{Attributes, Kind};
-pub(crate) use listing::{ListedEntry, Listing};
+pub(crate) use listing::Listing;
 
 use headers::Headers;
 use names::{Entries, Names, View, file_type};
@@ -45,10 +44,6 @@ use source::{Directory, Source, join, stat_descriptor};
 
 /// The longest name Linux's file systems have, in bytes.
 const LONGEST_NAME: usize = 255;
-
-/// The longest value of an extended attribute, and the longest list of their names, in bytes
-/// (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
-const LONGEST_EXTENDED_ATTRIBUTE: usize = 64 << 10;
 
 /// A node's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,49 +116,6 @@ impl Tree {
         }
     }
 
-    /// The attributes of the listing's entry at `index`, with one lookup of its node counted unless it is `.` or `..`;
-    /// `None` if it is no longer what was listed.
-    ///
-    /// # Errors
-    /// The source cannot be read.
-    pub(crate) fn lookup_listed(
-        &self,
-        listing: &Listing,
-        index: usize,
-    ) -> Result<Option<Attributes>> {
-        let Some(entry) = listing.get(index) else {
-            return Ok(None);
-        };
-        match entry.name {
-            b"." => return self.attributes(listing.node).map(Some),
-            b".." => return self.attributes(listing.parent).map(Some),
-            _ => {}
-        }
-        let view = View {
-            directory: Arc::clone(&listing.directory),
-            entries: Entries::Live,
-        };
-        let name = entry.source_name();
-        let path = || self.source.path(view.directory.location(), &name);
-        let found = self.source.stat(&view.directory, &name);
-        let Some(stat) = found.context_with("cannot examine", path)? else {
-            return Ok(None);
-        };
-        let is_file = file_type(&stat) == FileType::RegularFile;
-        let header = if entry.stripped && is_file {
-            match self.names().header(&view, &name, &stat) {
-                Some(header) => Some(header),
-                None => return Ok(None),
-            }
-        } else {
-            None
-        };
-        if Kind::of(file_type(&stat)) != Some(entry.kind) {
-            return Ok(None);
-        }
-        self.enter(listing.node, &view, &name, &stat, header)
-    }
-
     /// Takes back `lookups` lookups of a node.
     pub(crate) fn forget(&self, node: NodeId, lookups: u64) {
         self.nodes.forget(node, lookups);
@@ -201,65 +153,6 @@ impl Tree {
             attributes.size = size;
         }
         Ok(attributes)
-    }
-
-    /// The entries of a directory, as they show.
-    ///
-    /// # Errors
-    /// The directory cannot be read, is gone or is no longer the same.
-    pub(crate) fn list(&self, directory: NodeId) -> Result<Listing> {
-        let known = self.known(directory)?;
-        let location = join(&known.location, &known.name);
-        let path = self.source.path(&location, b"");
-        let opened = self.source.readable_directory(&location);
-        let opened = opened.map_err(|error| cannot_enter(error, &path))?;
-        let device = self.check_directory(directory, &known, &opened)?.device;
-        let opened = Arc::new(opened);
-
-        let mut entries: Vec<(Arc<[u8]>, u64)> = Vec::new();
-        let mut types = HashMap::new();
-        let only = self.only.as_ref().filter(|_| location.is_empty());
-        opened
-            .for_each(|name, file_type, inode| {
-                if only.is_none_or(|only| **only == *name) {
-                    let name: Arc<[u8]> = name.into();
-                    types.insert(Arc::clone(&name), file_type);
-                    entries.push((name, inode));
-                }
-            })
-            .context("cannot list", &path)?;
-        let view = View {
-            directory: Arc::clone(&opened),
-            entries: Entries::Listed(Arc::new(types)),
-        };
-
-        let mut shown = Vec::with_capacity(entries.len());
-        for (name, inode) in &entries {
-            if let Some((kind, stripped)) = self.listed_as(&view, name) {
-                let key = Key {
-                    device,
-                    inode: *inode,
-                    decoded: stripped && kind == Kind::File,
-                };
-                shown.push((name, kind, stripped, key));
-            }
-        }
-        let numbers = self.nodes.numbers(shown.iter().map(|(.., key)| *key));
-
-        let mut listing = Listing::new(directory, known.parent, opened);
-        let parent = self.inode_of(known.parent);
-        listing.push(b".", Kind::Directory, self.inode_of(directory), false);
-        listing.push(b"..", Kind::Directory, parent, false);
-        for ((name, kind, stripped, _), number) in shown.into_iter().zip(numbers) {
-            let short = if stripped {
-                names::stripped(name)
-            } else {
-                None
-            };
-            listing.push(short.unwrap_or(name), kind, number, stripped);
-        }
-        listing.shrink();
-        Ok(listing)
     }
 
     /// A symlink's target, as it shows.
@@ -316,49 +209,6 @@ impl Tree {
     /// [`ErrorKind::Changed`] if something else is where the node was last seen; the source cannot be read.
     pub(crate) fn fixed_header(&self, node: NodeId) -> Result<Option<FixedHeader>> {
         self.header_of(&self.entry(node)?)
-    }
-
-    /// An extended attribute of the source file; `None` if it has none of that name or the name is not passed through.
-    ///
-    /// # Errors
-    /// As for [`Tree::attributes`].
-    pub(crate) fn extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        if !passes_through(name) {
-            return Ok(None);
-        }
-        let (known, held) = self.hold(node)?;
-        let mut value = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
-        match rustix::fs::getxattr(by_descriptor(&held), name, spare_capacity(&mut value)) {
-            Ok(_) => {
-                value.shrink_to_fit();
-                Ok(Some(value))
-            }
-            Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
-            Err(error) => {
-                Err(error).context("cannot read an extended attribute", &self.path_of(&known))
-            }
-        }
-    }
-
-    /// The names of the source file's extended attributes that are passed through.
-    ///
-    /// # Errors
-    /// As for [`Tree::attributes`].
-    pub(crate) fn extended_attribute_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
-        let (known, held) = self.hold(node)?;
-        let mut list = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
-        match rustix::fs::listxattr(by_descriptor(&held), spare_capacity(&mut list)) {
-            Ok(_) | Err(Errno::NOTSUP) => {}
-            Err(error) => {
-                let path = self.path_of(&known);
-                return Err(error).context("cannot list extended attributes", &path);
-            }
-        }
-        let names = list.split(|&byte| byte == 0);
-        Ok(names
-            .filter(|name| passes_through(name))
-            .map(<[u8]>::to_vec)
-            .collect())
     }
 
     /// The source's file system.
@@ -458,24 +308,6 @@ impl Tree {
         Ok(Entry { known, view, stat })
     }
 
-    /// The same, as a descriptor that says which file is meant and nothing more.
-    fn hold(&self, node: NodeId) -> Result<(Known, OwnedFd)> {
-        let known = self.known(node)?;
-        let view = self.view_at(&known.location)?;
-        let path = self.path_of(&known);
-        let held = if known.name.is_empty() {
-            self.source.hold_directory(&view.directory)
-        } else {
-            self.source.hold(&view.directory, &known.name)
-        };
-        let held = held.context("cannot open", &path)?;
-        let stat = stat_descriptor(&held).context("cannot examine", &path)?;
-        if !is_file_of(&known, &Identity::from(&stat)) {
-            return Err(Error::from(ErrorKind::Changed).in_file(&path));
-        }
-        Ok((known, held))
-    }
-
     /// The header of an entry whose node shows as its original.
     fn header_of(&self, entry: &Entry) -> Result<Option<FixedHeader>> {
         if !entry.known.key.decoded {
@@ -548,20 +380,6 @@ impl Tree {
         let target = target.context_with("cannot read the link", path)?;
         self.names().shown_target(view, target)
     }
-
-    /// What a listed entry is, and whether it shows stripped; `None` if it is gone already.
-    fn listed_as(&self, view: &View, name: &[u8]) -> Option<(Kind, bool)> {
-        let found = self.names().file_type(view, name).and_then(|file_type| {
-            let stripped = self.names().shows_stripped(view, name)?;
-            Ok(file_type.and_then(Kind::of).map(|kind| (kind, stripped)))
-        });
-        found.unwrap_or_else(|error| {
-            // One entry that cannot be examined must not hide the others, nor be hidden itself.
-            tracing::warn!("listed as it is: {error}");
-            let listed = view.listed(name).flatten().and_then(Kind::of);
-            Some((listed.unwrap_or(Kind::File), false))
-        })
-    }
 }
 
 /// What it means that a directory which was one cannot be opened: if a link or a file stands on the way to it, it changed.
@@ -575,19 +393,6 @@ fn cannot_enter(error: Errno, path: &Path) -> Error {
 
 fn is_file_of(known: &Known, identity: &Identity) -> bool {
     (known.key.device, known.key.inode) == (identity.device, identity.inode)
-}
-
-/// Whether an extended attribute of the source is shown: what users set, and the access control lists.
-fn passes_through(name: &[u8]) -> bool {
-    name.starts_with(b"user.")
-        || name == b"system.posix_acl_access"
-        || name == b"system.posix_acl_default"
-}
-
-/// The path that leads to an open descriptor's file. Extended attributes can be read through it even where the
-/// descriptor only stands for its file, which may be one that cannot be opened.
-fn by_descriptor(held: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", held.as_raw_fd())
 }
 
 /// [`IoContext`] for where the path costs something to put together.

@@ -1,3 +1,4 @@
+use super::listing::ListedEntry;
 use super::*;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -584,6 +585,17 @@ fn user_attributes_and_access_lists_pass_through_and_no_others() {
     );
     let access = tree.extended_attribute(node, b"system.posix_acl_access");
     assert_eq!(access.unwrap(), None);
+}
+
+#[test]
+fn the_file_system_shown_is_the_sources() {
+    let fixture = Fixture::new();
+    let shown = fixture.tree().statfs().unwrap();
+    let source = rustix::fs::statvfs(fixture.source.path()).unwrap();
+    assert_eq!(
+        (shown.f_fsid, shown.f_blocks),
+        (source.f_fsid, source.f_blocks)
+    );
 }
 
 #[test]
