@@ -3,7 +3,8 @@
 //!
 //! The rooms, from bytes to people: [`format`] knows the container's bytes, `codec` the four codecs, `digest` the
 //! checksums; `archive` is an open file and decodes chunk *i*; `cache` keeps decoded chunks under the budget of
-//! `memory`; `prefetch` names the chunks that come next; [`Reader`] puts them together and reads at any offset.
+//! `memory`; `prefetch` names the chunks that come next; [`Reader`] puts them together and reads at any offset. `tree`
+//! is a directory of such files as a mount shows it, [`fuse`] the mount.
 
 mod archive;
 mod cache;
@@ -11,11 +12,13 @@ mod codec;
 mod digest;
 pub mod error;
 pub mod format;
+pub mod fuse;
 mod identity;
 mod memory;
 mod prefetch;
 mod reader;
 pub mod stats;
+mod tree;
 
 pub use error::{Error, ErrorKind, Result};
 pub use reader::{Engine, EngineOptions, Reader};

@@ -151,7 +151,7 @@ impl Archive {
         if *self.known_cut() == Some(now) {
             return Ok(());
         }
-        let only_cut = now.same_inode(opened)
+        let only_cut = now.same_file(opened)
             && now.size < opened.size
             && self
                 .contents

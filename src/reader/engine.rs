@@ -106,14 +106,14 @@ impl Engine {
     pub fn open(self: &Arc<Self>, path: &Path) -> Result<Reader> {
         let file = File::open(path).context("cannot open", path)?;
         let identity = file.identity().context("cannot examine", path)?;
-        self.open_file(path, file, identity)
+        self.open_file(path, Arc::new(file), identity)
     }
 
     /// As [`Engine::open`], for a file that is open already; `path` is its name for messages.
     pub(crate) fn open_file(
         self: &Arc<Self>,
         path: &Path,
-        file: File,
+        file: Arc<File>,
         identity: Identity,
     ) -> Result<Reader> {
         let contents = match self.known(&identity) {
@@ -136,6 +136,11 @@ impl Engine {
         };
         let archive = Archive::new(path, Box::new(file), contents);
         Ok(Reader::new(Arc::clone(self), archive))
+    }
+
+    /// What to count reads in.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// What has been done so far.

@@ -96,6 +96,11 @@ impl Reader {
         self.shared.archive.header()
     }
 
+    /// The length of the `.warp` file, in bytes, when it was opened.
+    pub fn file_len(&self) -> u64 {
+        self.shared.archive.file_len()
+    }
+
     /// The algorithm of the stored whole-file checksum, if there is one.
     pub fn checksum(&self) -> Option<Checksum> {
         self.shared.archive.footer().map(|footer| footer.checksum)
