@@ -8,16 +8,24 @@
 mod archive;
 mod cache;
 mod codec;
+mod decoding;
 mod digest;
 pub mod error;
 pub mod format;
 mod identity;
+pub mod info;
 pub mod job;
 mod memory;
 mod ordered;
+mod output;
+pub mod pack;
 mod prefetch;
 mod reader;
+pub mod recursive;
 pub mod stats;
+pub mod unpack;
+pub mod verify;
+mod walk;
 
 pub use error::{Error, ErrorKind, Result};
 pub use reader::{Engine, EngineOptions, Reader};

@@ -38,6 +38,14 @@ impl Archive {
     /// The system's, or those of a file that is not what it should be.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).context("cannot open", path)?;
+        Self::from_file(file, path)
+    }
+
+    /// As [`Archive::open`], for a file that is open; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
         let kind = file.metadata().context("cannot examine", path)?;
         if !kind.is_file() {
             return Err(Error::unusable("not a regular file").in_file(path));
