@@ -7,6 +7,9 @@
 //!
 //! The rules of the tree are those of section 2.1 of the BLAKE3 paper and of the `blake3` crate's `hazmat` module.
 
+use std::convert::Infallible;
+use std::ops::Range;
+
 use blake2::Blake2b256;
 use blake2::digest::Digest;
 use blake3::CHUNK_LEN as LEAF_LEN;
@@ -14,6 +17,52 @@ use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
 use xxhash_rust::xxh64::Xxh64;
 
 use crate::format::Checksum;
+
+/// A run of zeros to hash from, short enough to stay in a core's own cache.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A chunk's bytes, or the knowledge that they are all zero, which spares holding them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Content<'a> {
+    /// Any bytes.
+    Bytes(&'a [u8]),
+    /// As many zeros.
+    Zeros(u64),
+}
+
+impl Content<'_> {
+    /// The length in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::Zeros(len) => *len,
+        }
+    }
+
+    /// Calls `take` with the bytes of a part of the content, piece by piece.
+    pub(crate) fn pieces<E>(
+        &self,
+        part: Range<u64>,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Content::Bytes(bytes) => take(
+                bytes
+                    .get(part.start as usize..part.end as usize)
+                    .unwrap_or(&[]),
+            ),
+            Content::Zeros(_) => {
+                let mut rest = part.end.saturating_sub(part.start);
+                while rest > 0 {
+                    let len = rest.min(ZEROS.len() as u64);
+                    take(ZEROS.get(..len as usize).unwrap_or(&[]))?;
+                    rest -= len;
+                }
+                Ok(())
+            }
+        }
+    }
+}
 
 /// A checksum over bytes that come in order.
 pub(crate) enum Hasher {
@@ -70,32 +119,43 @@ pub(crate) struct Subtrees {
 
 /// Hashes the chunk that begins at `offset`, a multiple of 1024 bytes, into the largest subtrees that fit. Any thread
 /// may do so, for any chunk; only the file's last may have a length that is no multiple of 1024.
-pub(crate) fn subtrees(offset: u64, bytes: &[u8]) -> Subtrees {
+pub(crate) fn subtrees(offset: u64, content: Content<'_>) -> Subtrees {
+    let leaf_len = LEAF_LEN as u64;
+    let hash_part = |hasher: &mut blake3::Hasher, part: Range<u64>| {
+        let Ok(()) = content.pieces(part, |bytes| {
+            hasher.update(bytes);
+            Ok::<(), Infallible>(())
+        });
+    };
+    let alone = (offset == 0 && content.len() <= leaf_len).then(|| {
+        let mut hasher = blake3::Hasher::new();
+        hash_part(&mut hasher, 0..content.len());
+        hasher.finalize()
+    });
     let mut nodes = Vec::new();
-    let mut offset = offset;
-    let mut rest = bytes;
-    let alone = (offset == 0 && bytes.len() <= LEAF_LEN).then(|| blake3::hash(bytes));
-    while !rest.is_empty() {
+    let mut done = 0;
+    while done < content.len() {
+        let rest = content.len() - done;
         // A subtree is full, or the last leaf of all, and starts at a multiple of its own length.
-        let mut leaves = match rest.len() / LEAF_LEN {
+        let mut leaves = match rest / leaf_len {
             0 => 1,
             full => 1_u64 << full.ilog2(),
         };
-        match hazmat::max_subtree_len(offset) {
-            Some(longest) => leaves = leaves.min(longest / LEAF_LEN as u64),
+        match hazmat::max_subtree_len(offset + done) {
+            Some(longest) => leaves = leaves.min(longest / leaf_len),
             // What begins the file may turn out to be all of it: then its topmost merge is the root's.
-            None if leaves > 1 && leaves * LEAF_LEN as u64 == bytes.len() as u64 => leaves /= 2,
+            None if leaves > 1 && leaves * leaf_len == rest => leaves /= 2,
             None => {}
         }
-        let len = (leaves * LEAF_LEN as u64).min(rest.len() as u64);
-        let (subtree, behind) = rest.split_at(len as usize);
-        let value = blake3::Hasher::new()
-            .set_input_offset(offset)
-            .update(subtree)
-            .finalize_non_root();
-        nodes.push(Subtree { value, leaves });
-        offset += len;
-        rest = behind;
+        let len = (leaves * leaf_len).min(rest);
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(offset + done);
+        hash_part(&mut hasher, done..done + len);
+        nodes.push(Subtree {
+            value: hasher.finalize_non_root(),
+            leaves,
+        });
+        done += len;
     }
     Subtrees { nodes, alone }
 }
@@ -138,20 +198,30 @@ impl Assembler {
         }
     }
 
-    /// Adds the next chunk: its subtrees if there are some, else its bytes.
-    pub(crate) fn push(&mut self, subtrees: Option<Subtrees>, bytes: &[u8]) {
-        match (&mut self.state, subtrees) {
-            (State::Ordered(hasher), _) => hasher.update(bytes),
-            (State::Tree { stack, alone }, Some(subtrees)) => {
-                if stack.is_empty() {
-                    *alone = subtrees.alone;
-                }
-                for node in subtrees.nodes {
-                    push_subtree(stack, node);
-                }
-            }
-            (State::Tree { .. }, None) => debug_assert!(bytes.is_empty()),
+    /// Adds the next chunk by its subtrees.
+    pub(crate) fn push_subtrees(&mut self, subtrees: Subtrees) {
+        let State::Tree { stack, alone } = &mut self.state else {
+            debug_assert!(false, "this checksum is computed in order");
+            return;
+        };
+        if stack.is_empty() {
+            *alone = subtrees.alone;
         }
+        for node in subtrees.nodes {
+            push_subtree(stack, node);
+        }
+    }
+
+    /// Adds the next chunk by its bytes.
+    pub(crate) fn push_content(&mut self, content: Content<'_>) {
+        let State::Ordered(hasher) = &mut self.state else {
+            debug_assert!(false, "this checksum is computed in parallel");
+            return;
+        };
+        let Ok(()) = content.pieces(0..content.len(), |bytes| {
+            hasher.update(bytes);
+            Ok::<(), Infallible>(())
+        });
     }
 
     /// The digest as a footer stores it.
@@ -216,8 +286,14 @@ mod tests {
         let parallel = hashes_in_parallel(checksum, starts.iter().copied());
         let mut assembler = Assembler::new(checksum, parallel);
         for (&start, chunk) in starts.iter().zip(chunks) {
-            let subtrees = parallel.then(|| subtrees(start, chunk));
-            assembler.push(subtrees, chunk);
+            let content = match chunk.iter().all(|&byte| byte == 0) {
+                true => Content::Zeros(chunk.len() as u64),
+                false => Content::Bytes(chunk),
+            };
+            match parallel {
+                true => assembler.push_subtrees(subtrees(start, content)),
+                false => assembler.push_content(content),
+            }
         }
         assembler.finish()
     }
@@ -275,9 +351,12 @@ mod tests {
             ),
             last in 0_usize..5_000,
             seed in any::<u8>(),
+            zeros in any::<bool>(),
         ) {
             let total = lens.iter().sum::<usize>() + last;
-            let bytes: Vec<u8> = (0..total).map(|n| (n / 3) as u8 ^ seed).collect();
+            let bytes: Vec<u8> = (0..total)
+                .map(|n| if zeros && n % 150_000 > 2_000 { 0 } else { (n / 3) as u8 ^ seed })
+                .collect();
             let mut rest = &bytes[..];
             let mut chunks = Vec::new();
             for len in lens.into_iter().chain([last]) {

@@ -9,16 +9,26 @@
 mod archive;
 mod cache;
 mod codec;
+mod decoding;
 mod digest;
 pub mod error;
 pub mod format;
 pub mod fuse;
 mod identity;
+pub mod info;
+pub mod job;
 mod memory;
+mod ordered;
+mod output;
+pub mod pack;
 mod prefetch;
 mod reader;
+pub mod recursive;
 pub mod stats;
 mod tree;
+pub mod unpack;
+pub mod verify;
+mod walk;
 
 pub use error::{Error, ErrorKind, Result};
 pub use reader::{Engine, EngineOptions, Reader};

@@ -66,6 +66,7 @@ impl WarpFilesystem {
     fn stats(&self) -> Stats {
         Stats {
             open_files: self.handles.open_files(),
+            memory_names: self.tree.memory() as u64,
             ..self.engine.stats()
         }
     }

@@ -222,7 +222,7 @@ impl Shared {
     }
 
     fn decode(&self, chunk: u32, payload: &mut [u8], original: &mut [u8]) -> Result<()> {
-        self.archive.decode_with(chunk, payload, original)?;
+        self.archive.decode(chunk, payload, original)?;
         let counters = &self.engine.counters;
         counters.decoded_chunks.add(1);
         counters.decoded_bytes.add(original.len() as u64);

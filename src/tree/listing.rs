@@ -91,11 +91,6 @@ impl Listing {
             stripped: record.stripped,
         })
     }
-
-    /// The memory it takes, in bytes.
-    pub(crate) fn memory(&self) -> usize {
-        size_of_val(self) + self.names.capacity() + self.records.capacity() * size_of::<Record>()
-    }
 }
 
 impl ListedEntry<'_> {

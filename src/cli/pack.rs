@@ -1,0 +1,171 @@
+//! `warpfs pack`.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use warpfs::format::{Checksum, Codec};
+use warpfs::job::Control;
+use warpfs::pack::{
+    DEFAULT_BROTLI_QUALITY, DEFAULT_ZSTD_LEVEL, Level, PackOptions, pack_file, pack_standard_input,
+    packed_name,
+};
+use warpfs::recursive::pack_tree;
+
+use super::progress::Progress;
+use super::{Outcome, Volume, output_for, size, tree_output_for, wrong_usage};
+
+/// Pack files: x becomes x.warp beside it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  warpfs pack --codec zstd --chunk-size 256K disk.img     writes disk.img.warp
+  warpfs pack -r photos -o /backup/photos                 packs a tree into another")]
+pub(super) struct Arguments {
+    /// Files to pack, or trees with -r; - is standard input
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    /// Where the result goes: a file, a directory to put files into, or a tree with -r
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Pack trees: beside the files, or with -o into another tree, where files that do not shrink are copied
+    #[arg(short, long)]
+    recursive: bool,
+    /// Replace what exists, pack what is packed already
+    #[arg(short, long)]
+    force: bool,
+    /// Remove the input, once what was written has been read back and verified
+    #[arg(long)]
+    rm: bool,
+    /// What to aim for
+    #[arg(long, default_value = "auto", value_parser = level_parser())]
+    level: Level,
+    /// The codec, instead of the level's choice
+    #[arg(long, value_parser = codec_parser())]
+    codec: Option<Codec>,
+    /// How much is compressed, and read, at a time: 4K to 1G [default: 1M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_chunk_size)]
+    chunk_size: Option<u64>,
+    /// How many chunks to work on at once [default: the machine's cores]
+    #[arg(long, value_name = "N", value_parser = super::threads_parser())]
+    threads: Option<u16>,
+    /// Zstandard's level, -7 to 22
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ZSTD_LEVEL, allow_hyphen_values = true,
+          value_parser = clap::value_parser!(i32).range(-7..=22))]
+    zstd_level: i32,
+    /// Zstandard's own threads within a chunk [default: 0, or the level's choice]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=200))]
+    zstd_threads: Option<u32>,
+    /// Brotli's quality, 0 to 11
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BROTLI_QUALITY,
+          value_parser = clap::value_parser!(u32).range(0..=11))]
+    brotli_quality: u32,
+    /// The checksum of the whole file
+    #[arg(long, default_value = "blake3", value_parser = checksum_parser())]
+    checksum: ChecksumChoice,
+}
+
+/// A checksum or none.
+#[derive(Debug, Clone, Copy)]
+struct ChecksumChoice(Option<Checksum>);
+
+fn level_parser() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(["auto", "fastest", "max", "throughput"]).map(|name| {
+        match name.as_str() {
+            "fastest" => Level::Fastest,
+            "max" => Level::Max,
+            "throughput" => Level::Throughput,
+            _ => Level::Auto,
+        }
+    })
+}
+
+fn codec_parser() -> impl TypedValueParser<Value = Codec> {
+    PossibleValuesParser::new(Codec::ALL.map(Codec::name)).try_map(|name| name.parse::<Codec>())
+}
+
+fn checksum_parser() -> impl TypedValueParser<Value = ChecksumChoice> {
+    let names = Checksum::ALL.map(Checksum::name);
+    PossibleValuesParser::new(names.into_iter().chain(["none"])).map(|name| {
+        let chosen = Checksum::ALL
+            .into_iter()
+            .find(|checksum| checksum.name() == name);
+        ChecksumChoice(chosen)
+    })
+}
+
+pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
+    if arguments.rm && arguments.recursive && arguments.output.is_some() {
+        wrong_usage("--rm with --recursive packs in place: leave --output out");
+    }
+    let options = PackOptions {
+        level: arguments.level,
+        codec: arguments.codec,
+        chunk_size: arguments.chunk_size,
+        threads: arguments.threads.map(usize::from),
+        zstd_level: arguments.zstd_level,
+        zstd_threads: arguments.zstd_threads,
+        brotli_quality: arguments.brotli_quality,
+        checksum: arguments.checksum.0,
+        force: arguments.force,
+        remove: arguments.rm,
+    };
+    let cancelled = super::stop_on_signals()?;
+    let mut outcome = Outcome::Done;
+    for input in &arguments.inputs {
+        let tree = arguments.recursive && input.is_dir();
+        let progress = Progress::new(volume, tree);
+        let control = Control {
+            observer: &progress,
+            cancelled: &cancelled,
+        };
+        let done = match tree {
+            true => tree_of(arguments, input, &options, control, &progress),
+            false => file(arguments, input, &options, control, &progress),
+        };
+        outcome = outcome.and(super::settle(done)?);
+    }
+    Ok(outcome)
+}
+
+fn tree_of(
+    arguments: &Arguments,
+    input: &Path,
+    options: &PackOptions,
+    control: Control<'_>,
+    progress: &Progress,
+) -> warpfs::Result<Outcome> {
+    let single = arguments.inputs.len() == 1;
+    let output = tree_output_for(input, arguments.output.as_deref(), single);
+    let summary = pack_tree(input, output.as_deref(), options, control)?;
+    progress.summarize_tree(input, "packed", &summary);
+    Ok(Outcome::failed_if(summary.failed > 0))
+}
+
+fn file(
+    arguments: &Arguments,
+    input: &Path,
+    options: &PackOptions,
+    control: Control<'_>,
+    progress: &Progress,
+) -> warpfs::Result<Outcome> {
+    let single = arguments.inputs.len() == 1;
+    let output = arguments.output.as_deref();
+    if input == Path::new("-") {
+        let Some(output) = output.filter(|output| single && !output.is_dir()) else {
+            wrong_usage("standard input has no name: give the result one with --output");
+        };
+        if options.remove {
+            wrong_usage("--rm cannot remove standard input");
+        }
+        let summary = pack_standard_input(output, options, control)?;
+        progress.summarize(output, "packed", &summary);
+        return Ok(Outcome::Done);
+    }
+    let name = |input: &Path| Some(packed_name(input));
+    let Some(output) = output_for(input, output, single, name) else {
+        wrong_usage(format!("'{}' has no name", input.display()));
+    };
+    let summary = pack_file(input, &output, options, control)?;
+    progress.summarize(&output, "packed", &summary);
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,109 @@
+//! `warpfs unpack`.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use warpfs::Error;
+use warpfs::job::Control;
+use warpfs::recursive::unpack_tree;
+use warpfs::unpack::{UnpackOptions, original_name, unpack_file, unpack_to};
+
+use super::progress::Progress;
+use super::{Outcome, Volume, output_for, size, tree_output_for, wrong_usage};
+
+/// Unpack files: x.warp becomes x beside it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  warpfs unpack disk.img.warp                        writes disk.img
+  warpfs unpack -c --range 1M..2M disk.img.warp      prints the second MiB")]
+pub(super) struct Arguments {
+    /// Files to unpack, or trees with -r
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Where the result goes: a file, a directory to put files into, or a tree with -r
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Write the originals to standard output, one after the other
+    #[arg(short = 'c', long, conflicts_with_all = ["output", "recursive", "rm"])]
+    stdout: bool,
+    /// Unpack trees: beside the files, or with -o into another tree, where other files are copied
+    #[arg(short, long)]
+    recursive: bool,
+    /// Replace what exists
+    #[arg(short, long)]
+    force: bool,
+    /// Remove the .warp file, once what was written has been read back and compared
+    #[arg(long)]
+    rm: bool,
+    /// Only these bytes of the original, END not included; the whole file's checksum is then not checked
+    #[arg(long, value_name = "START..END", value_parser = size::parse_range,
+          conflicts_with_all = ["recursive", "rm"])]
+    range: Option<Range<u64>>,
+    /// How many chunks to work on at once [default: the machine's cores]
+    #[arg(long, value_name = "N", value_parser = super::threads_parser())]
+    threads: Option<u16>,
+}
+
+pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
+    if arguments.rm && arguments.recursive && arguments.output.is_some() {
+        wrong_usage("--rm with --recursive unpacks in place: leave --output out");
+    }
+    let options = UnpackOptions {
+        range: arguments.range.clone(),
+        threads: arguments.threads.map(usize::from),
+        force: arguments.force,
+        remove: arguments.rm,
+    };
+    let cancelled = super::stop_on_signals()?;
+    let mut outcome = Outcome::Done;
+    for input in &arguments.files {
+        let tree = arguments.recursive && input.is_dir();
+        let progress = Progress::new(volume, tree);
+        let control = Control {
+            observer: &progress,
+            cancelled: &cancelled,
+        };
+        let done = match (tree, arguments.stdout) {
+            (true, _) => tree_of(arguments, input, &options, control, &progress),
+            (false, true) => {
+                unpack_to(input, &mut std::io::stdout(), &options, control).map(|_| Outcome::Done)
+            }
+            (false, false) => file(arguments, input, &options, control, &progress),
+        };
+        outcome = outcome.and(super::settle(done)?);
+    }
+    Ok(outcome)
+}
+
+fn tree_of(
+    arguments: &Arguments,
+    input: &Path,
+    options: &UnpackOptions,
+    control: Control<'_>,
+    progress: &Progress,
+) -> warpfs::Result<Outcome> {
+    let single = arguments.files.len() == 1;
+    let output = tree_output_for(input, arguments.output.as_deref(), single);
+    let summary = unpack_tree(input, output.as_deref(), options, control)?;
+    progress.summarize_tree(input, "unpacked", &summary);
+    Ok(Outcome::failed_if(summary.failed > 0))
+}
+
+fn file(
+    arguments: &Arguments,
+    input: &Path,
+    options: &UnpackOptions,
+    control: Control<'_>,
+    progress: &Progress,
+) -> warpfs::Result<Outcome> {
+    let single = arguments.files.len() == 1;
+    let output = output_for(input, arguments.output.as_deref(), single, original_name);
+    let output = output.ok_or_else(|| {
+        Error::unusable("the name does not end in .warp: name the result with --output")
+            .in_file(input)
+    })?;
+    let summary = unpack_file(input, &output, options, control)?;
+    progress.summarize(&output, "unpacked", &summary);
+    Ok(Outcome::Done)
+}

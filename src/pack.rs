@@ -1,0 +1,283 @@
+//! From a file to its `.warp` file: the chunks encoded in parallel, written in order, hashed on the way.
+//!
+//! The table of a file of known size has a known length, so payloads go straight to their place behind it and the table
+//! is written last. A stream's payloads are spooled, compressed, to an unnamed file. Either way no more than a few chunks
+//! per thread are in memory. The same input, codec, level, chunk size and Zstandard threads give the same bytes whatever
+//! the number of threads.
+
+mod choice;
+mod chunks;
+mod input;
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, FileType, OFlags, Stat};
+
+pub use choice::{
+    DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, Level, MAX_CHUNK_SIZE,
+    MIN_CHUNK_SIZE,
+};
+pub(crate) use input::is_zero;
+
+use crate::archive::Archive;
+use crate::decoding::{self, Sink};
+use crate::error::{Error, IoContext, Result};
+use crate::format::{Checksum, Codec, FIXED_HEADER_LEN, FixedHeader, Footer};
+use crate::job::{Control, thread_count};
+use crate::output::{NewFile, directory_of};
+
+/// How to pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackOptions {
+    /// What chooses where nothing is asked for.
+    pub level: Level,
+    /// The codec, if not the level's.
+    pub codec: Option<Codec>,
+    /// The chunk size in bytes, if not the level's.
+    pub chunk_size: Option<u64>,
+    /// How many chunks to work on at once; as many as there are cores by default.
+    pub threads: Option<usize>,
+    /// Zstandard's level, from -7 to 22.
+    pub zstd_level: i32,
+    /// Zstandard's own threads within a chunk; none by default, but for [`Level::Throughput`].
+    pub zstd_threads: Option<u32>,
+    /// Brotli's quality, from 0 to 11.
+    pub brotli_quality: u32,
+    /// The checksum of the whole file, if any.
+    pub checksum: Option<Checksum>,
+    /// Replace files that exist, pack what is packed already, and remove inputs that have further names.
+    pub force: bool,
+    /// Remove the input once the output has been read back and verified.
+    pub remove: bool,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self {
+            level: Level::Auto,
+            codec: None,
+            chunk_size: None,
+            threads: None,
+            zstd_level: DEFAULT_ZSTD_LEVEL,
+            zstd_threads: None,
+            brotli_quality: DEFAULT_BROTLI_QUALITY,
+            checksum: Some(Checksum::Blake3),
+            force: false,
+            remove: false,
+        }
+    }
+}
+
+/// What a job made of one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// The codec of its chunks.
+    pub codec: Codec,
+    /// How many chunks it has.
+    pub chunks: u32,
+    /// The original's size, in bytes.
+    pub original_size: u64,
+    /// The `.warp` file's size, in bytes.
+    pub packed_size: u64,
+}
+
+/// The name a packed file has by default: its own and `.warp`.
+pub fn packed_name(input: &Path) -> PathBuf {
+    let mut name = input.as_os_str().to_owned();
+    name.push(".warp");
+    PathBuf::from(name)
+}
+
+/// Packs a file, or whatever can be read to its end under that name, as `output`.
+///
+/// # Errors
+/// The input cannot be read, is packed already, or changed meanwhile; the output exists or cannot be written. Then there
+/// is no output, and the input is kept.
+pub fn pack_file(
+    input: &Path,
+    output: &Path,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let file = File::open(input).context("cannot open", input)?;
+    let summary = pack_opened(&file, input, output, options, control, Keep::Always)?;
+    summary.ok_or_else(|| Error::unusable("nothing was packed").in_file(input))
+}
+
+/// Packs standard input, to its end, as `output`.
+///
+/// # Errors
+/// As [`pack_file`].
+pub fn pack_standard_input(
+    output: &Path,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let path = Path::new("standard input");
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+    let file = File::from(stdin.context("cannot open", path)?);
+    let mut new = NewFile::create(output, options.force, None)?;
+    control.observer.begin(path, None);
+    let packed = chunks::pack_stream(&file, path, &mut new, options, control);
+    control.observer.end(path);
+    let packed = packed?;
+    new.publish(None)?;
+    Ok(packed.summary)
+}
+
+/// When a packed file is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Always,
+    /// If it is smaller than the original.
+    Smaller,
+}
+
+/// Packs a file that is open; `input` is its name. `None` if the packed file was not to be kept.
+pub(crate) fn pack_opened(
+    file: &File,
+    input: &Path,
+    output: &Path,
+    options: &PackOptions,
+    control: Control<'_>,
+    keep: Keep,
+) -> Result<Option<Summary>> {
+    let stat = rustix::fs::fstat(file).context("cannot examine", input)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::Directory {
+        return Err(Error::unusable("is a directory: add -r to pack what is in it").in_file(input));
+    }
+    if kind == FileType::RegularFile && !options.force && is_packed(file, &stat) {
+        return Err(
+            Error::unusable("is packed already; add --force to pack it once more").in_file(input),
+        );
+    }
+    if options.remove {
+        check_removable(input, &stat, options.force)?;
+    }
+    let like = (kind == FileType::RegularFile).then_some(&stat);
+    let mut new = NewFile::create(output, options.force, like)?;
+    if let Ok(target) = rustix::fs::stat(output)
+        && (target.st_dev, target.st_ino) == (stat.st_dev, stat.st_ino)
+    {
+        return Err(
+            Error::unusable("the output is the input: choose another --output").in_file(input),
+        );
+    }
+    // Files that are made up as they are read, as in /proc, say that they are empty.
+    let sized = kind == FileType::RegularFile && stat.st_size > 0;
+    control.observer.begin(
+        input,
+        sized.then_some(u64::try_from(stat.st_size).unwrap_or(0)),
+    );
+    let packed = match sized {
+        true => chunks::pack_sized(file, input, stat, &mut new, options, control),
+        false => chunks::pack_stream(file, input, &mut new, options, control),
+    };
+    control.observer.end(input);
+    let packed = packed?;
+    if keep == Keep::Smaller && packed.summary.packed_size >= packed.summary.original_size {
+        return Ok(None);
+    }
+    if options.remove {
+        read_back(&new, packed.digest, options, control)?;
+    }
+    new.publish(like.map(|stat| (file, stat)))?;
+    if options.remove {
+        remove_input(input, &stat)?;
+    }
+    Ok(Some(packed.summary))
+}
+
+/// Whether a file is packed by the rule that decides how a mount shows it: its fixed header, and room for its table.
+pub(crate) fn is_packed(file: &File, stat: &Stat) -> bool {
+    let mut beginning = [0; FIXED_HEADER_LEN];
+    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    file.read_exact_at(&mut beginning, 0).is_ok()
+        && FixedHeader::parse(&beginning).is_ok_and(|header| header.check_room(len).is_ok())
+}
+
+/// Decodes the whole of a file just written and checks it against the digest of what was packed.
+fn read_back(
+    new: &NewFile,
+    digest: Option<Footer>,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<()> {
+    new.sync()?;
+    // So that what is verified comes from the disk and not from memory, as far as the system goes along.
+    let _ = rustix::fs::fadvise(new.file(), 0, None, Advice::DontNeed);
+    let archive = Archive::open(new.temporary_path())?;
+    let unobserved = Control {
+        observer: &crate::job::Unobserved,
+        ..control
+    };
+    let threads = thread_count(options.threads);
+    decoding::decode_all(
+        &archive,
+        digest.as_ref(),
+        threads,
+        unobserved,
+        &mut Sink::Nowhere,
+    )
+    .map_err(|error| Error::unusable(format!("what was written does not verify: {error}")))
+}
+
+/// Checks that removing a name removes what was packed, and nothing else.
+pub(crate) fn check_removable(path: &Path, stat: &Stat, force: bool) -> Result<()> {
+    let refuse = |why: String| Err(Error::unusable(why).in_file(path));
+    let named = rustix::fs::lstat(path).context("cannot examine", path)?;
+    if (named.st_dev, named.st_ino) != (stat.st_dev, stat.st_ino) {
+        return refuse("--rm does not go through symbolic links: name the file itself".to_owned());
+    }
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return refuse("--rm removes regular files only".to_owned());
+    }
+    if stat.st_nlink > 1 && !force {
+        return refuse(format!(
+            "has {} names (hard links), and removing one frees nothing: add --force to remove it",
+            stat.st_nlink
+        ));
+    }
+    Ok(())
+}
+
+/// Removes an input, if its name still stands for the file that was read.
+pub(crate) fn remove_input(path: &Path, stat: &Stat) -> Result<()> {
+    let named = rustix::fs::lstat(path).context("cannot examine", path)?;
+    let identity = |stat: &Stat| {
+        (
+            (stat.st_dev, stat.st_ino, stat.st_size),
+            (stat.st_mtime, stat.st_mtime_nsec),
+        )
+    };
+    if identity(&named) != identity(stat) {
+        return Err(Error::new(crate::ErrorKind::InputChanged).in_file(path));
+    }
+    std::fs::remove_file(path).context("cannot remove", path)
+}
+
+/// An unnamed file in the directory of `target`.
+fn unnamed_file_beside(target: &Path) -> Result<File> {
+    tempfile::tempfile_in(directory_of(target)).context("cannot create a file beside it", target)
+}
+
+/// Opens a directory's entry for reading, whatever it has become since it was listed: a symbolic link is refused, a pipe
+/// does not block.
+pub(crate) fn open_entry(
+    directory: impl AsFd,
+    name: &std::ffi::OsStr,
+    path: &Path,
+) -> Result<(File, Stat)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, rustix::fs::Mode::empty())
+        .context("cannot open", path)?;
+    let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::new(crate::ErrorKind::InputChanged).in_file(path));
+    }
+    Ok((File::from(file), stat))
+}

@@ -1,0 +1,239 @@
+//! Which codec, chunk size and worker threads a file gets.
+//!
+//! The levels choose as the Python package's do, so that the same level gives the same kind of file; an explicit codec or
+//! chunk size wins over them.
+
+use crate::codec::{self, Settings};
+use crate::error::{Error, Result};
+use crate::format::Codec;
+
+use super::PackOptions;
+
+/// The chunk size where neither the user nor the level chooses one, in bytes. Smaller chunks make a random read cheaper,
+/// larger ones compress better.
+pub const DEFAULT_CHUNK_SIZE: u64 = 1 << 20;
+/// The smallest chunk size one can ask for, in bytes: a page of memory, the unit in which mounts are read.
+pub const MIN_CHUNK_SIZE: u64 = 4 << 10;
+/// The largest chunk size one can ask for, in bytes: a chunk is decoded as a whole, in memory.
+pub const MAX_CHUNK_SIZE: u64 = 1 << 30;
+/// How much of a file [`Level::Auto`] tries the codecs on, in bytes.
+pub(super) const SAMPLE_LEN: usize = 1 << 20;
+/// Zstandard's default level, as in the Python package.
+pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
+/// Brotli's default quality, as in the Python package.
+pub const DEFAULT_BROTLI_QUALITY: u32 = 5;
+
+/// What to aim for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// Zstandard where it makes the first MiB at least a tenth smaller than Snappy does, else Snappy.
+    #[default]
+    Auto,
+    /// Snappy.
+    Fastest,
+    /// Brotli.
+    Max,
+    /// Codec, chunk size and Zstandard's threads by the file's size and the machine's cores.
+    Throughput,
+}
+
+/// What was chosen for one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) codec: Codec,
+    pub(super) chunk_size: u64,
+    pub(super) settings: Settings,
+    /// The most threads that are of use.
+    pub(super) max_threads: usize,
+}
+
+/// What [`Level::Throughput`] makes of a size and a number of cores.
+struct Throughput {
+    codec: Codec,
+    chunk_size: u64,
+    zstd_threads: u32,
+    max_threads: usize,
+}
+
+fn throughput(size: u64, cores: usize) -> Throughput {
+    const M: u64 = 1 << 20;
+    const M32: u64 = 32 * M;
+    const M256: u64 = 256 * M;
+    const G: u64 = 1 << 30;
+    const G10: u64 = 10 * G;
+    let capped = |most: usize| cores.min(most) as u32;
+    let (codec, chunk_size, zstd_threads) = match size {
+        ..M32 => (Codec::Snappy, 2 * M, 0),
+        M32..M256 => (Codec::Lz4, 2 * M, 0),
+        M256..G => (
+            if cores >= 6 { Codec::Zstd } else { Codec::Lz4 },
+            if cores >= 8 { 8 * M } else { 4 * M },
+            (cores / 2).max(1) as u32,
+        ),
+        G..G10 => (Codec::Zstd, 16 * M, capped(8)),
+        _ => (Codec::Zstd, 32 * M, capped(12)),
+    };
+    Throughput {
+        codec,
+        chunk_size,
+        zstd_threads,
+        max_threads: if size < M256 { 4 } else { usize::MAX },
+    }
+}
+
+/// Chooses for a file of `size` bytes, or a stream, whose size is not known and taken for a gibibyte or more. `sample`
+/// gives the first [`SAMPLE_LEN`] bytes, and is asked only if they are needed.
+///
+/// # Errors
+/// The sample's, or the file has more chunks of the size asked for than the container can count.
+pub(super) fn choose(
+    options: &PackOptions,
+    size: Option<u64>,
+    cores: usize,
+    sample: impl FnOnce() -> Result<Vec<u8>>,
+) -> Result<Choice> {
+    let mut settings = Settings {
+        zstd_level: options.zstd_level,
+        zstd_threads: options.zstd_threads.unwrap_or(0),
+        brotli_quality: options.brotli_quality,
+    };
+    let mut max_threads = usize::MAX;
+    let mut chunk_size = options.chunk_size;
+    let codec = match options.level {
+        Level::Throughput => {
+            let choice = throughput(size.unwrap_or(1 << 30), cores);
+            settings.zstd_threads = options.zstd_threads.unwrap_or(choice.zstd_threads);
+            max_threads = choice.max_threads;
+            chunk_size = chunk_size.or(Some(choice.chunk_size));
+            options.codec.unwrap_or(choice.codec)
+        }
+        Level::Fastest => options.codec.unwrap_or(Codec::Snappy),
+        Level::Max => options.codec.unwrap_or(Codec::Brotli),
+        Level::Auto => match options.codec {
+            Some(codec) => codec,
+            None => smaller_of_two(&sample()?, &settings)?,
+        },
+    };
+    Ok(Choice {
+        codec,
+        chunk_size: fitting(chunk_size, size.unwrap_or(0))?,
+        settings,
+        max_threads,
+    })
+}
+
+fn smaller_of_two(sample: &[u8], settings: &Settings) -> Result<Codec> {
+    let mut zstd = Vec::new();
+    let mut snappy = Vec::new();
+    codec::encode(Codec::Zstd, sample, settings, &mut zstd)?;
+    codec::encode(Codec::Snappy, sample, settings, &mut snappy)?;
+    Ok(match zstd.len() * 10 <= snappy.len() * 9 {
+        true => Codec::Zstd,
+        false => Codec::Snappy,
+    })
+}
+
+/// A chunk size with which the chunks of a file can be counted in 32 bits.
+fn fitting(chunk_size: Option<u64>, size: u64) -> Result<u64> {
+    let fits = |chunk_size: u64| size.div_ceil(chunk_size) <= u64::from(u32::MAX);
+    if let Some(chunk_size) = chunk_size {
+        let chunk_size = chunk_size.max(1);
+        if !fits(chunk_size) {
+            return Err(Error::unusable(format!(
+                "{size} bytes make too many chunks of {chunk_size} bytes: choose a larger --chunk-size"
+            )));
+        }
+        return Ok(chunk_size);
+    }
+    let mut chunk_size = DEFAULT_CHUNK_SIZE;
+    while !fits(chunk_size) {
+        chunk_size *= 2;
+    }
+    Ok(chunk_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const M: u64 = 1 << 20;
+
+    fn chosen(options: &PackOptions, size: u64, cores: usize) -> Choice {
+        choose(options, Some(size), cores, || {
+            Ok(b"to be or not ".repeat(9_999))
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn throughput_goes_by_size_and_cores() {
+        let options = PackOptions {
+            level: Level::Throughput,
+            ..PackOptions::default()
+        };
+        let expected = [
+            (31 * M, 2, Codec::Snappy, 2 * M, 0),
+            (32 * M, 64, Codec::Lz4, 2 * M, 0),
+            (256 * M, 2, Codec::Lz4, 4 * M, 1),
+            (256 * M, 6, Codec::Zstd, 4 * M, 3),
+            (1023 * M, 8, Codec::Zstd, 8 * M, 4),
+            (1024 * M, 2, Codec::Zstd, 16 * M, 2),
+            (1024 * M, 16, Codec::Zstd, 16 * M, 8),
+            (10 * 1024 * M, 16, Codec::Zstd, 32 * M, 12),
+        ];
+        for (size, cores, codec, chunk_size, zstd_threads) in expected {
+            let choice = chosen(&options, size, cores);
+            assert_eq!(
+                (
+                    choice.codec,
+                    choice.chunk_size,
+                    choice.settings.zstd_threads
+                ),
+                (codec, chunk_size, zstd_threads),
+                "{size} bytes, {cores} cores"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_wins_over_the_level() {
+        for level in [Level::Auto, Level::Fastest, Level::Max, Level::Throughput] {
+            let options = PackOptions {
+                level,
+                codec: Some(Codec::Lz4),
+                chunk_size: Some(12_345),
+                zstd_threads: Some(7),
+                ..PackOptions::default()
+            };
+            let choice = chosen(&options, 3 << 30, 16);
+            assert_eq!(choice.codec, Codec::Lz4);
+            assert_eq!(choice.chunk_size, 12_345);
+            assert_eq!(choice.settings.zstd_threads, 7);
+        }
+    }
+
+    #[test]
+    fn auto_takes_zstd_only_where_it_pays() {
+        let options = PackOptions::default();
+        assert_eq!(chosen(&options, M, 2).codec, Codec::Zstd);
+        let noise: Vec<u8> = (0..SAMPLE_LEN as u64)
+            .map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31) >> 24) as u8)
+            .scan(1_u64, |state, byte| {
+                *state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(byte.into());
+                Some((*state >> 56) as u8)
+            })
+            .collect();
+        let choice = choose(&options, Some(M), 2, || Ok(noise)).unwrap();
+        assert_eq!(choice.codec, Codec::Snappy);
+    }
+
+    #[test]
+    fn chunks_are_no_more_than_can_be_counted() {
+        let huge = 1_u64 << 60;
+        assert!(huge.div_ceil(fitting(None, huge).unwrap()) <= u32::MAX.into());
+        assert!(fitting(Some(4096), huge).is_err());
+        assert_eq!(fitting(Some(4096), 1 << 40).unwrap(), 4096);
+    }
+}

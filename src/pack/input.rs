@@ -1,0 +1,238 @@
+//! What is packed: a file of known size, read wherever it has data, or a stream, read to its end.
+//!
+//! Files are read with `pread`, never mapped: a file that shrinks while it is read is then an error, not a fault. Holes
+//! are asked for and not read.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Advice, SeekFrom, Stat};
+use rustix::io::Errno;
+
+use crate::error::{ErrorKind, IoContext, Result};
+
+/// How long a silent pipe is waited for before a look at whether to stop, in nanoseconds.
+const POLL_INTERVAL: i64 = 100_000_000;
+
+/// A regular file of known size.
+pub(crate) struct SizedInput<'a> {
+    file: &'a File,
+    path: &'a Path,
+    before: Stat,
+    /// Fewer blocks are in use than the size would take, so there are holes to be found.
+    sparse: bool,
+}
+
+impl<'a> SizedInput<'a> {
+    pub(crate) fn new(file: &'a File, path: &'a Path, before: Stat) -> Self {
+        let size = u64::try_from(before.st_size).unwrap_or(0);
+        // The advice speeds reading up where it is taken; nothing depends on it.
+        let _ = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
+        Self {
+            file,
+            path,
+            before,
+            sparse: u64::try_from(before.st_blocks).unwrap_or(0) * 512 < size,
+        }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.before.st_size).unwrap_or(0)
+    }
+
+    /// Where there is data next, at `offset` or behind it; `None` if there is none up to the end.
+    pub(crate) fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        if !self.sparse {
+            return Ok(Some(offset));
+        }
+        match rustix::fs::seek(self.file, SeekFrom::Data(offset)) {
+            Ok(data) => Ok(Some(data)),
+            Err(Errno::NXIO) => Ok(None),
+            // Not every file system tells; then everything is data.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
+            Err(error) => Err(error).context("cannot look for holes in", self.path),
+        }
+    }
+
+    fn next_hole(&self, offset: u64) -> Result<u64> {
+        match rustix::fs::seek(self.file, SeekFrom::Hole(offset)) {
+            Ok(hole) => Ok(hole),
+            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => Ok(u64::MAX),
+            Err(error) => Err(error).context("cannot look for holes in", self.path),
+        }
+    }
+
+    /// Reads the bytes of `range` into `buffer`, which has its length.
+    pub(crate) fn read(&self, range: &Range<u64>, buffer: &mut [u8]) -> Result<()> {
+        if !self.sparse {
+            return self.read_data(range.start, buffer);
+        }
+        let mut offset = range.start;
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let data = self.next_data(offset)?.unwrap_or(range.end);
+            let data = data.clamp(offset, range.end);
+            let (hole, behind) = rest.split_at_mut((data - offset) as usize);
+            hole.fill(0);
+            if behind.is_empty() {
+                break;
+            }
+            let end = self.next_hole(data)?.clamp(data + 1, range.end);
+            let (island, behind) = behind.split_at_mut((end - data) as usize);
+            self.read_data(data, island)?;
+            offset = end;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn read_data(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => {
+                    crate::Error::new(ErrorKind::InputChanged).in_file(self.path)
+                }
+                _ => crate::Error::io("cannot read", error).in_file(self.path),
+            })
+    }
+
+    /// Checks that the file is as it was when it was opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InputChanged`] if it is not.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let now = rustix::fs::fstat(self.file).context("cannot examine", self.path)?;
+        if state(&now) != state(&self.before) {
+            return Err(crate::Error::new(ErrorKind::InputChanged).in_file(self.path));
+        }
+        Ok(())
+    }
+}
+
+/// What tells one state of a file from another.
+fn state(stat: &Stat) -> impl PartialEq + use<> {
+    (
+        stat.st_size,
+        (stat.st_mtime, stat.st_mtime_nsec),
+        (stat.st_ctime, stat.st_ctime_nsec),
+    )
+}
+
+/// Fills `buffer` from a stream as far as the stream goes, and says how far. A pipe that has nothing to give is waited
+/// for, with an eye on `cancelled`.
+pub(crate) fn fill(
+    file: &mut &File,
+    buffer: &mut [u8],
+    cancelled: &AtomicBool,
+    path: &Path,
+) -> Result<usize> {
+    let interval = Timespec {
+        tv_sec: 0,
+        tv_nsec: POLL_INTERVAL,
+    };
+    let mut filled = 0;
+    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+        loop {
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(ErrorKind::Cancelled.into());
+            }
+            let mut fds = [PollFd::new(*file, PollFlags::IN)];
+            match poll(&mut fds, Some(&interval)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error).context("cannot wait for", path),
+            }
+        }
+        match file.read(room) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(crate::Error::io("cannot read", error).in_file(path)),
+        }
+    }
+    Ok(filled)
+}
+
+/// Whether there is not a byte but zero. Stops at the first 64 bytes with another.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    blocks
+        .iter()
+        .all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|&byte| byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn sparse_files_read_as_what_they_hold(
+            islands in proptest::collection::vec((0_u64..2_000_000, 1_usize..20_000), 0..5),
+            tail in 0_u64..300_000,
+            reads in proptest::collection::vec((0_u64..2_300_000, 0_usize..500_000), 1..8),
+        ) {
+            let file = tempfile::tempfile().unwrap();
+            let mut model = Vec::new();
+            for (offset, len) in islands {
+                let end = offset as usize + len;
+                model.resize(model.len().max(end), 0);
+                model[offset as usize..end].fill(7);
+                file.write_all_at(&vec![7; len], offset).unwrap();
+            }
+            model.resize(model.len() + tail as usize, 0);
+            file.set_len(model.len() as u64).unwrap();
+            let stat = rustix::fs::fstat(&file).unwrap();
+            let input = SizedInput::new(&file, Path::new("sparse"), stat);
+            for (offset, len) in reads {
+                let start = (offset as usize).min(model.len());
+                let end = (start + len).min(model.len());
+                let mut buffer = vec![1; end - start];
+                input.read(&(start as u64..end as u64), &mut buffer).unwrap();
+                prop_assert!(buffer == model[start..end]);
+                if input.next_data(start as u64).unwrap().is_none() {
+                    prop_assert!(is_zero(&model[start..]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_byte_is_enough_not_to_be_zero() {
+        for len in [0, 1, 63, 64, 65, 1000] {
+            let mut bytes = vec![0; len];
+            assert!(is_zero(&bytes));
+            for place in 0..len {
+                bytes[place] = 1;
+                assert!(!is_zero(&bytes));
+                bytes[place] = 0;
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_cut_short_while_it_is_read_has_changed() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(100).unwrap();
+        file.write_all_at(&[1; 100], 0).unwrap();
+        let stat = rustix::fs::fstat(&file).unwrap();
+        let input = SizedInput::new(&file, Path::new("x"), stat);
+        file.set_len(50).unwrap();
+        let error = input.read(&(0..100), &mut [0; 100]).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InputChanged));
+        assert!(matches!(
+            input.check_unchanged().unwrap_err().kind(),
+            ErrorKind::InputChanged
+        ));
+    }
+}

@@ -1,0 +1,190 @@
+//! From a `.warp` file back to its original: decoded in parallel, checked on the way, with holes where there are zeros.
+
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, Stat};
+
+use crate::archive::Archive;
+use crate::decoding::{self, Sink};
+use crate::error::{Error, IoContext, Result};
+use crate::job::{Control, Unobserved, thread_count};
+use crate::output::NewFile;
+use crate::pack::{Summary, check_removable, remove_input};
+
+/// How to unpack.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnpackOptions {
+    /// Only these bytes of the original. The checksum, which is the whole file's, is then not checked.
+    pub range: Option<Range<u64>>,
+    /// How many chunks to work on at once; as many as there are cores by default.
+    pub threads: Option<usize>,
+    /// Replace files that exist, and remove inputs that have further names.
+    pub force: bool,
+    /// Remove the input once the output has been read back and compared. Not together with `range`.
+    pub remove: bool,
+}
+
+/// The name of the original: `name` without its `.warp`. `None` if it does not end so, or is nothing else.
+pub fn original_name(name: &Path) -> Option<PathBuf> {
+    let file_name = name.file_name()?.as_bytes().strip_suffix(b".warp")?;
+    if file_name.is_empty() {
+        return None;
+    }
+    let file_name = std::ffi::OsString::from_vec(file_name.to_vec());
+    Some(name.with_file_name(file_name))
+}
+
+/// Unpacks a file as `output`.
+///
+/// # Errors
+/// The input is damaged or changed meanwhile; the output exists or cannot be written. Then there is no output, and the
+/// input is kept.
+pub fn unpack_file(
+    input: &Path,
+    output: &Path,
+    options: &UnpackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let file = File::open(input).context("cannot open", input)?;
+    let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
+    unpack_opened(&file, &stat, input, output, options, control)
+}
+
+/// Unpacks a file into `output`, in order. What was written before an error was noticed has been written: a checksum
+/// mismatch is noticed at the end.
+///
+/// # Errors
+/// The input is damaged or changed meanwhile, or the output cannot be written.
+pub fn unpack_to(
+    input: &Path,
+    output: &mut (dyn Write + Send),
+    options: &UnpackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let archive = Archive::open(input)?;
+    let mut sink = Sink::Stream(output, Path::new("standard output"));
+    decode(&archive, options, control, &mut sink)?;
+    Ok(summary(&archive))
+}
+
+/// Unpacks a file that is open; `input` is its name.
+pub(crate) fn unpack_opened(
+    file: &File,
+    stat: &Stat,
+    input: &Path,
+    output: &Path,
+    options: &UnpackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let own = file.try_clone().context("cannot open", input)?;
+    let archive = Archive::from_file(own, input)?;
+    if options.remove {
+        check_removable(input, stat, options.force)?;
+    }
+    if let Ok(target) = rustix::fs::stat(output)
+        && (target.st_dev, target.st_ino) == (stat.st_dev, stat.st_ino)
+    {
+        return Err(
+            Error::unusable("the output is the input: choose another --output").in_file(input),
+        );
+    }
+    let new = NewFile::create(output, options.force, Some(stat))?;
+    let size = wanted(&archive, options)?.map_or(archive.header().original_size, |range| {
+        range.end - range.start
+    });
+    new.file()
+        .set_len(size)
+        .context("cannot make room for the original", output)?;
+    let mut sink = Sink::File(new.file(), new.target());
+    decode(&archive, options, control, &mut sink)?;
+    if options.remove {
+        read_back(&archive, &new, options, control)?;
+    }
+    new.publish(Some((file, stat)))?;
+    if options.remove {
+        remove_input(input, stat)?;
+    }
+    Ok(summary(&archive))
+}
+
+fn decode(
+    archive: &Archive,
+    options: &UnpackOptions,
+    control: Control<'_>,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    let range = wanted(archive, options)?;
+    let threads = thread_count(options.threads);
+    let size = archive.header().original_size;
+    let announced = range.as_ref().map_or(size, |range| range.end - range.start);
+    control.observer.begin(archive.path(), Some(announced));
+    let result = match range {
+        Some(range) => decoding::decode_range(archive, range, threads, control, sink),
+        None => decoding::decode_all(archive, archive.footer(), threads, control, sink),
+    };
+    control.observer.end(archive.path());
+    result
+}
+
+/// The range asked for, if one was, checked against the original's size.
+fn wanted(archive: &Archive, options: &UnpackOptions) -> Result<Option<Range<u64>>> {
+    let size = archive.header().original_size;
+    match &options.range {
+        Some(range) if range.start > range.end || range.end > size => {
+            Err(Error::unusable(format!(
+                "the original has {size} bytes: --range {}..{} is not within them",
+                range.start, range.end
+            ))
+            .in_file(archive.path()))
+        }
+        range => Ok(range.clone()),
+    }
+}
+
+/// Compares a file just written, as it is on the disk, with what it was unpacked from.
+fn read_back(
+    archive: &Archive,
+    new: &NewFile,
+    options: &UnpackOptions,
+    control: Control<'_>,
+) -> Result<()> {
+    new.sync()?;
+    // So that what is compared comes from the disk and not from memory, as far as the system goes along.
+    let _ = rustix::fs::fadvise(new.file(), 0, None, Advice::DontNeed);
+    let unobserved = Control {
+        observer: &Unobserved,
+        ..control
+    };
+    let mut sink = Sink::Compare(new.file(), new.target());
+    let threads = thread_count(options.threads);
+    decoding::decode_all(archive, archive.footer(), threads, unobserved, &mut sink)
+}
+
+/// What an archive says of itself.
+pub(crate) fn summary(archive: &Archive) -> Summary {
+    Summary {
+        codec: archive.header().codec,
+        chunks: archive.table().len(),
+        original_size: archive.header().original_size,
+        packed_size: archive.file_len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_loses_its_ending_and_nothing_else() {
+        let original = |name: &str| original_name(Path::new(name));
+        assert_eq!(original("a/b.txt.warp"), Some("a/b.txt".into()));
+        assert_eq!(original("b.warp.warp"), Some("b.warp".into()));
+        assert_eq!(original("a.warp/b"), None);
+        assert_eq!(original("a/.warp"), None);
+        assert_eq!(original("/"), None);
+    }
+}

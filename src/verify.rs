@@ -1,0 +1,41 @@
+//! Whether a `.warp` file is whole: every chunk decoded, every size and the checksum compared.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::archive::Archive;
+use crate::decoding::{self, Sink};
+use crate::error::{IoContext, Result};
+use crate::job::{Control, thread_count};
+use crate::pack::Summary;
+use crate::unpack::summary;
+
+/// Decodes and checks a whole file.
+///
+/// # Errors
+/// The first damage found, in the order of the file; or the file cannot be read.
+pub fn verify_file(path: &Path, threads: Option<usize>, control: Control<'_>) -> Result<Summary> {
+    let file = File::open(path).context("cannot open", path)?;
+    verify_opened(file, path, threads, control)
+}
+
+/// Decodes and checks a whole file that is open; `path` is its name.
+pub(crate) fn verify_opened(
+    file: File,
+    path: &Path,
+    threads: Option<usize>,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let archive = Archive::from_file(file, path)?;
+    let original_size = archive.header().original_size;
+    control.observer.begin(path, Some(original_size));
+    let result = decoding::decode_all(
+        &archive,
+        archive.footer(),
+        thread_count(threads),
+        control,
+        &mut Sink::Nowhere,
+    );
+    control.observer.end(path);
+    result.map(|()| summary(&archive))
+}
