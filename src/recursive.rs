@@ -10,19 +10,21 @@
 
 mod plain;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::info::Info;
 use crate::job::{Control, thread_count};
 use crate::ordered;
 use crate::output::copy_attributes;
-use crate::pack::{Keep, PackOptions, Summary, is_packed, open_entry, pack_opened, packed_name};
+use crate::pack::{
+    Keep, PackOptions, Summary, is_packed, open_entry, pack_opened, packed_name, remove_input,
+};
 use crate::unpack::{UnpackOptions, original_name, unpack_opened};
 use crate::verify::verify_opened;
 use crate::walk::{Entry, Step, Walk};
@@ -117,6 +119,14 @@ impl Task<'_> {
         }
     }
 
+    fn removes(self) -> bool {
+        match self {
+            Task::Pack(options) => options.remove,
+            Task::Unpack(options) => options.remove,
+            Task::Verify => false,
+        }
+    }
+
     /// The name of what the task makes of a file, if the name allows it.
     fn name(self, of: &Path) -> Option<PathBuf> {
         match self {
@@ -137,8 +147,10 @@ struct Tree<'a> {
 /// What goes from the walk through the threads and back into order.
 enum Item {
     Failed(Error),
-    /// To be worked on; after that, what could not be done by one thread out of order.
-    Entry(Entry),
+    /// To be done by one thread, along with others.
+    Small(Entry),
+    /// To be done in order: whatever is no file, is large, or has several names.
+    InOrder(Entry),
     Done(Result<Outcome>),
     Leave(Entry),
 }
@@ -153,6 +165,7 @@ enum Outcome {
 
 /// What a further name of the same file is to be linked with.
 struct FirstName {
+    stat: Stat,
     target: PathBuf,
     made: bool,
 }
@@ -190,14 +203,16 @@ impl<'a> Tree<'a> {
             None => None,
         };
         let mut walk = Walk::new(root, except);
+        // Inodes met under one of several names; removing one may leave the next the only one.
+        let mut linked = HashSet::new();
         let mut progress = Progress::default();
         ordered::run(
             self.threads,
             self.control.cancelled,
             || (),
-            || Ok(self.draw(&mut walk)),
+            || Ok(self.draw(&mut walk, &mut linked)),
             |(), item| match item {
-                Item::Entry(entry) if is_small_file(&entry) => {
+                Item::Small(entry) => {
                     let done = self.process(&entry, 1);
                     stop_if_cancelled(done).map(Item::Done)
                 }
@@ -209,11 +224,23 @@ impl<'a> Tree<'a> {
     }
 
     /// The next thing to be done. Directories are made here, before anything is made in them.
-    fn draw(&self, walk: &mut Walk) -> Option<Item> {
+    fn draw(&self, walk: &mut Walk, linked: &mut HashSet<(u64, u64)>) -> Option<Item> {
         loop {
             match walk.next()? {
                 Err(error) => return Some(Item::Failed(error)),
-                Ok(Step::Other(entry)) => return Some(Item::Entry(entry)),
+                Ok(Step::Other(entry)) => {
+                    if entry.kind() != FileType::RegularFile || entry.stat.st_size >= LARGE {
+                        return Some(Item::InOrder(entry));
+                    }
+                    let inode = inode_of(&entry.stat);
+                    if entry.stat.st_nlink > 1 {
+                        linked.insert(inode);
+                    }
+                    return Some(match linked.contains(&inode) {
+                        true => Item::InOrder(entry),
+                        false => Item::Small(entry),
+                    });
+                }
                 Ok(Step::Leave(entry)) if self.output.is_some() => {
                     return Some(Item::Leave(entry));
                 }
@@ -237,7 +264,7 @@ impl<'a> Tree<'a> {
             Item::Failed(error) => Err(error),
             Item::Done(outcome) => outcome.map(|outcome| count(&mut progress.summary, &outcome)),
             Item::Leave(entry) => self.leave(&entry),
-            Item::Entry(entry) => match entry.kind() {
+            Item::Small(entry) | Item::InOrder(entry) => match entry.kind() {
                 FileType::RegularFile => self.take_file(&entry, progress),
                 FileType::Symlink => self.take_symlink(&entry, &mut progress.summary),
                 _ => {
@@ -257,22 +284,25 @@ impl<'a> Tree<'a> {
 
     /// A file that is large or has several names.
     fn take_file(&self, entry: &Entry, progress: &mut Progress) -> Result<()> {
-        let inode = (entry.stat.st_dev, entry.stat.st_ino);
-        if let Some(first) = progress.names.get(&inode) {
-            let name = self.target(entry).unwrap_or_else(|| entry.path.clone());
+        let plain = self.target(entry).unwrap_or_else(|| entry.path.clone());
+        if let Some(first) = progress.names.get(&inode_of(&entry.stat))
+            && is_same_state(&first.stat, &entry.stat)
+        {
             let name = match first.made {
-                true => self.task.name(&name),
-                false => Some(name),
+                true => self.task.name(&plain),
+                false => Some(plain.clone()),
             };
             if let Some(name) = name {
                 make_hard_link(&first.target, &name, self.task.replaces())?;
+                if first.made && self.task.removes() {
+                    remove_input(&entry.path, &entry.stat)?;
+                }
                 progress.summary.links += 1;
                 return Ok(());
             }
         }
         let outcome = self.process(entry, self.threads)?;
         count(&mut progress.summary, &outcome);
-        let plain = self.target(entry).unwrap_or_else(|| entry.path.clone());
         let made = matches!(outcome, Outcome::Made(_));
         let target = match made {
             true => self.task.name(&plain),
@@ -281,7 +311,12 @@ impl<'a> Tree<'a> {
         if let Some(target) = target
             && entry.stat.st_nlink > 1
         {
-            progress.names.insert(inode, FirstName { target, made });
+            let first = FirstName {
+                stat: entry.stat,
+                target,
+                made,
+            };
+            progress.names.insert(inode_of(&entry.stat), first);
         }
         Ok(())
     }
@@ -388,9 +423,14 @@ fn is_named_packed(name: &OsStr) -> bool {
     name.as_bytes().ends_with(b".warp")
 }
 
-/// A file that one thread may do out of order.
-fn is_small_file(entry: &Entry) -> bool {
-    entry.kind() == FileType::RegularFile && entry.stat.st_size < LARGE && entry.stat.st_nlink == 1
+fn inode_of(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Whether a file was not written to from one look to the next.
+fn is_same_state(before: &Stat, after: &Stat) -> bool {
+    let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    state(before) == state(after)
 }
 
 fn count(summary: &mut TreeSummary, outcome: &Outcome) {

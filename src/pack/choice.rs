@@ -63,12 +63,12 @@ fn throughput(size: u64, cores: usize) -> Throughput {
     const G10: u64 = 10 * G;
     let capped = |most: usize| cores.min(most) as u32;
     let (codec, chunk_size, zstd_threads) = match size {
-        ..M32 => (Codec::Snappy, 2 * M, 0),
+        0..M32 => (Codec::Snappy, 2 * M, 0),
         M32..M256 => (Codec::Lz4, 2 * M, 0),
         M256..G => (
             if cores >= 6 { Codec::Zstd } else { Codec::Lz4 },
             if cores >= 8 { 8 * M } else { 4 * M },
-            (cores / 2).max(1) as u32,
+            (cores / 2) as u32,
         ),
         G..G10 => (Codec::Zstd, 16 * M, capped(8)),
         _ => (Codec::Zstd, 32 * M, capped(12)),

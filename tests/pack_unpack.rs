@@ -1,0 +1,621 @@
+//! What `pack` and `unpack` promise of single files and of trees.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use warpfs::ErrorKind;
+use warpfs::format::{Checksum, Codec};
+use warpfs::job::{ChunkReport, Control, Observer, Unobserved};
+use warpfs::pack::{PackOptions, pack_file};
+use warpfs::unpack::{UnpackOptions, unpack_file};
+use warpfs::verify::verify_file;
+
+fn warpfs(arguments: &[&OsStr]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_warpfs"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Runs the command with words and paths, and says how it ended and what it said.
+macro_rules! run {
+    ($($argument:expr),* $(,)?) => {{
+        let output = warpfs(&[$(AsRef::<OsStr>::as_ref($argument)),*]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said, output.stdout)
+    }};
+}
+
+fn never() -> Control<'static> {
+    static NEVER: AtomicBool = AtomicBool::new(false);
+    Control {
+        observer: &Unobserved,
+        cancelled: &NEVER,
+    }
+}
+
+/// Text that compresses, different at every place.
+fn text(len: usize) -> Vec<u8> {
+    (0_u64..)
+        .flat_map(|n| format!("{:x} line {n}\n", n.wrapping_mul(0x9E37_79B9)).into_bytes())
+        .take(len)
+        .collect()
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_codec_checksum_and_size_comes_back_and_threads_do_not_change_a_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let checksums = Checksum::ALL.map(Some).into_iter().chain([None]);
+    for checksum in checksums {
+        for codec in Codec::ALL {
+            for (len, chunk_size) in [
+                (0, 4096),
+                (1, 4096),
+                (4096, 4096),
+                (4097, 4096),
+                (40_960, 4096),
+                (100_003, 5_000),
+                (100_003, 1 << 20),
+            ] {
+                let mut original = text(len);
+                // A few chunks of zeros, read and not in holes.
+                original
+                    .iter_mut()
+                    .skip(8_000)
+                    .take(20_000)
+                    .for_each(|byte| *byte = 0);
+                fs::write(at("x"), &original).unwrap();
+                let packed: Vec<Vec<u8>> = [1, 5]
+                    .into_iter()
+                    .map(|threads| {
+                        let options = PackOptions {
+                            codec: Some(codec),
+                            checksum,
+                            chunk_size: Some(chunk_size),
+                            threads: Some(threads),
+                            force: true,
+                            ..PackOptions::default()
+                        };
+                        let summary =
+                            pack_file(&at("x"), &at("x.warp"), &options, never()).unwrap();
+                        let packed = fs::read(at("x.warp")).unwrap();
+                        assert_eq!(summary.packed_size, packed.len() as u64);
+                        packed
+                    })
+                    .collect();
+                assert!(packed[0] == packed[1]);
+                if len == 0 {
+                    assert_eq!(packed[0], fs::read("tests/data/v2-empty.warp").unwrap());
+                }
+                verify_file(&at("x.warp"), Some(3), never()).unwrap();
+                for threads in [1, 4] {
+                    let options = UnpackOptions {
+                        threads: Some(threads),
+                        force: true,
+                        ..UnpackOptions::default()
+                    };
+                    unpack_file(&at("x.warp"), &at("back"), &options, never()).unwrap();
+                    assert!(fs::read(at("back")).unwrap() == original, "{codec} {len}");
+                }
+            }
+        }
+    }
+    assert_eq!(names(directory.path()), ["back", "x", "x.warp"]);
+}
+
+#[test]
+fn a_pipe_gives_the_same_bytes_as_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for len in [0, 1, 100_000, 3 << 20] {
+        let original = text(len);
+        fs::write(at("x"), &original).unwrap();
+        let options: &[&str] = &["pack", "-qf", "--chunk-size", "12345", "--codec", "zstd"];
+        let mut of_file = Command::new(env!("CARGO_BIN_EXE_warpfs"));
+        let status = of_file.args(options).arg(at("x")).status().unwrap();
+        assert!(status.success());
+        let mut of_pipe = Command::new(env!("CARGO_BIN_EXE_warpfs"))
+            .args(options)
+            .arg("-o")
+            .arg(at("piped.warp"))
+            .arg("-")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = of_pipe.stdin.take().unwrap();
+        for part in original.chunks(70_001) {
+            pipe.write_all(part).unwrap();
+        }
+        drop(pipe);
+        assert!(of_pipe.wait().unwrap().success());
+        assert!(fs::read(at("x.warp")).unwrap() == fs::read(at("piped.warp")).unwrap());
+    }
+    assert_eq!(names(directory.path()), ["piped.warp", "x", "x.warp"]);
+}
+
+#[test]
+fn mode_times_and_attributes_go_along_both_ways() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(10_000)).unwrap();
+    fs::set_permissions(at("x"), PermissionsExt::from_mode(0o751)).unwrap();
+    let attributes = rustix::fs::setxattr(
+        at("x"),
+        "user.origin",
+        b"here",
+        rustix::fs::XattrFlags::empty(),
+    );
+    let time = SystemTime::UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_789);
+    File::open(at("x")).unwrap().set_modified(time).unwrap();
+    assert_eq!(run!("pack", "-q", &at("x")).0, Some(0));
+    assert_eq!(
+        run!("unpack", "-q", "-o", &at("back"), &at("x.warp")).0,
+        Some(0)
+    );
+    for name in ["x.warp", "back"] {
+        let metadata = fs::metadata(at(name)).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o751, "{name}");
+        assert_eq!(metadata.modified().unwrap(), time, "{name}");
+        let mut value = [0; 8];
+        let copied = rustix::fs::getxattr(at(name), "user.origin", &mut value[..]);
+        assert_eq!(copied.is_ok(), attributes.is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_overwritten_unless_told_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(10_000)).unwrap();
+    fs::write(at("x.warp"), "precious").unwrap();
+    let (code, said, _) = run!("pack", &at("x"));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        said,
+        format!(
+            "warpfs: {}: exists already; add --force to replace it\n",
+            at("x.warp").display()
+        )
+    );
+    assert_eq!(fs::read(at("x.warp")).unwrap(), b"precious");
+    assert_eq!(run!("pack", "-q", "--force", &at("x")).0, Some(0));
+    fs::write(at("x"), "newer").unwrap();
+    assert_eq!(run!("unpack", "-q", &at("x.warp")).0, Some(1));
+    assert_eq!(fs::read(at("x")).unwrap(), b"newer");
+    assert_eq!(run!("unpack", "-qf", &at("x.warp")).0, Some(0));
+    assert!(fs::read(at("x")).unwrap() == text(10_000));
+    assert_eq!(names(directory.path()), ["x", "x.warp"]);
+}
+
+#[test]
+fn what_is_packed_is_packed_again_only_by_force() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(10_000)).unwrap();
+    assert_eq!(run!("pack", "-q", &at("x")).0, Some(0));
+    let (code, said, _) = run!("pack", &at("x.warp"));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("is packed already"), "{said}");
+    assert_eq!(run!("pack", "-qf", &at("x.warp")).0, Some(0));
+    assert_eq!(names(directory.path()), ["x", "x.warp", "x.warp.warp"]);
+}
+
+#[test]
+fn rm_removes_what_was_verified_and_refuses_what_it_cannot_mean() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for checksum in ["blake3", "none"] {
+        fs::write(at("x"), text(100_000)).unwrap();
+        let packed = run!("pack", "-q", "--rm", "--checksum", checksum, &at("x"));
+        assert_eq!(packed.0, Some(0), "{}", packed.1);
+        assert_eq!(names(directory.path()), ["x.warp"]);
+        let unpacked = run!("unpack", "-q", "--rm", &at("x.warp"));
+        assert_eq!(unpacked.0, Some(0), "{}", unpacked.1);
+        assert_eq!(names(directory.path()), ["x"]);
+        assert!(fs::read(at("x")).unwrap() == text(100_000));
+    }
+    fs::hard_link(at("x"), at("y")).unwrap();
+    let (code, said, _) = run!("pack", "-q", "--rm", &at("x"));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("2 names"), "{said}");
+    symlink("x", at("link")).unwrap();
+    let (code, said, _) = run!("pack", "-q", "--rm", &at("link"));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("symbolic"), "{said}");
+    assert_eq!(names(directory.path()), ["link", "x", "y"]);
+    assert_eq!(run!("pack", "-q", "--rm", "-f", &at("x")).0, Some(0));
+    assert_eq!(names(directory.path()), ["link", "x.warp", "y"]);
+}
+
+/// Does something to a file while the third chunk is reported.
+struct Meddler<F: Fn() + Sync>(F);
+
+impl<F: Fn() + Sync> Observer for Meddler<F> {
+    fn chunk(&self, _: &Path, report: &ChunkReport) {
+        if report.chunk == 2 {
+            (self.0)();
+        }
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_packed_is_not_packed_and_not_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let shrink = || {
+        File::options()
+            .write(true)
+            .open(at("x"))
+            .unwrap()
+            .set_len(5_000)
+            .unwrap()
+    };
+    let grow = || {
+        fs::OpenOptions::new()
+            .append(true)
+            .open(at("x"))
+            .unwrap()
+            .write_all(b"!")
+            .unwrap()
+    };
+    let rewrite = || {
+        // Coarse file times may not have moved on yet.
+        std::thread::sleep(Duration::from_millis(20));
+        let original = text(100_000);
+        File::options()
+            .write(true)
+            .open(at("x"))
+            .unwrap()
+            .write_all(&original)
+            .unwrap();
+    };
+    let meddlers: [&(dyn Fn() + Sync); 3] = [&shrink, &grow, &rewrite];
+    for meddle in meddlers {
+        fs::write(at("x"), text(100_000)).unwrap();
+        let options = PackOptions {
+            chunk_size: Some(4096),
+            threads: Some(2),
+            remove: true,
+            ..PackOptions::default()
+        };
+        let meddler = Meddler(meddle);
+        let control = Control {
+            observer: &meddler,
+            ..never()
+        };
+        let error = pack_file(&at("x"), &at("x.warp"), &options, control).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InputChanged), "{error}");
+        assert_eq!(names(directory.path()), ["x"]);
+    }
+}
+
+#[test]
+fn a_cancelled_job_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(100_000)).unwrap();
+    let cancelled = AtomicBool::new(false);
+    let observer = Meddler(|| cancelled.store(true, Ordering::Relaxed));
+    let control = Control {
+        observer: &observer,
+        cancelled: &cancelled,
+    };
+    let options = PackOptions {
+        chunk_size: Some(4096),
+        ..PackOptions::default()
+    };
+    let error = pack_file(&at("x"), &at("x.warp"), &options, control).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Cancelled));
+    assert_eq!(names(directory.path()), ["x"]);
+}
+
+#[test]
+fn an_interrupted_command_says_so_and_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    for signal in ["INT", "TERM"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_warpfs"))
+            .args(["pack", "-o"])
+            .arg(directory.path().join("x.warp"))
+            .arg("-")
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The pipe stays open and says nothing more: the command waits.
+        let mut pipe = child.stdin.take().unwrap();
+        pipe.write_all(&text(3 << 20)).unwrap();
+        let begun = SystemTime::now();
+        while names(directory.path()).is_empty() && begun.elapsed().unwrap().as_secs() < 20 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let pid = child.id().to_string();
+        let killed = Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .unwrap();
+        assert!(killed.success());
+        let output = child.wait_with_output().unwrap();
+        drop(pipe);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.ends_with("interrupted\n"), "{said}");
+        assert!(names(directory.path()).is_empty());
+    }
+}
+
+#[test]
+fn a_damaged_file_leaves_no_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(100_000)).unwrap();
+    assert_eq!(
+        run!("pack", "-q", "--chunk-size", "8K", &at("x")).0,
+        Some(0)
+    );
+    let mut packed = fs::read(at("x.warp")).unwrap();
+    *packed.last_mut().unwrap() ^= 1;
+    fs::write(at("x.warp"), packed).unwrap();
+    let (code, said, _) = run!("unpack", "-q", "-o", &at("back"), &at("x.warp"));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("blake3 checksum mismatch"), "{said}");
+    assert_eq!(said.lines().count(), 1);
+    assert_eq!(names(directory.path()), ["x", "x.warp"]);
+}
+
+#[test]
+fn ranges_and_standard_output_give_the_bytes_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let original = text(100_003);
+    fs::write(at("x"), &original).unwrap();
+    assert_eq!(
+        run!("pack", "-q", "--chunk-size", "8K", &at("x")).0,
+        Some(0)
+    );
+    let (code, said, stdout) = run!("unpack", "-c", &at("x.warp"));
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(stdout == original);
+    for (start, end) in [
+        (0, 0),
+        (0, 1),
+        (8_191, 8_193),
+        (5_000, 90_000),
+        (100_002, 100_003),
+    ] {
+        let range = format!("{start}..{end}");
+        let (code, _, stdout) = run!("unpack", "-c", "--range", &range, &at("x.warp"));
+        assert_eq!(code, Some(0));
+        assert!(stdout == original[start..end], "{range}");
+        let part = at("part");
+        let unpacked = run!(
+            "unpack",
+            "-qf",
+            "-o",
+            &part,
+            "--range",
+            &range,
+            &at("x.warp")
+        );
+        assert_eq!(unpacked.0, Some(0));
+        assert!(fs::read(part).unwrap() == original[start..end], "{range}");
+    }
+    let (code, said, _) = run!("unpack", "-c", "--range", "5..100004", &at("x.warp"));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("the original has 100003 bytes"), "{said}");
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_failure() {
+    assert_eq!(run!("pack").0, Some(2));
+    assert_eq!(run!("pack", "--chunk-size", "1K", "x").0, Some(2));
+    assert_eq!(run!("pack", "--chunk-size", "2G", "x").0, Some(2));
+    assert_eq!(run!("pack", "--zstd-level", "23", "x").0, Some(2));
+    assert_eq!(run!("pack", "--checksum", "md5", "x").0, Some(2));
+    assert_eq!(run!("pack", "-").0, Some(2));
+    assert_eq!(run!("unpack", "--range", "2..1", "x.warp").0, Some(2));
+    assert_eq!(run!("unpack", "-c", "--rm", "x.warp").0, Some(2));
+    assert_eq!(
+        run!("unpack", "-o", "/nonexistent", "a.warp", "b.warp").0,
+        Some(2)
+    );
+    let (code, said, _) = run!("pack", "/nonexistent/x");
+    assert_eq!(code, Some(1));
+    assert!(
+        said.starts_with("warpfs: /nonexistent/x: cannot open: "),
+        "{said}"
+    );
+    assert_eq!(run!("--help").0, Some(0));
+}
+
+#[test]
+fn info_speaks_json() {
+    let files = ["tests/data/v2-zstd-blake3.warp", "tests/data/v2-empty.warp"];
+    let (code, _, stdout) = run!("info", "--json", "--chunks", files[0], files[1]);
+    assert_eq!(code, Some(0));
+    let values: serde_json::Value = serde_json::from_slice(&stdout).unwrap();
+    assert_eq!(values[0]["codec"], "zstd");
+    assert_eq!(values[0]["checksum"], "blake3");
+    assert_eq!(values[0]["original_size"], 100_003);
+    assert_eq!(
+        values[0]["packed_size"],
+        fs::metadata(files[0]).unwrap().len()
+    );
+    assert_eq!(values[0]["chunk_table"].as_array().unwrap().len(), 4);
+    assert_eq!(values[0]["chunk_table"][3]["original_offset"], 98_304);
+    assert_eq!(values[1]["chunks"], 0);
+    assert!(values[1]["ratio"].is_null());
+}
+
+/// A tree with something of everything.
+fn make_tree(root: &Path) {
+    let at = |name: &str| root.join(name);
+    fs::create_dir_all(at("a/b")).unwrap();
+    fs::create_dir(at("empty")).unwrap();
+    fs::write(at("text"), text(300_000)).unwrap();
+    fs::write(at("a/noise"), noise(50_000)).unwrap();
+    fs::write(at("a/b/nothing"), "").unwrap();
+    fs::write(at("a/b/deep"), text(5_000)).unwrap();
+    fs::write(root.join(OsStr::from_bytes(b"not \xff utf-8")), text(9_000)).unwrap();
+    // Large enough to have all threads to itself, and mostly a hole.
+    let large = File::create(at("large")).unwrap();
+    large.set_len(40 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&large, &text(100_000), 30 << 20).unwrap();
+    fs::hard_link(at("text"), at("a/text again")).unwrap();
+    fs::hard_link(at("a/noise"), at("noise again")).unwrap();
+    symlink("text", at("link")).unwrap();
+    symlink("/nonexistent/outside", at("a/dangling")).unwrap();
+    fs::set_permissions(at("a/b/deep"), PermissionsExt::from_mode(0o640)).unwrap();
+    fs::set_permissions(at("a"), PermissionsExt::from_mode(0o750)).unwrap();
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for name in ["a/b/deep", "a/b", "a"] {
+        File::open(at(name)).unwrap().set_modified(old).unwrap();
+    }
+}
+
+/// Every path below a root with what is known of it.
+fn listing(root: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(relative) = pending.pop() {
+        let path = root.join(&relative);
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let detail = if metadata.is_dir() {
+            for entry in fs::read_dir(&path).unwrap() {
+                pending.push(relative.join(entry.unwrap().file_name()));
+            }
+            String::new()
+        } else if metadata.is_symlink() {
+            format!("-> {}", fs::read_link(&path).unwrap().display())
+        } else {
+            let digest = blake3::hash(&fs::read(&path).unwrap());
+            format!("{} {} links {digest}", metadata.len(), metadata.nlink())
+        };
+        let kept_times = relative.starts_with("a") && !metadata.is_symlink();
+        let time = if kept_times { metadata.mtime() } else { 0 };
+        lines.push(format!(
+            "{relative:?} {:o} {time} {detail}",
+            metadata.mode()
+        ));
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_tree_goes_to_a_tree_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    make_tree(&at("tree"));
+    let (code, said, _) = run!("pack", "-r", "-o", &at("packed"), &at("tree"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(at("packed/text.warp").exists() && !at("packed/text").exists());
+    assert!(at("packed/a/noise").exists() && at("packed/a/b/nothing").exists());
+    let inode = |name: &str| fs::metadata(at(name)).unwrap().ino();
+    assert_eq!(inode("packed/text.warp"), inode("packed/a/text again.warp"));
+    let (code, said, _) = run!("verify", "-r", &at("packed"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains(" 4 files verified") || said.contains(" 5 files verified"),
+        "{said}"
+    );
+    let (code, said, _) = run!("unpack", "-r", "-o", &at("back"), &at("packed"));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(listing(&at("tree")), listing(&at("back")));
+    let large = fs::metadata(at("back/large")).unwrap();
+    assert!(large.blocks() * 512 < 2 << 20, "{} blocks", large.blocks());
+}
+
+#[test]
+fn a_tree_packed_in_place_keeps_what_does_not_shrink_and_is_whole_again_afterwards() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    make_tree(&at("tree"));
+    let before = listing(&at("tree"));
+    let (code, said, _) = run!("pack", "-rf", "--rm", &at("tree"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(at("tree/text.warp").exists() && !at("tree/text").exists());
+    assert!(at("tree/a/noise").exists() && !at("tree/a/noise.warp").exists());
+    let (code, said, _) = run!("unpack", "-rf", "--rm", &at("tree"));
+    assert_eq!(code, Some(0), "{said}");
+    let without_directory_times = |lines: Vec<String>| {
+        lines
+            .into_iter()
+            .filter(|line| !line.contains(" 40"))
+            .collect::<Vec<_>>()
+    };
+    let after = listing(&at("tree"));
+    assert_eq!(
+        without_directory_times(before),
+        without_directory_times(after)
+    );
+}
+
+#[test]
+fn one_failing_file_does_not_stop_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    for name in ["tree/a", "tree/b", "tree/c"] {
+        fs::write(at(name), text(10_000)).unwrap();
+    }
+    fs::write(at("tree/b.warp"), "in the way").unwrap();
+    let (code, said, _) = run!("pack", "-rq", &at("tree"));
+    assert_eq!(code, Some(1));
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("b.warp: exists already"), "{said}");
+    let expected = ["a", "a.warp", "b", "b.warp", "c", "c.warp"];
+    assert_eq!(names(&at("tree")), expected);
+    let (code, said, _) = run!("verify", "-rq", &at("tree"));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("b.warp: "), "{said}");
+}
+
+#[test]
+fn names_that_would_collide_in_the_other_tree_come_along_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/x"), text(10_000)).unwrap();
+    fs::write(at("tree/other"), text(20_000)).unwrap();
+    assert_eq!(
+        run!("pack", "-q", "-o", &at("tree/x.warp"), &at("tree/other")).0,
+        Some(0)
+    );
+    let (code, said, _) = run!("pack", "-rq", "-o", &at("out"), &at("tree"));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(names(&at("out")), ["other.warp", "x", "x.warp"]);
+    assert!(fs::read(at("out/x")).unwrap() == text(10_000));
+    assert!(fs::read(at("out/x.warp")).unwrap() == fs::read(at("tree/x.warp")).unwrap());
+}
