@@ -3,6 +3,8 @@
 use crate::format::FixedHeader;
 use crate::reader::Reader;
 
+/// What the names of all of them begin with.
+pub(super) const PREFIX: &str = "user.warpfs.";
 /// The root's attribute whose value is the mount's statistics as JSON. It is not listed, so that nothing copies it.
 pub(super) const STATS: &str = "user.warpfs.stats";
 

@@ -21,7 +21,7 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::attributes::{STATS, shown_attributes};
+use super::attributes::{PREFIX, STATS, shown_attributes};
 use super::convert::{absent, file_attributes, file_type};
 use super::errno::errno;
 use super::handles::{Backing, Handle, Handles};
@@ -88,12 +88,7 @@ impl WarpFilesystem {
         });
         let (opened, reader) = match opened {
             Ok(opened) => opened,
-            Err(error) => {
-                if error.is_damage() {
-                    tracing::error!("{error}; the file cannot be opened");
-                }
-                return reply.error(errno(&error));
-            }
+            Err(error) => return reply.error(errno(&error)),
         };
         let backing = if reader.is_none() {
             self.handles
@@ -211,12 +206,11 @@ impl WarpFilesystem {
                 .map(Some)
                 .map_err(|error| Error::io("cannot write down the statistics", error.into()));
         }
-        if let Some(found) = self
-            .shown(node)?
-            .into_iter()
-            .find(|(shown, _)| shown.as_bytes() == name.as_bytes())
-        {
-            return Ok(Some(found.1.into_bytes()));
+        // Asked for others, such as the access lists that every listing looks for, no file is opened.
+        if name.as_bytes().starts_with(PREFIX.as_bytes()) {
+            let shown = self.shown(node)?;
+            let found = shown.into_iter().find(|(shown, _)| *shown == name);
+            return Ok(found.map(|(_, value)| value.into_bytes()));
         }
         self.tree.extended_attribute(node, name.as_bytes())
     }

@@ -19,6 +19,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use fuser::{Session, SessionACL};
+use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -84,6 +85,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let root = Path::new("/");
     std::env::set_current_dir(root).context("cannot change to", root)?;
     begin_logging();
+    allow_many_descriptors();
 
     let engine = Engine::new(&options.engine)?;
     let onto_file = tree.root_kind() == Kind::File;
@@ -147,6 +149,18 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
 fn remembered_headers(options: &EngineOptions) -> NonZeroUsize {
     let count = usize::try_from(options.cache_size / 16 / 128).unwrap_or(usize::MAX);
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Every open file costs a descriptor, and the usual limit of 1024 is for programs that may use select(2).
+fn allow_many_descriptors() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!("the limit of open files stays as it is: {error}");
+    }
 }
 
 fn start(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> {
