@@ -68,7 +68,7 @@ fn throughput(size: u64, cores: usize) -> Throughput {
         M256..G => (
             if cores >= 6 { Codec::Zstd } else { Codec::Lz4 },
             if cores >= 8 { 8 * M } else { 4 * M },
-            (cores / 2) as u32,
+            (cores / 2).max(1) as u32,
         ),
         G..G10 => (Codec::Zstd, 16 * M, capped(8)),
         _ => (Codec::Zstd, 32 * M, capped(12)),
