@@ -18,6 +18,8 @@ pub const MIN_CHUNK_SIZE: u64 = 4 << 10;
 pub const MAX_CHUNK_SIZE: u64 = 1 << 30;
 /// How much of a file [`Level::Auto`] tries the codecs on, in bytes.
 pub(super) const SAMPLE_LEN: usize = 1 << 20;
+/// What one of Zstandard's own threads takes at a time at the default level, in bytes: four of its 2 MiB windows.
+const ZSTD_JOB_LEN: u64 = 8 << 20;
 /// Zstandard's default level, as in the Python package.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
 /// Brotli's default quality, as in the Python package.
@@ -45,6 +47,16 @@ pub(super) struct Choice {
     pub(super) settings: Settings,
     /// The most threads that are of use.
     pub(super) max_threads: usize,
+}
+
+impl Choice {
+    /// How many cores one chunk keeps busy: Zstandard's own threads, as far as it cuts a chunk into jobs for them.
+    /// Chunks of their own beside these would gain nothing and hold some 40 MiB of its buffers each.
+    pub(super) fn threads_within_a_chunk(&self) -> usize {
+        let jobs = (self.chunk_size / ZSTD_JOB_LEN).max(1);
+        let threads = u64::from(self.settings.zstd_threads).clamp(1, jobs);
+        usize::try_from(threads).unwrap_or(1)
+    }
 }
 
 /// What [`Level::Throughput`] makes of a size and a number of cores.

@@ -223,7 +223,9 @@ impl<'a> Encoder<'a> {
         let starts = [0, choice.chunk_size];
         let threads = match options.threads {
             Some(threads) => threads,
-            None => thread_count(None).min(choice.max_threads),
+            None => thread_count(None)
+                .div_ceil(choice.threads_within_a_chunk())
+                .min(choice.max_threads),
         };
         Self {
             choice,
