@@ -1,50 +1,78 @@
-//! What makes a file the same file: device, inode, size and modification time.
+//! What makes a file the same file as before.
 //!
-//! The change time is left out on purpose: a rename over a file that is held open changes the held file's too.
+//! Device and inode say which file it is, size and modification time that nobody wrote to it since. The change time is
+//! left out on purpose: a rename over a held file changes it, and the held file still has every byte it had.
 
-use rustix::fs::{Stat, Statx};
+use std::os::fd::AsFd;
 
-/// See the module's description.
+use rustix::fs::{AtFlags, Statx, StatxFlags};
+
+/// The state of a file: equal identities mean the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
-    /// The device the file is on.
+    /// The device the file lies on.
     pub(crate) device: u64,
     /// Its inode number there.
     pub(crate) inode: u64,
     /// Its size, in bytes.
     pub(crate) size: u64,
-    /// When its contents were last modified: seconds since 1970 and nanoseconds.
+    /// Its modification time: seconds since 1970, and nanoseconds.
     pub(crate) modified: (i64, u32),
 }
 
 impl Identity {
-    /// Whether both are the same inode, whatever has happened to its contents.
-    pub(crate) fn same_inode(&self, other: &Identity) -> bool {
+    /// The identity of an open file.
+    pub(crate) fn of(file: impl AsFd) -> rustix::io::Result<Self> {
+        let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE | StatxFlags::MTIME;
+        let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
+        Ok(Self::from(&found))
+    }
+
+    /// Whether both are states of one file, changed in between or not.
+    pub(crate) fn same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 }
 
-impl From<&Stat> for Identity {
-    fn from(stat: &Stat) -> Self {
+impl From<&Statx> for Identity {
+    fn from(found: &Statx) -> Self {
         Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: (
-                stat.st_mtime,
-                u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            ),
+            device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            size: found.stx_size,
+            modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
         }
     }
 }
 
-impl From<&Statx> for Identity {
-    fn from(stat: &Statx) -> Self {
-        Self {
-            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
-            inode: stat.stx_ino,
-            size: stat.stx_size,
-            modified: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_rename_over_a_held_file_leaves_its_identity_and_a_write_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("held");
+        fs::write(&path, "before").unwrap();
+        let held = fs::File::open(&path).unwrap();
+        let before = Identity::of(&held).unwrap();
+        let metadata = held.metadata().unwrap();
+        assert_eq!(
+            (before.device, before.inode, before.size),
+            (metadata.dev(), metadata.ino(), 6)
+        );
+
+        fs::write(directory.path().join("new"), "another").unwrap();
+        fs::rename(directory.path().join("new"), &path).unwrap();
+        assert_eq!(Identity::of(&held).unwrap(), before);
+        let other = Identity::of(fs::File::open(&path).unwrap()).unwrap();
+        assert_ne!(other.inode, before.inode);
+
+        fs::write(&path, "yet another").unwrap();
+        let written = Identity::of(fs::File::open(&path).unwrap()).unwrap();
+        assert_eq!(written.inode, other.inode);
+        assert_ne!(written, other);
     }
 }

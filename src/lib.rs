@@ -3,7 +3,8 @@
 //!
 //! The rooms, from bytes to people: [`format`] knows the container's bytes, `codec` the four codecs, `digest` the
 //! checksums; `archive` is an open file and decodes chunk *i*; `cache` keeps decoded chunks under the budget of
-//! `memory`; `prefetch` names the chunks that come next; [`Reader`] puts them together and reads at any offset.
+//! `memory`; `prefetch` names the chunks that come next; [`Reader`] puts them together and reads at any offset. `tree`
+//! is a directory of such files as a mount shows it, [`fuse`] the mount.
 
 mod archive;
 mod cache;
@@ -12,6 +13,7 @@ mod decoding;
 mod digest;
 pub mod error;
 pub mod format;
+pub mod fuse;
 mod identity;
 pub mod info;
 pub mod job;
@@ -23,6 +25,7 @@ mod prefetch;
 mod reader;
 pub mod recursive;
 pub mod stats;
+mod tree;
 pub mod unpack;
 pub mod verify;
 mod walk;

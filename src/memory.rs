@@ -345,7 +345,7 @@ pub(crate) fn default_budget() -> u64 {
 /// The memory this process may use, in bytes: the machine's, or the smallest limit of the control groups it is in.
 fn usable_memory() -> u64 {
     let info = rustix::system::sysinfo();
-    let machine = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let machine = info.totalram.saturating_mul(u64::from(info.mem_unit));
     let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     cgroup_limit_files(&membership)
         .filter_map(|file| std::fs::read_to_string(file).ok())

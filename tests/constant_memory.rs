@@ -1,5 +1,12 @@
 //! A large file takes no more memory than a small one: both fit into the same bound.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;

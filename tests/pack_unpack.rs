@@ -1,5 +1,12 @@
 //! What `pack` and `unpack` promise of single files and of trees.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;

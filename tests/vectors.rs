@@ -1,6 +1,13 @@
 //! Every file in `tests/data`: the good ones decode to their originals, the bad ones are refused for the reason given,
 //! with one line, no output and little memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};

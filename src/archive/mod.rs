@@ -111,31 +111,11 @@ impl Archive {
         read().map_err(|error| self.placed(error, chunk))
     }
 
-    /// Decodes a chunk into `output`, which has the chunk's original size; `payload` is room for its compressed bytes.
+    /// Decodes a chunk into `output`, which has its original size; `payload` has the size of its compressed bytes.
     ///
     /// # Errors
     /// As [`Archive::read_payload`], and those of damaged data.
-    pub(crate) fn decode(
-        &self,
-        chunk: u32,
-        payload: &mut Vec<u8>,
-        output: &mut [u8],
-    ) -> Result<()> {
-        self.read_payload(chunk, payload)?;
-        codec::decode_into(self.header().codec, payload, output)
-            .map_err(|error| self.placed(error, chunk))
-    }
-
-    /// As [`Archive::decode`], where `payload` has the length of the compressed bytes.
-    ///
-    /// # Errors
-    /// As [`Archive::decode`].
-    pub(crate) fn decode_with(
-        &self,
-        chunk: u32,
-        payload: &mut [u8],
-        output: &mut [u8],
-    ) -> Result<()> {
+    pub(crate) fn decode(&self, chunk: u32, payload: &mut [u8], output: &mut [u8]) -> Result<()> {
         let mut decode = || {
             self.read_into(self.payload_range(chunk)?.start, payload)?;
             codec::decode_into(self.header().codec, payload, output)
@@ -159,7 +139,7 @@ impl Archive {
         if *self.known_cut() == Some(now) {
             return Ok(());
         }
-        let only_cut = now.same_inode(opened)
+        let only_cut = now.same_file(opened)
             && now.size < opened.size
             && self
                 .contents

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use crate::identity::Identity;
 
@@ -32,6 +33,16 @@ impl Source for File {
     }
 
     fn identity(&self) -> io::Result<Identity> {
-        Ok(Identity::from(&rustix::fs::fstat(self)?))
+        Ok(Identity::of(self)?)
+    }
+}
+
+impl<S: Source> Source for Arc<S> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        (**self).read_at(buffer, offset)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        (**self).identity()
     }
 }

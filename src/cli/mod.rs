@@ -4,6 +4,7 @@
 //! standard error; results go to standard output; progress goes to standard error, if that is a terminal.
 
 mod info;
+mod mount;
 mod pack;
 mod progress;
 mod size;
@@ -18,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 use clap::{CommandFactory, Parser, Subcommand};
 use warpfs::{Error, ErrorKind};
 
-/// Pack files so that they can be read in place, and work with what was packed.
+/// Mount compressed .warp files as the files they hold, and pack, unpack and verify them.
 #[derive(Debug, Parser)]
 #[command(name = "warpfs", version, max_term_width = 100)]
 struct Arguments {
@@ -34,17 +35,20 @@ struct Volume {
     /// No progress and no summaries; errors are always shown
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// A line for every chunk: number, sizes, time, MB/s
+    /// Say more: a line for every chunk (number, sizes, time, MB/s), or in a mount's log what is done without
     #[arg(short, long, global = true)]
     verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Mount(mount::Mount),
+    Umount(mount::Umount),
     Pack(pack::Arguments),
     Unpack(unpack::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
+    Stats(mount::Stats),
 }
 
 /// Whether everything asked for was done; what was not has been reported.
@@ -86,10 +90,13 @@ fn settle(done: warpfs::Result<Outcome>) -> warpfs::Result<Outcome> {
 pub(crate) fn run() -> ExitCode {
     let Arguments { command, volume } = Arguments::parse();
     let outcome = match command {
+        Command::Mount(arguments) => arguments.run(volume),
+        Command::Umount(arguments) => arguments.run(),
         Command::Pack(arguments) => pack::run(&arguments, volume),
         Command::Unpack(arguments) => unpack::run(&arguments, volume),
         Command::Verify(arguments) => verify::run(&arguments, volume),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Stats(arguments) => arguments.run(),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

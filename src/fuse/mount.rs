@@ -55,8 +55,9 @@ pub(super) fn mount(
     let device = match mount_table::topmost_at(mount_point)? {
         Some(entry) if entry.file_system_type == FILE_SYSTEM_TYPE => entry.device,
         _ => {
-            return Err(Error::unusable("something else was mounted here meanwhile")
-                .in_file(mount_point));
+            return Err(
+                Error::unusable("something else was mounted here meanwhile").in_file(mount_point)
+            );
         }
     };
     let mount = Mount {
@@ -136,9 +137,7 @@ fn mount_by_helper(source: &Path, mount_point: &Path, allow_other: bool) -> Resu
     }
     receive_descriptor(&ours)
         .context("cannot receive the connection of", mount_point)?
-        .ok_or_else(|| {
-            Error::unusable("fusermount3 sent no connection").in_file(mount_point)
-        })
+        .ok_or_else(|| Error::unusable("fusermount3 sent no connection").in_file(mount_point))
 }
 
 fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
@@ -160,7 +159,11 @@ fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
 fn escape_commas(name: &OsStr) -> std::ffi::OsString {
     use std::os::unix::ffi::OsStringExt;
     let escaped = name.as_bytes().iter().flat_map(|&byte| {
-        let escape: &[u8] = if matches!(byte, b',' | b'\\') { b"\\" } else { b"" };
+        let escape: &[u8] = if matches!(byte, b',' | b'\\') {
+            b"\\"
+        } else {
+            b""
+        };
         escape.iter().copied().chain([byte])
     });
     OsStringExt::from_vec(escaped.collect())

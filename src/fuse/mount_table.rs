@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_line_with_blanks_and_optional_fields_is_read() {
-        let line = br"36 35 98:7 /root /mnt/a\040b\134 rw,noatime shared:1 master:2 - fuse.warpfs /src ro";
+        let line =
+            br"36 35 98:7 /root /mnt/a\040b\134 rw,noatime shared:1 master:2 - fuse.warpfs /src ro";
         let entry = parse(line).unwrap();
         assert_eq!(entry.device, (98, 7));
         assert_eq!(entry.mount_point, Path::new(r"/mnt/a b\"));

@@ -20,7 +20,7 @@ use crate::memory::{Budget, default_budget};
 use crate::stats::{Counters, Stats};
 
 /// How many files' contents are remembered when nobody has them open, at most.
-const REMEMBERED_FILES: usize = 4096;
+const REMEMBERED_FILES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Which part of the budget those may take: one in this many bytes.
 const REMEMBERED_PART: u64 = 16;
 /// How far ahead of a sequential reader chunks are decoded at most by default, in bytes.
@@ -66,6 +66,8 @@ struct Shelf {
     remembered: LruCache<Identity, Arc<Contents>>,
     /// The latest contents of each inode, for as long as anybody has them.
     latest: HashMap<(u64, u64), Weak<Contents>>,
+    /// Files that could not be opened, and the log says so.
+    refused: LruCache<Identity, ()>,
 }
 
 impl Engine {
@@ -89,10 +91,9 @@ impl Engine {
             workers,
             prefetch: options.prefetch,
             shelf: Mutex::new(Shelf {
-                remembered: LruCache::new(
-                    NonZeroUsize::new(REMEMBERED_FILES).unwrap_or(NonZeroUsize::MIN),
-                ),
+                remembered: LruCache::new(REMEMBERED_FILES),
                 latest: HashMap::new(),
+                refused: LruCache::new(REMEMBERED_FILES),
             }),
             started: Instant::now(),
         }))
@@ -106,14 +107,14 @@ impl Engine {
     pub fn open(self: &Arc<Self>, path: &Path) -> Result<Reader> {
         let file = File::open(path).context("cannot open", path)?;
         let identity = file.identity().context("cannot examine", path)?;
-        self.open_file(path, file, identity)
+        self.open_file(path, Arc::new(file), identity)
     }
 
     /// As [`Engine::open`], for a file that is open already; `path` is its name for messages.
     pub(crate) fn open_file(
         self: &Arc<Self>,
         path: &Path,
-        file: File,
+        file: Arc<File>,
         identity: Identity,
     ) -> Result<Reader> {
         let contents = match self.known(&identity) {
@@ -131,11 +132,17 @@ impl Engine {
                     }
                     other => other,
                 };
-                self.remember(contents.map_err(|error| error.in_file(path))?)
+                let contents = contents.map_err(|error| error.in_file(path));
+                self.remember(contents.inspect_err(|error| self.report(error, &identity))?)
             }
         };
         let archive = Archive::new(path, Box::new(file), contents);
         Ok(Reader::new(Arc::clone(self), archive))
+    }
+
+    /// What to count reads in.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// What has been done so far.
@@ -150,6 +157,14 @@ impl Engine {
 
     fn lock(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs why a file cannot be opened, once for as long as it stays the same.
+    fn report(&self, error: &Error, identity: &Identity) {
+        let first = self.lock().refused.put(*identity, ()).is_none();
+        if first && !matches!(error.kind(), ErrorKind::Changed) {
+            tracing::error!("{error}; the file cannot be opened");
+        }
     }
 
     fn known(&self, identity: &Identity) -> Option<Arc<Contents>> {
@@ -196,7 +211,7 @@ impl Engine {
                 None => break,
             }
         }
-        if shelf.latest.len() > 2 * REMEMBERED_FILES {
+        if shelf.latest.len() > 2 * REMEMBERED_FILES.get() {
             shelf.latest.retain(|_, known| known.strong_count() > 0);
         }
         drop(shelf);

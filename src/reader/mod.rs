@@ -96,6 +96,11 @@ impl Reader {
         self.shared.archive.header()
     }
 
+    /// The length of the `.warp` file, in bytes, when it was opened.
+    pub fn file_len(&self) -> u64 {
+        self.shared.archive.file_len()
+    }
+
     /// The algorithm of the stored whole-file checksum, if there is one.
     pub fn checksum(&self) -> Option<Checksum> {
         self.shared.archive.footer().map(|footer| footer.checksum)
@@ -217,7 +222,7 @@ impl Shared {
     }
 
     fn decode(&self, chunk: u32, payload: &mut [u8], original: &mut [u8]) -> Result<()> {
-        self.archive.decode_with(chunk, payload, original)?;
+        self.archive.decode(chunk, payload, original)?;
         let counters = &self.engine.counters;
         counters.decoded_chunks.add(1);
         counters.decoded_bytes.add(original.len() as u64);

@@ -1,0 +1,224 @@
+//! `warpfs mount`, `umount` and `stats`.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use clap::Args;
+use tracing::Level;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use warpfs::fuse::{self, MountOptions};
+use warpfs::{EngineOptions, Error};
+
+use super::{Outcome, Volume, size, threads_parser, wrong_usage};
+
+/// What stands for "forever" in a time-to-live: the kernel counts it in jiffies, which a century does not overflow.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Show a tree of .warp files, or one of them, as the originals, read-only
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  warpfs mount /data/packed /mnt/data       every x.warp under /data/packed shows as x
+  warpfs mount disk.img.warp disk.img       a file shown on an (empty) file
+  warpfs mount -f -v --cache-size 1G a b    stay in the foreground and say what happens
+  warpfs umount /mnt/data")]
+pub(super) struct Mount {
+    /// A directory, or one .warp file
+    source: PathBuf,
+    /// Where to show it: a directory, or for one file also an existing regular file
+    mountpoint: PathBuf,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    foreground: bool,
+    /// Memory for all that grows with use, decoded chunks above all [default: the smaller of 512M and an eighth of the
+    /// memory this process may use]
+    #[arg(long, value_name = "SIZE", value_parser = cache_size)]
+    cache_size: Option<u64>,
+    /// How many threads decode [default: the number of processors]
+    #[arg(long, value_name = "N", value_parser = threads_parser())]
+    threads: Option<u16>,
+    /// How far ahead of a sequential reader to decode at most, or "off" [default: 16M]
+    #[arg(long, value_name = "SIZE|off", value_parser = prefetch)]
+    prefetch: Option<u64>,
+    /// How long the kernel may believe what it was told of names and attributes, or "forever"
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = time_to_live)]
+    ttl: Duration,
+    /// Let other users in, as far as the files' modes and access lists do
+    #[arg(long)]
+    allow_other: bool,
+    /// Append what happens to this file
+    #[arg(long, value_name = "PATH")]
+    log_file: Option<PathBuf>,
+    /// Options in mount(8)'s words, separated by commas
+    #[arg(short = 'o', value_name = "OPT", value_delimiter = ',')]
+    options: Vec<String>,
+}
+
+/// Unmount what `warpfs mount` has mounted
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  warpfs umount /mnt/data")]
+pub(super) struct Umount {
+    /// Where it is mounted
+    mountpoint: PathBuf,
+}
+
+/// Show what a running mount has done
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  warpfs stats --json /mnt/data")]
+pub(super) struct Stats {
+    /// Where it is mounted
+    mountpoint: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Below this there is no room for even one chunk of the usual sizes.
+fn cache_size(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        size if size < 1 << 20 => Err("at least 1M".to_owned()),
+        size => Ok(size),
+    }
+}
+
+fn prefetch(text: &str) -> Result<u64, String> {
+    if text == "off" {
+        return Ok(0);
+    }
+    size::parse(text)
+}
+
+fn time_to_live(text: &str) -> Result<Duration, String> {
+    if text == "forever" {
+        return Ok(FOREVER);
+    }
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .map(|duration| duration.min(FOREVER))
+        .ok_or_else(|| format!("'{text}' is no number of seconds, nor \"forever\""))
+}
+
+impl Mount {
+    /// Mounts, and serves until the mount ends.
+    pub(super) fn run(mut self, volume: Volume) -> warpfs::Result<Outcome> {
+        for option in std::mem::take(&mut self.options) {
+            if let Err(why) = self.apply(&option) {
+                wrong_usage(format!("-o {option}: {why}"));
+            }
+        }
+        let defaults = EngineOptions::default();
+        let log = match &self.log_file {
+            Some(path) => Some(open_log(path)?),
+            None => None,
+        };
+        let foreground = self.foreground;
+        let options = MountOptions {
+            source: self.source,
+            mount_point: self.mountpoint,
+            engine: EngineOptions {
+                cache_size: self.cache_size.unwrap_or(defaults.cache_size),
+                threads: self.threads.map_or(defaults.threads, usize::from),
+                prefetch: self.prefetch.unwrap_or(defaults.prefetch),
+            },
+            time_to_live: self.ttl,
+            allow_other: self.allow_other,
+            foreground,
+        };
+        fuse::serve(&options, || begin_logging(log, foreground, volume))?;
+        Ok(Outcome::Done)
+    }
+
+    /// Takes an option in mount(8)'s words: our own long options by their names, and those of mount(8) that say what
+    /// is so anyway.
+    fn apply(&mut self, option: &str) -> Result<(), String> {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        match name.replace('-', "_").as_str() {
+            "allow_other" => self.allow_other = true,
+            "cache_size" => self.cache_size = Some(cache_size(value)?),
+            "threads" => {
+                let threads = value.parse().ok();
+                let threads = threads.filter(|threads| (1..=1024).contains(threads));
+                self.threads = Some(threads.ok_or("not a number from 1 to 1024")?);
+            }
+            "prefetch" => self.prefetch = Some(prefetch(value)?),
+            "ttl" => self.ttl = time_to_live(value)?,
+            "log_file" => self.log_file = Some(value.into()),
+            "ro"
+            | "nosuid"
+            | "nodev"
+            | "default_permissions"
+            | "defaults"
+            | "auto"
+            | "noauto"
+            | "nofail"
+            | "_netdev"
+            | "user"
+            | "users"
+            | "" => {}
+            "rw" => return Err("a warpfs mount is read-only".to_owned()),
+            name if name.starts_with("x_") || name == "comment" => {}
+            _ => return Err("unknown option".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+impl Umount {
+    pub(super) fn run(self) -> warpfs::Result<Outcome> {
+        fuse::unmount(&self.mountpoint)?;
+        Ok(Outcome::Done)
+    }
+}
+
+impl Stats {
+    pub(super) fn run(self) -> warpfs::Result<Outcome> {
+        let stats = fuse::stats(&self.mountpoint)?;
+        let fields = serde_json::to_value(&stats)
+            .map_err(|error| Error::io("cannot write down the statistics", error.into()))?;
+        if self.json {
+            println!("{fields:#}");
+            return Ok(Outcome::Done);
+        }
+        for (name, value) in fields.as_object().into_iter().flatten() {
+            println!("{:<20} {value:>16}", name.replace('_', " "));
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn open_log(path: &Path) -> warpfs::Result<File> {
+    File::options()
+        .append(true)
+        .create(true)
+        .open(path)
+        .map_err(|error| Error::io("cannot open", error).in_file(path))
+}
+
+/// Sends what happens to the log file if one is named, else to the standard error of a foreground mount, else to the
+/// system's journal if there is one.
+fn begin_logging(file: Option<File>, foreground: bool, volume: Volume) {
+    let level = match (volume.quiet, volume.verbose) {
+        (true, _) => Level::ERROR,
+        (_, true) => Level::DEBUG,
+        _ => Level::INFO,
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_target(false);
+    if let Some(file) = file {
+        lines.with_writer(Mutex::new(file)).init();
+    } else if foreground {
+        lines.with_writer(std::io::stderr).init();
+    } else if let Ok(journal) = tracing_journald::layer() {
+        let level = tracing_subscriber::filter::LevelFilter::from_level(level);
+        tracing_subscriber::registry()
+            .with(level)
+            .with(journal)
+            .init();
+    }
+}

@@ -1,0 +1,140 @@
+//! What is open: by the number the kernel gives back with every request.
+//!
+//! Plain files are handed to the kernel itself where it takes them (passthrough). It wants one backing file for an
+//! inode, used by every handle that is open at the same time, and no handle of the other kind beside them: so the
+//! first handle of an inode decides for all until the last is released.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use fuser::BackingId;
+
+use crate::reader::Reader;
+use crate::tree::{Listing, NodeId};
+
+/// An open file or directory.
+#[derive(Debug)]
+pub(super) enum Handle {
+    /// A regular file: shown as its original if there is a reader, else as it is.
+    File {
+        node: NodeId,
+        file: Arc<File>,
+        reader: Option<Reader>,
+    },
+    /// A directory, and its entries as they were when it was last read from its beginning.
+    Directory {
+        node: NodeId,
+        listing: Mutex<Option<Arc<Listing>>>,
+    },
+}
+
+/// How the handles of a plain file's inode are read.
+#[derive(Debug, Clone)]
+pub(super) enum Backing {
+    /// By the kernel, from the file behind this number.
+    Kernel(Arc<BackingId>),
+    /// By requests to us.
+    Requests,
+}
+
+#[derive(Debug)]
+struct BackedInode {
+    backing: Backing,
+    handles: u64,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    open: RwLock<HashMap<u64, Arc<Handle>>>,
+    last_number: AtomicU64,
+    backed: Mutex<HashMap<NodeId, BackedInode>>,
+}
+
+impl Handles {
+    /// Adds a handle and returns its number.
+    pub(super) fn add(&self, handle: Handle) -> u64 {
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, Arc::new(handle));
+        number
+    }
+
+    /// The handle of a number.
+    pub(super) fn get(&self, number: u64) -> Option<Arc<Handle>> {
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&number)
+            .cloned()
+    }
+
+    /// Forgets a handle; files close when their last request is done with them.
+    pub(super) fn remove(&self, number: u64) {
+        let removed = self
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&number);
+        if let Some(handle) = removed
+            && let Handle::File {
+                node, reader: None, ..
+            } = *handle
+        {
+            self.release_backing(node);
+        }
+    }
+
+    /// How many files are open; directories are not counted.
+    pub(super) fn open_files(&self) -> u64 {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values()
+            .filter(|handle| matches!(***handle, Handle::File { .. }))
+            .count() as u64
+    }
+
+    /// Any handle of this file.
+    pub(super) fn of_node(&self, wanted: NodeId) -> Option<Arc<Handle>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values()
+            .find(|handle| matches!(***handle, Handle::File { node, .. } if node == wanted))
+            .cloned()
+    }
+
+    /// How another handle of this plain file is to be read; `register` is asked for a backing file if the handle is the
+    /// only one. Balanced by [`Handles::remove`] of the handle.
+    pub(super) fn back(
+        &self,
+        node: NodeId,
+        register: impl FnOnce() -> Option<BackingId>,
+    ) -> Backing {
+        let mut backed = self.backed();
+        let inode = backed.entry(node).or_insert_with(|| BackedInode {
+            // The one call under a lock that is not ours: the kernel only notes the file down.
+            backing: register().map_or(Backing::Requests, |id| Backing::Kernel(Arc::new(id))),
+            handles: 0,
+        });
+        inode.handles += 1;
+        inode.backing.clone()
+    }
+
+    fn release_backing(&self, node: NodeId) {
+        let mut backed = self.backed();
+        if let Some(inode) = backed.get_mut(&node) {
+            inode.handles -= 1;
+            if inode.handles == 0 {
+                let closed = backed.remove(&node);
+                drop(backed);
+                drop(closed);
+            }
+        }
+    }
+
+    fn backed(&self) -> MutexGuard<'_, HashMap<NodeId, BackedInode>> {
+        self.backed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,196 @@
+//! The mount: a thin adapter between the kernel and the rooms that know something.
+//!
+//! `mount` makes and ends the mount, `background` the daemon, `filesystem` answers requests, `handles` knows what is
+//! open, `errno` what an error is called. [`serve`] puts them together and holds the order of a mount's life: everything
+//! that can be refused is refused before the mount exists; nobody is told that it is ready before it answers.
+
+mod attributes;
+mod background;
+mod convert;
+mod errno;
+mod filesystem;
+mod handles;
+mod mount;
+mod mount_table;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use fuser::{Session, SessionACL};
+use rustix::process::{Resource, Rlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use self::background::Readiness;
+use self::filesystem::WarpFilesystem;
+use crate::error::{Error, IoContext, Result};
+use crate::reader::{Engine, EngineOptions};
+use crate::stats::Stats;
+use crate::tree::{Kind, Tree};
+
+pub use mount::unmount_command as unmount;
+
+/// How far the kernel may read ahead in a mount, in bytes, where we may say so. Measured without decoding, one cold
+/// sequential reader: 128 KiB 2.2 GB/s, 512 KiB and 1 MiB 3.2; but random page faults of a memory map pay for what they
+/// did not ask for: 8,400 a second at 128 KiB, 3,000 at 1 MiB. Half a megabyte has nearly all of the one at less of
+/// the other.
+const READAHEAD: u64 = 512 << 10;
+/// How long requests under way may take when the mount is told to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What to mount where, and how.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// A directory, or one `.warp` file.
+    pub source: PathBuf,
+    /// A directory, or for a file also a regular file.
+    pub mount_point: PathBuf,
+    /// The reading engine's size.
+    pub engine: EngineOptions,
+    /// How long the kernel may believe what it was told of names and attributes.
+    pub time_to_live: Duration,
+    /// Whether other users may use the mount, as far as the files' modes and access lists let them.
+    pub allow_other: bool,
+    /// Whether to stay in the foreground.
+    pub foreground: bool,
+}
+
+/// Mounts and serves until the mount is ended by a signal or an unmount. Unless it stays in the foreground, the calling
+/// process exits here when the mount answers, and only a child of it returns.
+///
+/// `begin_logging` is called once in the process that serves, before anything is logged. Must be called while the
+/// process has one thread.
+///
+/// # Errors
+/// The source or the mount point cannot be used, or the system does not let us mount.
+pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()> {
+    // Before the mount covers it.
+    let mount_point = options
+        .mount_point
+        .canonicalize()
+        .context("cannot mount here", &options.mount_point)?;
+    let source = options
+        .source
+        .canonicalize()
+        .context("cannot open", &options.source)?;
+    let tree = Tree::open(&source, &mount_point, remembered_headers(&options.engine))?;
+    let readiness = if options.foreground {
+        Readiness::foreground()
+    } else {
+        background::detach()?
+    };
+    // The mount must not keep the directory busy that it was started from.
+    let root = Path::new("/");
+    std::env::set_current_dir(root).context("cannot change to", root)?;
+    begin_logging();
+    allow_many_descriptors();
+
+    let engine = Engine::new(&options.engine)?;
+    let onto_file = tree.root_kind() == Kind::File;
+    let filesystem = WarpFilesystem::new(tree, engine, options.time_to_live, options.allow_other);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .context("cannot wait for signals for", &mount_point)?;
+    let (connection, mount) = mount::mount(&source, &mount_point, onto_file, options.allow_other)?;
+    let mut config = fuser::Config::default();
+    // Requests are decoded on the threads that read them; one alone would let a slow read hold up all others.
+    config.n_threads = Some(options.engine.threads.max(2));
+    // Who may use the mount is the kernel's to decide: it knows the mount's owner and options.
+    let session = Session::from_fd(filesystem, connection, SessionACL::All, config);
+    let session = match session.context("cannot start serving", &mount_point) {
+        Ok(session) => session,
+        Err(error) => {
+            mount.end()?;
+            return Err(error);
+        }
+    };
+
+    let (ended, end) = mpsc::channel();
+    let session_ended = ended.clone();
+    start("session", move || {
+        let outcome = session.run();
+        let _ = session_ended.send(End::Session(outcome));
+    })
+    .and_then(|()| {
+        start("signals", move || {
+            for signal in &mut signals {
+                if ended.send(End::Signal(signal)).is_err() {
+                    break;
+                }
+            }
+        })
+    })
+    .inspect_err(|_| drop(mount.end()))?;
+
+    mount.set_readahead(READAHEAD);
+    readiness.announce().inspect_err(|_| drop(mount.end()))?;
+    tracing::info!(
+        "{} is mounted on {}",
+        source.display(),
+        mount.mount_point().display()
+    );
+    let outcome = match end.recv() {
+        Ok(End::Signal(signal)) => {
+            tracing::info!("ending by signal {signal}");
+            mount.end()?;
+            // Requests under way are answered; files that are still open end with this process.
+            let _ = end.recv_timeout(GRACE);
+            Ok(())
+        }
+        Ok(End::Session(outcome)) => outcome.context("serving ended", &mount_point),
+        Err(_) => Err(Error::unusable("serving ended unexpectedly").in_file(&mount_point)),
+    };
+    tracing::info!("{} is unmounted", mount.mount_point().display());
+    outcome
+}
+
+/// How many files' headers may be remembered: about 128 bytes each, a sixteenth of the budget all together.
+fn remembered_headers(options: &EngineOptions) -> NonZeroUsize {
+    let count = usize::try_from(options.cache_size / 16 / 128).unwrap_or(usize::MAX);
+    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Every open file costs a descriptor, and the usual limit of 1024 is for programs that may use select(2).
+fn allow_many_descriptors() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!("the limit of open files stays as it is: {error}");
+    }
+}
+
+fn start(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|error| Error::io("cannot start a thread", error))
+}
+
+/// What can end a mount.
+enum End {
+    Signal(i32),
+    Session(std::io::Result<()>),
+}
+
+/// Asks a running mount what it has done.
+///
+/// # Errors
+/// No warpfs is mounted there, or it may not be asked.
+pub fn stats(mount_point: &Path) -> Result<Stats> {
+    // Statistics have some thousand bytes; there is room for more fields.
+    let mut value = vec![0; 64 << 10];
+    let length = match rustix::fs::getxattr(mount_point, attributes::STATS, &mut value) {
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {
+            return Err(Error::unusable("no warpfs is mounted here").in_file(mount_point));
+        }
+        other => other.context("cannot ask", mount_point)?,
+    };
+    serde_json::from_slice(value.get(..length).unwrap_or_default()).map_err(|error| {
+        Error::unusable(format!("answers in another version's words: {error}")).in_file(mount_point)
+    })
+}

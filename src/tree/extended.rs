@@ -1,0 +1,95 @@
+//! Extended attributes of the source: what users set and the access control lists pass through, nothing else.
+//!
+//! They are read through `/proc/self/fd`, by a descriptor that only stands for its file. So they can be read of what cannot
+//! be opened or must not be, as of a pipe, and of the very file that was made sure of.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+
+use super::nodes::Known;
+use super::source::stat_descriptor;
+use super::{NodeId, Tree, is_file_of};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::identity::Identity;
+
+/// The longest value of an extended attribute, and the longest list of their names, in bytes
+/// (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+const LONGEST_EXTENDED_ATTRIBUTE: usize = 64 << 10;
+
+impl Tree {
+    /// An extended attribute of the source file; `None` if it has none of that name or the name is not passed through.
+    ///
+    /// # Errors
+    /// As for [`Tree::attributes`].
+    pub(crate) fn extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        if !passes_through(name) {
+            return Ok(None);
+        }
+        let (known, held) = self.hold(node)?;
+        let mut value = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
+        match rustix::fs::getxattr(by_descriptor(&held), name, spare_capacity(&mut value)) {
+            Ok(_) => {
+                value.shrink_to_fit();
+                Ok(Some(value))
+            }
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+            Err(error) => {
+                Err(error).context("cannot read an extended attribute", &self.path_of(&known))
+            }
+        }
+    }
+
+    /// The names of the source file's extended attributes that are passed through.
+    ///
+    /// # Errors
+    /// As for [`Tree::attributes`].
+    pub(crate) fn extended_attribute_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
+        let (known, held) = self.hold(node)?;
+        let mut list = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
+        match rustix::fs::listxattr(by_descriptor(&held), spare_capacity(&mut list)) {
+            Ok(_) | Err(Errno::NOTSUP) => {}
+            Err(error) => {
+                let path = self.path_of(&known);
+                return Err(error).context("cannot list extended attributes", &path);
+            }
+        }
+        let names = list.split(|&byte| byte == 0);
+        Ok(names
+            .filter(|name| passes_through(name))
+            .map(<[u8]>::to_vec)
+            .collect())
+    }
+
+    /// A node's file, as a descriptor that says which file is meant and nothing more.
+    fn hold(&self, node: NodeId) -> Result<(Known, OwnedFd)> {
+        let known = self.known(node)?;
+        let view = self.view_at(&known.location)?;
+        let path = self.path_of(&known);
+        let held = if known.name.is_empty() {
+            self.source.hold_directory(&view.directory)
+        } else {
+            self.source.hold(&view.directory, &known.name)
+        };
+        let held = held.context("cannot open", &path)?;
+        let stat = stat_descriptor(&held).context("cannot examine", &path)?;
+        if !is_file_of(&known, &Identity::from(&stat)) {
+            return Err(Error::from(ErrorKind::Changed).in_file(&path));
+        }
+        Ok((known, held))
+    }
+}
+
+/// Whether an extended attribute of the source is shown: what users set, and the access control lists.
+fn passes_through(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || name == b"system.posix_acl_access"
+        || name == b"system.posix_acl_default"
+}
+
+/// The path that leads to an open descriptor's file. Extended attributes can be read through it even where the
+/// descriptor only stands for its file, which may be one that cannot be opened.
+fn by_descriptor(held: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", held.as_raw_fd())
+}

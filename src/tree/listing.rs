@@ -1,0 +1,219 @@
+//! A directory's entries as they show, at one moment.
+//!
+//! All names lie in one buffer, so that a directory of a million entries costs its names and 24 bytes an entry. The
+//! directory stays open with it: attributes of listed entries are then one system call away.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+
+use super::names::{self, Entries, SUFFIX, View, file_type};
+use super::numbers::Key;
+use super::source::{Directory, join};
+use super::{Attributes, IoContextWith, Kind, NodeId, Tree, cannot_enter};
+use crate::error::{IoContext, Result};
+
+/// A snapshot of a directory, `.` and `..` first.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    node: NodeId,
+    parent: NodeId,
+    directory: Arc<Directory>,
+    names: Vec<u8>,
+    records: Vec<Record>,
+}
+
+#[derive(Debug)]
+struct Record {
+    name_end: usize,
+    inode: u64,
+    kind: Kind,
+    stripped: bool,
+}
+
+/// One entry of a [`Listing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListedEntry<'a> {
+    /// The name it shows under.
+    pub(crate) name: &'a [u8],
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// Its inode number as stat will show it, as far as that could be known without reading more.
+    pub(crate) inode: u64,
+    /// Whether its name in the source has the suffix besides.
+    stripped: bool,
+}
+
+impl Listing {
+    fn new(node: NodeId, parent: NodeId, directory: Arc<Directory>) -> Self {
+        Self {
+            node,
+            parent,
+            directory,
+            names: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, name: &[u8], kind: Kind, inode: u64, stripped: bool) {
+        self.names.extend_from_slice(name);
+        self.records.push(Record {
+            name_end: self.names.len(),
+            inode,
+            kind,
+            stripped,
+        });
+    }
+
+    /// Gives back what growing has left over.
+    fn shrink(&mut self) {
+        self.names.shrink_to_fit();
+        self.records.shrink_to_fit();
+    }
+
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The entry at `index`; `None` past the last.
+    pub(crate) fn get(&self, index: usize) -> Option<ListedEntry<'_>> {
+        let record = self.records.get(index)?;
+        let start = match index.checked_sub(1) {
+            Some(before) => self.records.get(before)?.name_end,
+            None => 0,
+        };
+        Some(ListedEntry {
+            name: self.names.get(start..record.name_end)?,
+            kind: record.kind,
+            inode: record.inode,
+            stripped: record.stripped,
+        })
+    }
+}
+
+impl ListedEntry<'_> {
+    fn source_name(&self) -> Vec<u8> {
+        let suffix = if self.stripped { SUFFIX } else { b"" };
+        [self.name, suffix].concat()
+    }
+}
+
+impl Tree {
+    /// The entries of a directory, as they show.
+    ///
+    /// # Errors
+    /// The directory cannot be read, is gone or is no longer the same.
+    pub(crate) fn list(&self, directory: NodeId) -> Result<Listing> {
+        let known = self.known(directory)?;
+        let location = join(&known.location, &known.name);
+        let path = self.source.path(&location, b"");
+        let opened = self.source.readable_directory(&location);
+        let opened = opened.map_err(|error| cannot_enter(error, &path))?;
+        let device = self.check_directory(directory, &known, &opened)?.device;
+        let opened = Arc::new(opened);
+
+        let mut entries: Vec<(Arc<[u8]>, u64)> = Vec::new();
+        let mut types = HashMap::new();
+        let only = self.only.as_ref().filter(|_| location.is_empty());
+        opened
+            .for_each(|name, file_type, inode| {
+                if only.is_none_or(|only| **only == *name) {
+                    let name: Arc<[u8]> = name.into();
+                    types.insert(Arc::clone(&name), file_type);
+                    entries.push((name, inode));
+                }
+            })
+            .context("cannot list", &path)?;
+        let view = View {
+            directory: Arc::clone(&opened),
+            entries: Entries::Listed(Arc::new(types)),
+        };
+
+        let mut shown = Vec::with_capacity(entries.len());
+        for (name, inode) in &entries {
+            if let Some((kind, stripped)) = self.listed_as(&view, name) {
+                let key = Key {
+                    device,
+                    inode: *inode,
+                    decoded: stripped && kind == Kind::File,
+                };
+                shown.push((name, kind, stripped, key));
+            }
+        }
+        let numbers = self.nodes.numbers(shown.iter().map(|(.., key)| *key));
+
+        let mut listing = Listing::new(directory, known.parent, opened);
+        let parent = self.inode_of(known.parent);
+        listing.push(b".", Kind::Directory, self.inode_of(directory), false);
+        listing.push(b"..", Kind::Directory, parent, false);
+        for ((name, kind, stripped, _), number) in shown.into_iter().zip(numbers) {
+            let short = if stripped {
+                names::stripped(name)
+            } else {
+                None
+            };
+            listing.push(short.unwrap_or(name), kind, number, stripped);
+        }
+        listing.shrink();
+        Ok(listing)
+    }
+
+    /// The attributes of the listing's entry at `index`, with one lookup of its node counted unless it is `.` or `..`;
+    /// `None` if it is no longer what was listed.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub(crate) fn lookup_listed(
+        &self,
+        listing: &Listing,
+        index: usize,
+    ) -> Result<Option<Attributes>> {
+        let Some(entry) = listing.get(index) else {
+            return Ok(None);
+        };
+        match entry.name {
+            b"." => return self.attributes(listing.node).map(Some),
+            b".." => return self.attributes(listing.parent).map(Some),
+            _ => {}
+        }
+        let view = View {
+            directory: Arc::clone(&listing.directory),
+            entries: Entries::Live,
+        };
+        let name = entry.source_name();
+        let path = || self.source.path(view.directory.location(), &name);
+        let found = self.source.stat(&view.directory, &name);
+        let Some(stat) = found.context_with("cannot examine", path)? else {
+            return Ok(None);
+        };
+        let is_file = file_type(&stat) == FileType::RegularFile;
+        let header = if entry.stripped && is_file {
+            match self.names().header(&view, &name, &stat) {
+                Some(header) => Some(header),
+                None => return Ok(None),
+            }
+        } else {
+            None
+        };
+        if Kind::of(file_type(&stat)) != Some(entry.kind) {
+            return Ok(None);
+        }
+        self.enter(listing.node, &view, &name, &stat, header)
+    }
+
+    /// What a listed entry is, and whether it shows stripped; `None` if it is gone already.
+    fn listed_as(&self, view: &View, name: &[u8]) -> Option<(Kind, bool)> {
+        let found = self.names().file_type(view, name).and_then(|file_type| {
+            let stripped = self.names().shows_stripped(view, name)?;
+            Ok(file_type.and_then(Kind::of).map(|kind| (kind, stripped)))
+        });
+        found.unwrap_or_else(|error| {
+            // One entry that cannot be examined must not hide the others, nor be hidden itself.
+            tracing::warn!("listed as it is: {error}");
+            let listed = view.listed(name).flatten().and_then(Kind::of);
+            Some((listed.unwrap_or(Kind::File), false))
+        })
+    }
+}

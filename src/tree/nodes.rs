@@ -1,0 +1,361 @@
+//! The nodes the kernel knows.
+//!
+//! A node is one file in one view ([`Key`]). It lives from its first lookup until the kernel has forgotten all of them,
+//! and longer while a node below it lives: a node's path is found by going up its parents, so they must stay.
+//!
+//! Invariants: every node but the root has its parent in the table; `children` counts the nodes that name a node as their
+//! parent; going up always ends at the root. Parent and name are those of the last lookup, that is the path at which the
+//! file was last seen; they may be out of date, and whoever uses them checks what they lead to.
+//!
+//! One mutex guards the table. It is held for a few steps up a path or a few map operations, never across a system call.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::numbers::{self, Key};
+use super::source::join;
+use super::{Kind, NodeId};
+use crate::identity::Identity;
+
+#[derive(Debug)]
+struct Node {
+    key: Key,
+    kind: Kind,
+    parent: NodeId,
+    name: Box<[u8]>,
+    lookups: u64,
+    children: u64,
+    /// What the kernel was last told.
+    told: Option<Identity>,
+    /// What was last opened.
+    opened: Option<Identity>,
+}
+
+/// What the table says about a node.
+pub(super) struct Known {
+    pub(super) key: Key,
+    pub(super) kind: Kind,
+    pub(super) parent: NodeId,
+    /// The directory it lies in; the root lies in itself, under an empty name, unless the root is a file.
+    pub(super) location: Vec<u8>,
+    /// Its name there, in the source.
+    pub(super) name: Box<[u8]>,
+    /// The state of the file the kernel was last told.
+    pub(super) told: Option<Identity>,
+}
+
+/// The table of nodes.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    table: Mutex<Table>,
+    root_device: u64,
+}
+
+#[derive(Debug)]
+struct Table {
+    nodes: HashMap<NodeId, Node>,
+    /// The root is left out: whoever meets it again further down (bind mounts) needs another node.
+    by_key: HashMap<Key, NodeId>,
+}
+
+impl Nodes {
+    /// A table with only the root, whose name is empty unless it is a file.
+    pub(super) fn new(key: Key, kind: Kind, name: &[u8]) -> Self {
+        let root = Node {
+            key,
+            kind,
+            parent: NodeId::ROOT,
+            name: name.into(),
+            lookups: 0,
+            children: 0,
+            told: None,
+            opened: None,
+        };
+        Self {
+            table: Mutex::new(Table {
+                nodes: HashMap::from([(NodeId::ROOT, root)]),
+                by_key: HashMap::new(),
+            }),
+            root_device: key.device,
+        }
+    }
+
+    /// What is known of a node; `None` if it was forgotten.
+    pub(super) fn get(&self, id: NodeId) -> Option<Known> {
+        let table = self.lock();
+        let node = table.nodes.get(&id)?;
+        Some(Known {
+            key: node.key,
+            kind: node.kind,
+            parent: node.parent,
+            location: table.location(node.parent)?,
+            name: node.name.clone(),
+            told: node.told,
+        })
+    }
+
+    /// The node of `key`, seen as `name` in `parent`, with one lookup more; it is made if need be. `None` if the parent
+    /// was forgotten.
+    pub(super) fn look_up(
+        &self,
+        key: Key,
+        kind: Kind,
+        parent: NodeId,
+        name: &[u8],
+        told: Identity,
+    ) -> Option<NodeId> {
+        let mut table = self.lock();
+        if !table.nodes.contains_key(&parent) {
+            return None;
+        }
+        let Some(&id) = table.by_key.get(&key) else {
+            let id = table.number(key, self.root_device);
+            table.by_key.insert(key, id);
+            table.adopt(parent);
+            let node = Node {
+                key,
+                kind,
+                parent,
+                name: name.into(),
+                lookups: 1,
+                children: 0,
+                told: Some(told),
+                opened: None,
+            };
+            table.nodes.insert(id, node);
+            return Some(id);
+        };
+        // Somewhere below itself, a directory can only be seen through a bind mount or in the middle of a rename. Its
+        // path so far is kept then, or going up would never end.
+        let moves = !table.is_at_or_above(id, parent);
+        let node = table.nodes.get_mut(&id)?;
+        node.lookups = node.lookups.saturating_add(1);
+        node.kind = kind;
+        node.told = Some(told);
+        if moves {
+            if *node.name != *name {
+                node.name = name.into();
+            }
+            let old_parent = std::mem::replace(&mut node.parent, parent);
+            if old_parent != parent {
+                table.adopt(parent);
+                table.release(old_parent);
+            }
+        }
+        Some(id)
+    }
+
+    /// Takes back `lookups` lookups of a node.
+    pub(super) fn forget(&self, id: NodeId, lookups: u64) {
+        let mut table = self.lock();
+        if let Some(node) = table.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(lookups);
+            table.remove_unused(id);
+        }
+    }
+
+    /// Notes what the kernel is told of a node.
+    pub(super) fn tell(&self, id: NodeId, identity: Identity) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
+            node.told = Some(identity);
+        }
+    }
+
+    /// Notes that a node was opened; whether it was the same state of the file as the last time.
+    pub(super) fn open(&self, id: NodeId, identity: Identity) -> bool {
+        match self.lock().nodes.get_mut(&id) {
+            Some(node) => node.opened.replace(identity) == Some(identity),
+            None => false,
+        }
+    }
+
+    /// The numbers the nodes of `keys` have, or would get now.
+    pub(super) fn numbers(&self, keys: impl Iterator<Item = Key>) -> Vec<u64> {
+        let table = self.lock();
+        keys.map(|key| match table.by_key.get(&key) {
+            Some(id) => id.0,
+            None => table.number(key, self.root_device).0,
+        })
+        .collect()
+    }
+
+    /// The memory in use, in bytes, roughly.
+    pub(super) fn memory(&self) -> usize {
+        // Names are mostly short, and both maps are filled by about two thirds.
+        let node = size_of::<(NodeId, Node)>() + size_of::<(Key, NodeId)>();
+        self.lock().nodes.len() * (node * 3 / 2 + 32)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn number(&self, key: Key, root_device: u64) -> NodeId {
+        NodeId(numbers::choose(key, root_device, |number| {
+            self.nodes.contains_key(&NodeId(number))
+        }))
+    }
+
+    /// The location of a directory node.
+    fn location(&self, mut id: NodeId) -> Option<Vec<u8>> {
+        let mut names = Vec::new();
+        while id != NodeId::ROOT {
+            let node = self.nodes.get(&id)?;
+            names.push(&node.name);
+            id = node.parent;
+        }
+        let names = names.into_iter().rev();
+        Some(names.fold(Vec::new(), |path, name| join(&path, name)))
+    }
+
+    fn is_at_or_above(&self, id: NodeId, mut below: NodeId) -> bool {
+        while below != id {
+            match self.nodes.get(&below) {
+                Some(node) if below != NodeId::ROOT => below = node.parent,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn adopt(&mut self, parent: NodeId) {
+        if let Some(parent) = self.nodes.get_mut(&parent) {
+            parent.children += 1;
+        }
+    }
+
+    fn release(&mut self, parent: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.children = node.children.saturating_sub(1);
+            self.remove_unused(parent);
+        }
+    }
+
+    /// Removes a node that neither the kernel nor a child needs, and then its parents, as far as the same is true of them.
+    fn remove_unused(&mut self, mut id: NodeId) {
+        while id != NodeId::ROOT
+            && let Some(node) = self.nodes.get(&id)
+            && node.lookups == 0
+            && node.children == 0
+        {
+            let (key, parent) = (node.key, node.parent);
+            self.nodes.remove(&id);
+            self.by_key.remove(&key);
+            if let Some(parent) = self.nodes.get_mut(&parent) {
+                parent.children = parent.children.saturating_sub(1);
+            }
+            id = parent;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(inode: u64) -> Key {
+        Key {
+            device: 7,
+            inode,
+            decoded: false,
+        }
+    }
+
+    fn seen(nodes: &Nodes, inode: u64, parent: NodeId, name: &[u8]) -> NodeId {
+        let told = Identity {
+            device: 7,
+            inode,
+            size: 0,
+            modified: (0, 0),
+        };
+        nodes
+            .look_up(key(inode), Kind::Directory, parent, name, told)
+            .unwrap()
+    }
+
+    fn place(nodes: &Nodes, id: NodeId) -> Option<String> {
+        let known = nodes.get(id)?;
+        Some(String::from_utf8(join(&known.location, &known.name)).unwrap())
+    }
+
+    fn table() -> Nodes {
+        Nodes::new(key(2), Kind::Directory, b"")
+    }
+
+    #[test]
+    fn a_forgotten_parent_stays_while_a_child_needs_its_path() {
+        let nodes = table();
+        let a = seen(&nodes, 10, NodeId::ROOT, b"a");
+        let b = seen(&nodes, 11, a, b"b");
+        let c = seen(&nodes, 12, b, b"c");
+        nodes.forget(a, 1);
+        nodes.forget(b, 1);
+        assert_eq!(place(&nodes, c).unwrap(), "a/b/c");
+        nodes.forget(c, 1);
+        assert!([a, b, c].iter().all(|&id| nodes.get(id).is_none()));
+        assert_eq!(nodes.lock().nodes.len(), 1);
+        assert_eq!(nodes.lock().by_key.len(), 0);
+        assert_eq!(nodes.lock().nodes[&NodeId::ROOT].children, 0);
+    }
+
+    #[test]
+    fn a_node_lives_until_every_lookup_is_forgotten() {
+        let nodes = table();
+        let a = seen(&nodes, 10, NodeId::ROOT, b"a");
+        assert_eq!(seen(&nodes, 10, NodeId::ROOT, b"a"), a);
+        nodes.forget(a, 1);
+        assert!(nodes.get(a).is_some());
+        nodes.forget(a, 5);
+        assert!(nodes.get(a).is_none());
+        nodes.forget(a, 1);
+        nodes.forget(NodeId::ROOT, 1000);
+        assert!(nodes.get(NodeId::ROOT).is_some());
+    }
+
+    #[test]
+    fn a_node_seen_elsewhere_moves_and_lets_its_old_parent_go() {
+        let nodes = table();
+        let a = seen(&nodes, 10, NodeId::ROOT, b"a");
+        let b = seen(&nodes, 11, NodeId::ROOT, b"b");
+        let file = seen(&nodes, 12, a, b"file");
+        nodes.forget(a, 1);
+        assert_eq!(seen(&nodes, 12, b, b"moved"), file);
+        assert_eq!(place(&nodes, file).unwrap(), "b/moved");
+        assert!(nodes.get(a).is_none());
+    }
+
+    #[test]
+    fn a_directory_seen_below_itself_does_not_make_a_circle() {
+        let nodes = table();
+        let a = seen(&nodes, 10, NodeId::ROOT, b"a");
+        let b = seen(&nodes, 11, a, b"b");
+        assert_eq!(seen(&nodes, 10, b, b"again"), a);
+        assert_eq!(seen(&nodes, 10, a, b"again"), a);
+        assert_eq!(place(&nodes, b).unwrap(), "a/b");
+    }
+
+    #[test]
+    fn a_listing_foresees_the_number_a_lookup_gives() {
+        let nodes = table();
+        let raw = key(10);
+        let decoded = Key {
+            decoded: true,
+            ..raw
+        };
+        assert_eq!(nodes.numbers([raw, decoded].into_iter()), [10, 10]);
+        seen(&nodes, 10, NodeId::ROOT, b"raw");
+        let foreseen = nodes.numbers([raw, decoded].into_iter());
+        assert_eq!(foreseen[0], 10);
+        let told = Identity {
+            device: 7,
+            inode: 10,
+            size: 0,
+            modified: (0, 0),
+        };
+        let given = nodes.look_up(decoded, Kind::File, NodeId::ROOT, b"x.warp", told);
+        assert_eq!(given, Some(NodeId(foreseen[1])));
+        assert_ne!(foreseen[1], 10);
+    }
+}

@@ -1,0 +1,324 @@
+//! Resolution of source paths beneath a held descriptor.
+//!
+//! A *location* is a path relative to the source's root, without leading or trailing slash; the root's is empty. It is
+//! made of real directories: the tree never records a path through a symlink. So every resolution forbids symlinks
+//! altogether (`RESOLVE_NO_SYMLINKS`), and a directory that somebody swaps for a link is an error, not a way out.
+//!
+//! The root's descriptor was opened before the mount exists, and so was that of whatever the mount is going to cover, if
+//! that lies inside the source. Paths at or below the covered place are resolved from its own descriptor: what is
+//! beneath the mount shows, and the mount never asks itself. [`Source::base_of`] is the one place that decides this for
+//! a path, [`Source::entry_base`] for a name in an open directory.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::io::{Errno, Result};
+
+/// How often a resolution is tried again when renames elsewhere keep disturbing it (EAGAIN).
+const ATTEMPTS: u32 = 16;
+
+/// The kernel takes no path longer than 4096 bytes at once; deeper locations are walked in steps of at most this.
+const LONGEST_STEP: usize = 4000;
+
+/// The source: its root, and what the mount covers of it.
+#[derive(Debug)]
+pub(super) struct Source {
+    root: OwnedFd,
+    covered: Option<Covered>,
+    /// The root as the user named it, for messages.
+    shown_path: PathBuf,
+}
+
+/// What the mount covers of its own source.
+#[derive(Debug)]
+pub(super) struct Covered {
+    location: Vec<u8>,
+    held: OwnedFd,
+}
+
+/// An open directory of the source.
+#[derive(Debug)]
+pub(super) struct Directory {
+    descriptor: OwnedFd,
+    location: Vec<u8>,
+}
+
+impl Covered {
+    /// Holds the directory at `location` beneath `root`; to be called before it is covered.
+    pub(super) fn directory(root: &Path, location: &[u8]) -> Result<Self> {
+        let path = root.join(std::ffi::OsStr::from_bytes(location));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self {
+            location: location.to_vec(),
+            held: rustix::fs::open(path, flags, Mode::empty())?,
+        })
+    }
+
+    /// Holds the file `name` in `root`; to be called before it is covered. It is held readable, because a file's path
+    /// descriptor cannot be opened again without a path.
+    pub(super) fn file(root: &Path, name: &[u8]) -> Result<Self> {
+        let path = root.join(std::ffi::OsStr::from_bytes(name));
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(Self {
+            location: name.to_vec(),
+            held: rustix::fs::open(path, flags, Mode::empty())?,
+        })
+    }
+}
+
+impl Directory {
+    /// Where it lies.
+    pub(super) fn location(&self) -> &[u8] {
+        &self.location
+    }
+
+    /// What it is.
+    pub(super) fn stat(&self) -> Result<Statx> {
+        stat_descriptor(&self.descriptor)
+    }
+
+    /// Calls `each` with name, file type and inode number of every entry, `.` and `..` left out. The directory must have
+    /// been opened by [`Source::readable_directory`].
+    pub(super) fn for_each(
+        &self,
+        mut each: impl FnMut(&[u8], rustix::fs::FileType, u64),
+    ) -> Result<()> {
+        let mut buffer = Vec::with_capacity(32 << 10);
+        let mut entries = rustix::fs::RawDir::new(&self.descriptor, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                each(name, entry.file_type(), entry.ino());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    /// Holds the directory `root`; to be called before the mount exists.
+    pub(super) fn open(root: &Path, shown_path: PathBuf, covered: Option<Covered>) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self {
+            root: rustix::fs::open(root, flags, Mode::empty())?,
+            covered,
+            shown_path,
+        })
+    }
+
+    /// The source's file system, as it is beneath the mount.
+    pub(super) fn statfs(&self) -> Result<rustix::fs::StatVfs> {
+        rustix::fs::fstatvfs(&self.root)
+    }
+
+    /// The path of `name` in the directory at `location` as the user knows it, for messages; an empty name stands for
+    /// the directory.
+    pub(super) fn path(&self, location: &[u8], name: &[u8]) -> PathBuf {
+        let joined = join(location, name);
+        if joined.is_empty() {
+            return self.shown_path.clone();
+        }
+        self.shown_path.join(std::ffi::OsStr::from_bytes(&joined))
+    }
+
+    /// Opens a directory for looking at its entries one by one.
+    pub(super) fn directory(&self, location: &[u8]) -> Result<Directory> {
+        self.open_directory(location, OFlags::PATH)
+    }
+
+    /// Opens a directory for listing it as well.
+    pub(super) fn readable_directory(&self, location: &[u8]) -> Result<Directory> {
+        self.open_directory(location, OFlags::RDONLY)
+    }
+
+    fn open_directory(&self, location: &[u8], access: OFlags) -> Result<Directory> {
+        let (base, mut rest) = self.base_of(location);
+        let mut walked: Option<OwnedFd> = None;
+        while let Some(step) = rest.get(..LONGEST_STEP) {
+            let slash = step.iter().rposition(|&byte| byte == b'/');
+            let slash = slash.ok_or(Errno::NAMETOOLONG)?;
+            let (step, further) = rest.split_at(slash);
+            let from = walked.as_ref().map_or(base, AsFd::as_fd);
+            walked = Some(open_beneath(from, step, OFlags::PATH | OFlags::DIRECTORY)?);
+            rest = further.get(1..).unwrap_or_default();
+        }
+        let rest = if rest.is_empty() { b"." } else { rest };
+        let from = walked.as_ref().map_or(base, AsFd::as_fd);
+        Ok(Directory {
+            descriptor: open_beneath(from, rest, access | OFlags::DIRECTORY)?,
+            location: location.to_vec(),
+        })
+    }
+
+    /// The descriptor a location is resolved from, and what remains of it: the covered place's own at and below that,
+    /// the root's elsewhere.
+    fn base_of<'a>(&'a self, location: &'a [u8]) -> (BorrowedFd<'a>, &'a [u8]) {
+        if let Some(covered) = &self.covered
+            && let Some(rest) = location.strip_prefix(&*covered.location)
+        {
+            match rest.split_first() {
+                None => return (covered.held.as_fd(), rest),
+                Some((b'/', below)) => return (covered.held.as_fd(), below),
+                Some(_) => {}
+            }
+        }
+        (self.root.as_fd(), location)
+    }
+
+    /// The same for `name` in an open directory: an empty name stands for the descriptor's own file.
+    fn entry_base<'a>(
+        &'a self,
+        directory: &'a Directory,
+        name: &'a [u8],
+    ) -> (BorrowedFd<'a>, &'a [u8]) {
+        match &self.covered {
+            Some(covered) if join(&directory.location, name) == covered.location => {
+                (covered.held.as_fd(), b"")
+            }
+            _ => (directory.descriptor.as_fd(), name),
+        }
+    }
+
+    /// What `name` in `directory` is, itself and not what it may link to; `None` if there is no such name.
+    pub(super) fn stat(&self, directory: &Directory, name: &[u8]) -> Result<Option<Statx>> {
+        let (base, name) = self.entry_base(directory, name);
+        match stat_at(base, name) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A descriptor that stands for `name` in `directory`, whatever it is, and can neither be read nor followed.
+    pub(super) fn hold(&self, directory: &Directory, name: &[u8]) -> Result<OwnedFd> {
+        let (base, name) = self.entry_base(directory, name);
+        if name.is_empty() {
+            return rustix::io::fcntl_dupfd_cloexec(base, 0);
+        }
+        open_beneath(base, name, OFlags::PATH)
+    }
+
+    /// The same for the directory itself.
+    pub(super) fn hold_directory(&self, directory: &Directory) -> Result<OwnedFd> {
+        rustix::io::fcntl_dupfd_cloexec(&directory.descriptor, 0)
+    }
+
+    /// Opens the file `name` in `directory` for reading. It never waits, even if a pipe took the file's place.
+    pub(super) fn open_file(&self, directory: &Directory, name: &[u8]) -> Result<File> {
+        let (base, name) = self.entry_base(directory, name);
+        if name.is_empty() {
+            return Ok(rustix::io::fcntl_dupfd_cloexec(base, 0)?.into());
+        }
+        Ok(open_beneath(base, name, OFlags::RDONLY | OFlags::NONBLOCK)?.into())
+    }
+
+    /// The target of the link `name` in `directory`.
+    pub(super) fn read_link(&self, directory: &Directory, name: &[u8]) -> Result<Vec<u8>> {
+        let (base, name) = self.entry_base(directory, name);
+        Ok(rustix::fs::readlinkat(base, name, Vec::new())?.into_bytes())
+    }
+}
+
+/// `name` in the directory at `location`, as a location.
+pub(super) fn join(location: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if location.is_empty() || name.is_empty() {
+        b""
+    } else {
+        b"/"
+    };
+    [location, slash, name].concat()
+}
+
+/// What an open file is.
+pub(super) fn stat_descriptor(descriptor: impl AsFd) -> Result<Statx> {
+    stat_at(descriptor.as_fd(), b"")
+}
+
+fn stat_at(base: BorrowedFd<'_>, name: &[u8]) -> Result<Statx> {
+    // No forced synchronisation, so that a network source answers as stat would.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+    rustix::fs::statx(base, name, flags, StatxFlags::BASIC_STATS)
+}
+
+fn open_beneath(base: BorrowedFd<'_>, path: &[u8], access: OFlags) -> Result<OwnedFd> {
+    let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    let mut attempt = 1;
+    loop {
+        match rustix::fs::openat2(base, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) if attempt < ATTEMPTS => attempt += 1,
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Read;
+
+    fn source(root: &Path, covered: Option<Covered>) -> Source {
+        Source::open(root, root.to_path_buf(), covered).unwrap()
+    }
+
+    #[test]
+    fn a_directory_swapped_for_a_link_does_not_lead_outside() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("secret"), "secret").unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        fs::create_dir(inside.path().join("a")).unwrap();
+        let source = source(inside.path(), None);
+        assert!(source.directory(b"a").is_ok());
+
+        fs::remove_dir(inside.path().join("a")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("a")).unwrap();
+        assert_eq!(source.directory(b"a").unwrap_err(), Errno::NOTDIR);
+        assert_eq!(source.directory(b"a/secret").unwrap_err(), Errno::LOOP);
+        let root = source.directory(b"").unwrap();
+        assert_eq!(source.open_file(&root, b"a").unwrap_err(), Errno::LOOP);
+        assert_eq!(source.directory(b"..").unwrap_err(), Errno::XDEV);
+    }
+
+    #[test]
+    fn only_what_lies_at_or_below_the_covered_place_is_resolved_from_its_descriptor() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a/in")).unwrap();
+        fs::create_dir_all(root.path().join("a/inner")).unwrap();
+        fs::write(root.path().join("a/in/file"), "beneath").unwrap();
+        let covered = Covered::directory(root.path(), b"a/in").unwrap();
+        let source = source(root.path(), Some(covered));
+        // The name is gone, the descriptor stays: whoever still finds it went through the descriptor.
+        fs::rename(root.path().join("a/in"), root.path().join("elsewhere")).unwrap();
+
+        let above = source.directory(b"a").unwrap();
+        assert!(source.stat(&above, b"in").unwrap().is_some());
+        assert!(source.stat(&above, b"inner").unwrap().is_some());
+        assert!(source.stat(&above, b"i").unwrap().is_none());
+        let inner = source.directory(b"a/in").unwrap();
+        let mut text = String::new();
+        let mut file = source.open_file(&inner, b"file").unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "beneath");
+    }
+
+    #[test]
+    fn a_location_longer_than_the_kernels_longest_path_is_walked_in_steps() {
+        let root = tempfile::tempdir().unwrap();
+        let source = source(root.path(), None);
+        let name = [b'n'; 255];
+        let mut location = Vec::new();
+        for _ in 0..20 {
+            let directory = source.directory(&location).unwrap();
+            rustix::fs::mkdirat(&directory.descriptor, &name[..], Mode::RWXU).unwrap();
+            location = join(&location, &name);
+        }
+        assert!(location.len() > 4096);
+        assert!(source.directory(&location).is_ok());
+    }
+}

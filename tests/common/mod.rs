@@ -1,0 +1,251 @@
+//! What the tests that cross rooms share: files to pack, and mounts that go away with the test, also when it fails.
+//!
+//! Mounts are real: the built binary serves them through the kernel. Each is served by a child in the foreground, so
+//! that its log, its memory and its end can be looked at.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take that happens at once on a machine at rest.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The built program.
+pub fn warpfs() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_warpfs"))
+}
+
+/// Runs the program and demands success.
+pub fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    let output = warpfs().args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Runs a shell script and demands success; gives what it printed.
+pub fn shell(directory: &Path, script: &str) -> String {
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{script}\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A file of the independent writer's, or its original `mixed.bin`.
+pub fn vector(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+/// The original of most vectors.
+pub fn mixed() -> Vec<u8> {
+    fs::read(vector("mixed.bin")).unwrap()
+}
+
+/// Bytes that compress about 3:1, the same for the same seed; no two blocks of 4096 are equal.
+pub fn sample(length: usize, seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let words: Vec<[u8; 6]> = (0..512)
+        .map(|_| std::array::from_fn(|_| b'a' + (random.next() % 26) as u8))
+        .collect();
+    let mut bytes = Vec::with_capacity(length + 16);
+    while bytes.len() < length {
+        bytes.extend(words[(random.next() % 512) as usize]);
+        bytes.push(b' ');
+        if random.next() % 64 == 0 {
+            bytes.extend(random.next().to_le_bytes());
+        }
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// A small seeded generator (SplitMix64), so that a failing run can be repeated.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// Packs `input` to `output` with further arguments.
+pub fn pack(input: &Path, output: &Path, arguments: &[&str]) {
+    let mut command = warpfs();
+    command.args(["pack", "-q", "-f"]).args(arguments);
+    let result = command.arg("-o").arg(output).arg(input).output().unwrap();
+    assert!(
+        result.status.success(),
+        "{}",
+        String::from_utf8_lossy(&result.stderr)
+    );
+}
+
+/// Waits until `done` says so; `what` is what was waited for in vain.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether anything is mounted at this path.
+pub fn is_mounted(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let path = path.to_str().unwrap();
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(path))
+}
+
+/// A running mount.
+pub struct Mounted {
+    pub mount_point: PathBuf,
+    pub log: PathBuf,
+    pub server: Child,
+    _own: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// Mounts `source` on a directory of its own.
+    pub fn new(source: &Path, arguments: &[&str]) -> Self {
+        let own = tempfile::tempdir().unwrap();
+        let mount_point = own.path().join("mounted");
+        fs::create_dir(&mount_point).unwrap();
+        Self::start(source, mount_point, arguments, own)
+    }
+
+    /// Mounts `source` on `mount_point`.
+    pub fn at(source: &Path, mount_point: &Path, arguments: &[&str]) -> Self {
+        let own = tempfile::tempdir().unwrap();
+        Self::start(source, mount_point.to_owned(), arguments, own)
+    }
+
+    fn start(
+        source: &Path,
+        mount_point: PathBuf,
+        arguments: &[&str],
+        own: tempfile::TempDir,
+    ) -> Self {
+        let mount_point = mount_point.canonicalize().unwrap();
+        let log = own.path().join("log");
+        let mut server = warpfs()
+            .args(["mount", "-f"])
+            .args(arguments)
+            .arg(source)
+            .arg(&mount_point)
+            .stdin(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        wait_until("the mount", || {
+            if let Some(status) = server.try_wait().unwrap() {
+                let said = fs::read_to_string(&log).unwrap();
+                panic!("the mount ended with {status}: {said}");
+            }
+            fs::read_to_string(&log).unwrap().contains("is mounted on")
+        });
+        Self {
+            mount_point,
+            log,
+            server,
+            _own: own,
+        }
+    }
+
+    /// A path inside the mount.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.mount_point.join(name)
+    }
+
+    /// What the server has logged so far.
+    pub fn logged(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The server's resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        resident(self.server.id(), "VmRSS:")
+    }
+
+    /// The most memory the server has ever had resident, in bytes.
+    pub fn peak_resident(&self) -> u64 {
+        resident(self.server.id(), "VmHWM:")
+    }
+
+    /// The mount's statistics.
+    pub fn stats(&self) -> serde_json::Value {
+        let output = run([
+            OsStr::new("stats"),
+            OsStr::new("--json"),
+            self.mount_point.as_os_str(),
+        ]);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Drops what the kernel has cached of this mount, and of everything else.
+    pub fn drop_caches(&self) {
+        shell(Path::new("/"), "sync; echo 3 > /proc/sys/vm/drop_caches");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // By its own means first; whatever happens, nothing stays.
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.server),
+            rustix::process::Signal::TERM,
+        );
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Ok(Some(_)) = self.server.try_wait() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.server.try_wait().ok().flatten().is_none() {
+            let _ = self.server.kill();
+            let _ = self.server.wait();
+            let _ = rustix::mount::unmount(&self.mount_point, rustix::mount::UnmountFlags::DETACH);
+        }
+        if std::thread::panicking() {
+            eprintln!("the mount's log:\n{}", self.logged());
+        }
+    }
+}
+
+fn resident(process: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    let kibibytes: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|number| number.parse().ok())
+        .unwrap();
+    kibibytes * 1024
+}
