@@ -59,7 +59,7 @@ pub fn unpack_file(
     Ok(summary)
 }
 
-/// Unpacks a file into `output`, in order. What was written before an error was noticed has been written: a checksum
+/// Unpacks a file into `output`, in order; errors in writing call it standard output. What was written before an error was noticed has been written: a checksum
 /// mismatch is noticed at the end.
 ///
 /// # Errors
@@ -71,8 +71,9 @@ pub fn unpack_to(
     control: Control<'_>,
 ) -> Result<Summary> {
     let archive = Archive::open(input)?;
-    let mut sink = Sink::Stream(output, Path::new("standard output"));
-    decode(&archive, options, control, &mut sink)?;
+    let name = Path::new("standard output");
+    decode(&archive, options, control, &mut Sink::Stream(output, name))?;
+    output.flush().context("cannot write", name)?;
     Ok(summary(&archive))
 }
 
