@@ -5,6 +5,9 @@
 //! checksums; `archive` is an open file and decodes chunk *i*; `cache` keeps decoded chunks under the budget of
 //! `memory`; `prefetch` names the chunks that come next; [`Reader`] puts them together and reads at any offset. `tree`
 //! is a directory of such files as a mount shows it, [`fuse`] the mount.
+//!
+//! Beside them the jobs on whole files, in constant memory and parallel: [`pack`], [`unpack`], [`verify`], [`info`], and
+//! [`recursive`] for trees. `ordered` is their engine, [`job`] what they are given to report to and be stopped by.
 
 mod archive;
 mod cache;

@@ -243,9 +243,10 @@ pub(crate) fn resize(buffer: &mut Vec<u8>, len: u64) -> Result<()> {
     };
     let len = usize::try_from(len).map_err(|_| too_large())?;
     if len > buffer.capacity() {
-        // Room first, so that a size that cannot be had is an error and not the end of the process.
+        // Tried first, so that a size that cannot be had is an error and not the end of the process.
         *buffer = Vec::new();
         buffer.try_reserve_exact(len).map_err(|_| too_large())?;
+        *buffer = Vec::new();
         *buffer = vec![0; len];
     }
     buffer.resize(len, 0);

@@ -1,7 +1,7 @@
 //! New files that appear under their name only when they are whole.
 //!
 //! A file is written under a temporary name beside its target, given the attributes of the file it was made from,
-//! synced, and renamed; the directory is synced last. Whatever goes wrong on the way, the temporary file is removed and
+//! synced, and renamed; the directory is synced last. Many small files are synced and renamed together. Whatever goes wrong on the way, the temporary file is removed and
 //! the target is as it was. The temporary name does not end in `.warp`, so that a mount shows it as what it is.
 
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
@@ -86,15 +86,52 @@ impl NewFile {
             .context("cannot sync", self.temporary_path())
     }
 
-    /// Gives the file the attributes of `like`, syncs it and lets it appear under its name.
+    /// Gives the file the attributes of `file`, of which `stat` was taken before it was read.
+    pub(crate) fn copy_attributes(&self, file: &File, stat: &Stat) -> Result<()> {
+        copy_attributes(file, stat, self.file(), &self.target)
+    }
+
+    /// Syncs the file and lets it appear under its name.
     ///
     /// # Errors
     /// [`ErrorKind::Exists`] if somebody else was faster, or the system's.
-    pub(crate) fn publish(self, like: Option<(&File, &Stat)>) -> Result<()> {
-        if let Some((file, stat)) = like {
-            copy_attributes(file, stat, self.file(), &self.target)?;
-        }
+    pub(crate) fn publish(self) -> Result<()> {
         self.sync()?;
+        let finished = self.finish();
+        let directory = finished.directory().to_owned();
+        finished.rename()?;
+        sync_directory(&directory)
+    }
+
+    /// Closes the file, to be synced together with others and renamed then.
+    pub(crate) fn finish(self) -> FinishedFile {
+        FinishedFile {
+            temporary: self.temporary.into_temp_path(),
+            target: self.target,
+            replace: self.replace,
+        }
+    }
+}
+
+/// A file that is written and has only to be synced and renamed; dropped before that, nothing of it stays.
+#[derive(Debug)]
+pub(crate) struct FinishedFile {
+    temporary: TempPath,
+    target: PathBuf,
+    replace: bool,
+}
+
+impl FinishedFile {
+    /// The directory it is in.
+    pub(crate) fn directory(&self) -> &Path {
+        directory_of(&self.target)
+    }
+
+    /// Lets a file that was synced appear under its name. That the name stays takes [`sync_directory`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exists`] if somebody else was faster, or the system's.
+    pub(crate) fn rename(self) -> Result<()> {
         let persisted = match self.replace {
             true => self.temporary.persist(&self.target),
             false => self.temporary.persist_noclobber(&self.target),
@@ -105,8 +142,7 @@ impl NewFile {
                 _ => Error::io("cannot rename the finished file to it", error.error),
             };
             error.in_file(&self.target)
-        })?;
-        sync_directory(directory_of(&self.target))
+        })
     }
 }
 
@@ -239,13 +275,13 @@ mod tests {
         let refused = NewFile::create(&target, false, None).unwrap_err();
         assert!(matches!(refused.kind(), ErrorKind::Exists));
         assert!(matches!(
-            slow.publish(None).unwrap_err().kind(),
+            slow.publish().unwrap_err().kind(),
             ErrorKind::Exists
         ));
         let new = NewFile::create(&target, true, None).unwrap();
         new.file().write_all(b"new").unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
-        new.publish(None).unwrap();
+        new.publish().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
         assert_eq!(names(directory.path()), ["x"]);
     }
@@ -273,7 +309,8 @@ mod tests {
         let new = NewFile::create(&target, false, Some(&stat)).unwrap();
         let before = new.file().metadata().unwrap();
         assert_eq!(before.mode() & 0o777, 0o600);
-        new.publish(Some((&source, &stat))).unwrap();
+        new.copy_attributes(&source, &stat).unwrap();
+        new.publish().unwrap();
         let after = std::fs::metadata(&target).unwrap();
         assert_eq!(after.mode() & 0o7777, 0o2640);
         assert_eq!((after.mtime(), after.mtime_nsec()), (-2_000, 999_999_999));

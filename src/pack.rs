@@ -103,8 +103,15 @@ pub fn pack_file(
     control: Control<'_>,
 ) -> Result<Summary> {
     let file = File::open(input).context("cannot open", input)?;
-    let summary = pack_opened(&file, input, output, options, control, Keep::Always)?;
-    summary.ok_or_else(|| Error::unusable("nothing was packed").in_file(input))
+    let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
+    let written = pack_opened(&file, &stat, input, output, options, control)?;
+    let summary = written.summary;
+    let new = written.complete(&file, &stat, options, control)?;
+    new.publish()?;
+    if options.remove {
+        remove_input(input, &stat)?;
+    }
+    Ok(summary)
 }
 
 /// Packs standard input, to its end, as `output`.
@@ -124,41 +131,58 @@ pub fn pack_standard_input(
     let packed = chunks::pack_stream(&file, path, &mut new, options, control);
     control.observer.end(path);
     let packed = packed?;
-    new.publish(None)?;
+    new.publish()?;
     Ok(packed.summary)
 }
 
-/// When a packed file is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
-    Always,
-    /// If it is smaller than the original.
-    Smaller,
+/// A packed file that has been written, and no more than that.
+pub(crate) struct Written {
+    new: NewFile,
+    digest: Option<Footer>,
+    pub(crate) summary: Summary,
 }
 
-/// Packs a file that is open; `input` is its name. `None` if the packed file was not to be kept.
+impl Written {
+    /// Makes it ready to be published: with the attributes of the input, and verified if the input is to be removed.
+    pub(crate) fn complete(
+        self,
+        file: &File,
+        stat: &Stat,
+        options: &PackOptions,
+        control: Control<'_>,
+    ) -> Result<NewFile> {
+        if options.remove {
+            read_back(&self.new, self.digest, options, control)?;
+        }
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            self.new.copy_attributes(file, stat)?;
+        }
+        Ok(self.new)
+    }
+}
+
+/// Packs a file that is open; `input` is its name.
 pub(crate) fn pack_opened(
     file: &File,
+    stat: &Stat,
     input: &Path,
     output: &Path,
     options: &PackOptions,
     control: Control<'_>,
-    keep: Keep,
-) -> Result<Option<Summary>> {
-    let stat = rustix::fs::fstat(file).context("cannot examine", input)?;
+) -> Result<Written> {
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind == FileType::Directory {
         return Err(Error::unusable("is a directory: add -r to pack what is in it").in_file(input));
     }
-    if kind == FileType::RegularFile && !options.force && is_packed(file, &stat) {
+    if kind == FileType::RegularFile && !options.force && is_packed(file, stat) {
         return Err(
             Error::unusable("is packed already; add --force to pack it once more").in_file(input),
         );
     }
     if options.remove {
-        check_removable(input, &stat, options.force)?;
+        check_removable(input, stat, options.force)?;
     }
-    let like = (kind == FileType::RegularFile).then_some(&stat);
+    let like = (kind == FileType::RegularFile).then_some(stat);
     let mut new = NewFile::create(output, options.force, like)?;
     if let Ok(target) = rustix::fs::stat(output)
         && (target.st_dev, target.st_ino) == (stat.st_dev, stat.st_ino)
@@ -174,22 +198,16 @@ pub(crate) fn pack_opened(
         sized.then_some(u64::try_from(stat.st_size).unwrap_or(0)),
     );
     let packed = match sized {
-        true => chunks::pack_sized(file, input, stat, &mut new, options, control),
+        true => chunks::pack_sized(file, input, *stat, &mut new, options, control),
         false => chunks::pack_stream(file, input, &mut new, options, control),
     };
     control.observer.end(input);
     let packed = packed?;
-    if keep == Keep::Smaller && packed.summary.packed_size >= packed.summary.original_size {
-        return Ok(None);
-    }
-    if options.remove {
-        read_back(&new, packed.digest, options, control)?;
-    }
-    new.publish(like.map(|stat| (file, stat)))?;
-    if options.remove {
-        remove_input(input, &stat)?;
-    }
-    Ok(Some(packed.summary))
+    Ok(Written {
+        new,
+        digest: packed.digest,
+        summary: packed.summary,
+    })
 }
 
 /// Whether a file is packed by the rule that decides how a mount shows it: its fixed header, and room for its table.

@@ -2,12 +2,14 @@
 //!
 //! Small files are worked on side by side, one thread each; a large one has all threads to itself. Results are taken in
 //! the order of the walk, so that a hard link finds its first name finished and a directory gets its times after all that
-//! was made in it. A file that fails is reported and the others go on.
+//! was made in it. A file that fails is reported and the others go on. New files are synced some at a time, all at once,
+//! and only then get their names: to sync one by one takes longer than to pack.
 //!
 //! Into another tree, everything comes along: what is not packed is copied as it is, sharing its blocks where the file
 //! system can; symbolic links are kept as they read; hard links stay links of each other. Beside the originals, what is
 //! not packed is left alone. Nothing is read through a symbolic link.
 
+mod names;
 mod plain;
 
 use std::collections::{HashMap, HashSet};
@@ -15,15 +17,16 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use names::{Batch, Deferred, make_directory, make_hard_link, make_room};
+use rustix::fs::{AtFlags, CWD, FileType, Stat};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::info::Info;
 use crate::job::{Control, thread_count};
 use crate::ordered;
-use crate::output::copy_attributes;
+use crate::output::NewFile;
 use crate::pack::{
-    Keep, PackOptions, Summary, is_packed, open_entry, pack_opened, packed_name, remove_input,
+    PackOptions, Summary, is_packed, open_entry, pack_opened, packed_name, remove_input,
 };
 use crate::unpack::{UnpackOptions, original_name, unpack_opened};
 use crate::verify::verify_opened;
@@ -151,15 +154,16 @@ enum Item {
     Small(Entry),
     /// To be done in order: whatever is no file, is large, or has several names.
     InOrder(Entry),
-    Done(Result<Outcome>),
+    Done(Result<(Entry, Outcome)>),
     Leave(Entry),
 }
 
 /// What became of one file.
 enum Outcome {
-    /// It was packed, unpacked or verified.
-    Made(Summary),
-    Copied,
+    /// It was packed or unpacked; the input is to be removed if the task says so.
+    Made(NewFile, Summary),
+    Verified(Summary),
+    Copied(NewFile),
     Left,
 }
 
@@ -175,6 +179,22 @@ struct FirstName {
 struct Progress {
     summary: TreeSummary,
     names: HashMap<(u64, u64), FirstName>,
+    batch: Batch,
+}
+
+impl Progress {
+    fn fail(&mut self, error: &Error, control: Control<'_>) {
+        self.summary.failed += 1;
+        control.observer.failed(error);
+    }
+
+    fn settle(&mut self, control: Control<'_>) {
+        let summary = &mut self.summary;
+        self.batch.settle(|error| {
+            summary.failed += 1;
+            control.observer.failed(error);
+        });
+    }
 }
 
 impl<'a> Tree<'a> {
@@ -213,13 +233,14 @@ impl<'a> Tree<'a> {
             || Ok(self.draw(&mut walk, &mut linked)),
             |(), item| match item {
                 Item::Small(entry) => {
-                    let done = self.process(&entry, 1);
+                    let done = self.process(&entry, 1).map(|outcome| (entry, outcome));
                     stop_if_cancelled(done).map(Item::Done)
                 }
                 item => Ok(item),
             },
             |item| self.take(item, &mut progress),
         )?;
+        progress.settle(self.control);
         Ok(progress.summary)
     }
 
@@ -262,8 +283,14 @@ impl<'a> Tree<'a> {
     fn take(&self, item: Item, progress: &mut Progress) -> Result<()> {
         let done = match item {
             Item::Failed(error) => Err(error),
-            Item::Done(outcome) => outcome.map(|outcome| count(&mut progress.summary, &outcome)),
-            Item::Leave(entry) => self.leave(&entry),
+            Item::Done(Ok((entry, outcome))) => self.keep(&entry, outcome, progress),
+            Item::Done(Err(error)) => Err(error),
+            Item::Leave(entry) => {
+                if let Some(target) = self.target(&entry) {
+                    progress.batch.push(Deferred::Leave { entry, target });
+                }
+                Ok(())
+            }
             Item::Small(entry) | Item::InOrder(entry) => match entry.kind() {
                 FileType::RegularFile => self.take_file(&entry, progress),
                 FileType::Symlink => self.take_symlink(&entry, &mut progress.summary),
@@ -274,11 +301,42 @@ impl<'a> Tree<'a> {
                 }
             },
         };
-        let Err(error) = stop_if_cancelled(done)? else {
-            return Ok(());
+        if let Err(error) = stop_if_cancelled(done)? {
+            progress.fail(&error, self.control);
+        }
+        if progress.batch.is_full() {
+            progress.settle(self.control);
+        }
+        Ok(())
+    }
+
+    /// Counts what became of a file, and sees to it that it gets its name.
+    fn keep(&self, entry: &Entry, outcome: Outcome, progress: &mut Progress) -> Result<()> {
+        let (new, made) = match outcome {
+            Outcome::Made(new, made) => (Some(new), Some(made)),
+            Outcome::Verified(made) => (None, Some(made)),
+            Outcome::Copied(new) => (Some(new), None),
+            Outcome::Left => (None, None),
         };
-        progress.summary.failed += 1;
-        self.control.observer.failed(&error);
+        let copied = new.is_some() && made.is_none();
+        let left = new.is_none() && made.is_none();
+        match new {
+            // What an input is removed for was synced already, to be read back.
+            Some(new) if made.is_some() && self.task.removes() => {
+                new.publish()?;
+                remove_input(&entry.path, &entry.stat)?;
+            }
+            Some(new) => progress.batch.push(Deferred::Rename(new.finish())),
+            None => {}
+        }
+        let summary = &mut progress.summary;
+        summary.copied += u64::from(copied);
+        summary.left += u64::from(left);
+        if let Some(made) = made {
+            summary.files += 1;
+            summary.original_size += made.original_size;
+            summary.packed_size += made.packed_size;
+        }
         Ok(())
     }
 
@@ -293,17 +351,23 @@ impl<'a> Tree<'a> {
                 false => Some(plain.clone()),
             };
             if let Some(name) = name {
-                make_hard_link(&first.target, &name, self.task.replaces())?;
                 if first.made && self.task.removes() {
+                    make_hard_link(&first.target, &name, self.task.replaces())?;
                     remove_input(&entry.path, &entry.stat)?;
+                } else {
+                    progress.batch.push(Deferred::Link {
+                        first: first.target.clone(),
+                        name,
+                        replace: self.task.replaces(),
+                    });
                 }
                 progress.summary.links += 1;
                 return Ok(());
             }
         }
         let outcome = self.process(entry, self.threads)?;
-        count(&mut progress.summary, &outcome);
-        let made = matches!(outcome, Outcome::Made(_));
+        let made = matches!(outcome, Outcome::Made(..));
+        self.keep(entry, outcome, progress)?;
         let target = match made {
             true => self.task.name(&plain),
             false => Some(plain).filter(|_| self.output.is_some()),
@@ -331,16 +395,17 @@ impl<'a> Tree<'a> {
             None => Ok(Outcome::Left),
             Some(_) => {
                 let replace = self.task.replaces();
-                plain::copy(&file, &stat, &entry.path, &plain, replace, self.control)?;
-                Ok(Outcome::Copied)
+                plain::copy(&file, &stat, &entry.path, &plain, replace, self.control)
+                    .map(Outcome::Copied)
             }
         };
-        let summary = match (self.task, made) {
+        let control = self.control;
+        match (self.task, made) {
             (Task::Verify, _) if is_named_packed(&entry.name) => {
-                verify_opened(file, &entry.path, threads, self.control)?
+                verify_opened(file, &entry.path, threads, control).map(Outcome::Verified)
             }
-            (Task::Verify, _) => return Ok(Outcome::Left),
-            (_, None) => return as_it_is(),
+            (Task::Verify, _) => Ok(Outcome::Left),
+            (_, None) => as_it_is(),
             (Task::Pack(options), Some(made)) => {
                 let packed = !options.force && is_packed(&file, &stat);
                 if stat.st_size == 0 || packed || self.is_name_taken(entry) {
@@ -350,17 +415,18 @@ impl<'a> Tree<'a> {
                     threads,
                     ..options.clone()
                 };
-                let control = self.control;
-                let kept = Keep::Smaller;
-                match pack_opened(&file, &entry.path, &made, &options, control, kept)? {
-                    Some(summary) => summary,
-                    None => return as_it_is(),
+                let written = pack_opened(&file, &stat, &entry.path, &made, &options, control)?;
+                let summary = written.summary;
+                if summary.packed_size >= summary.original_size {
+                    return as_it_is();
                 }
+                let new = written.complete(&file, &stat, &options, control)?;
+                Ok(Outcome::Made(new, summary))
             }
             (Task::Unpack(options), Some(made)) => {
                 if !is_packed(&file, &stat) {
                     let why = "named .warp, but is none by its header";
-                    self.control.observer.skipped(&entry.path, why);
+                    control.observer.skipped(&entry.path, why);
                     return as_it_is();
                 }
                 if self.is_name_taken(entry) {
@@ -370,10 +436,10 @@ impl<'a> Tree<'a> {
                     threads,
                     ..options.clone()
                 };
-                unpack_opened(&file, &stat, &entry.path, &made, &options, self.control)?
+                unpack_opened(&file, &stat, &entry.path, &made, &options, control)
+                    .map(|(new, summary)| Outcome::Made(new, summary))
             }
-        };
-        Ok(Outcome::Made(summary))
+        }
     }
 
     /// Whether something else in the source would come to have the name of what is made of this file in another tree.
@@ -397,16 +463,6 @@ impl<'a> Tree<'a> {
         plain::copy_link_attributes(&entry.stat, &target)?;
         summary.links += 1;
         Ok(())
-    }
-
-    fn leave(&self, entry: &Entry) -> Result<()> {
-        let Some(target) = self.target(entry) else {
-            return Ok(());
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(CWD, &target, flags, Mode::empty())
-            .context("cannot open", &target)?;
-        copy_attributes(&*entry.directory, &entry.stat, &directory, &target)
     }
 
     /// Where an entry goes under its own name, if there is another tree for it to go to.
@@ -433,51 +489,10 @@ fn is_same_state(before: &Stat, after: &Stat) -> bool {
     state(before) == state(after)
 }
 
-fn count(summary: &mut TreeSummary, outcome: &Outcome) {
-    match outcome {
-        Outcome::Made(made) => {
-            summary.files += 1;
-            summary.original_size += made.original_size;
-            summary.packed_size += made.packed_size;
-        }
-        Outcome::Copied => summary.copied += 1,
-        Outcome::Left => summary.left += 1,
-    }
-}
-
 /// Of all a file's errors, being cancelled concerns the whole tree.
 fn stop_if_cancelled<T>(done: Result<T>) -> Result<Result<T>> {
     match done {
         Err(error) if matches!(error.kind(), ErrorKind::Cancelled) => Err(error),
         done => Ok(done),
     }
-}
-
-/// Makes a directory, unless there is one; its attributes come when all is in it.
-fn make_directory(path: &Path) -> Result<()> {
-    match rustix::fs::mkdir(path, Mode::RWXU) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::EXIST)
-            if std::fs::symlink_metadata(path).is_ok_and(|existing| existing.is_dir()) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error).context("cannot make the directory", path),
-    }
-}
-
-/// Checks that a name is free, or makes it so.
-fn make_room(name: &Path, replace: bool) -> Result<()> {
-    match std::fs::symlink_metadata(name) {
-        Err(_) => Ok(()),
-        Ok(existing) if replace && !existing.is_dir() => {
-            std::fs::remove_file(name).context("cannot replace", name)
-        }
-        Ok(_) => Err(Error::new(ErrorKind::Exists).in_file(name)),
-    }
-}
-
-fn make_hard_link(first: &Path, name: &Path, replace: bool) -> Result<()> {
-    make_room(name, replace)?;
-    std::fs::hard_link(first, name).context("cannot make the link", name)
 }

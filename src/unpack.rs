@@ -51,10 +51,15 @@ pub fn unpack_file(
 ) -> Result<Summary> {
     let file = File::open(input).context("cannot open", input)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
-    unpack_opened(&file, &stat, input, output, options, control)
+    let (new, summary) = unpack_opened(&file, &stat, input, output, options, control)?;
+    new.publish()?;
+    if options.remove {
+        remove_input(input, &stat)?;
+    }
+    Ok(summary)
 }
 
-/// Unpacks a file into `output`, in order. What was written before an error was noticed has been written: a checksum
+/// Unpacks a file into `output`, in order; errors in writing call it standard output. What was written before an error was noticed has been written: a checksum
 /// mismatch is noticed at the end.
 ///
 /// # Errors
@@ -66,12 +71,14 @@ pub fn unpack_to(
     control: Control<'_>,
 ) -> Result<Summary> {
     let archive = Archive::open(input)?;
-    let mut sink = Sink::Stream(output, Path::new("standard output"));
-    decode(&archive, options, control, &mut sink)?;
+    let name = Path::new("standard output");
+    decode(&archive, options, control, &mut Sink::Stream(output, name))?;
+    output.flush().context("cannot write", name)?;
     Ok(summary(&archive))
 }
 
-/// Unpacks a file that is open; `input` is its name.
+/// Unpacks a file that is open; `input` is its name. What is written, and compared if the input is to be removed, is left
+/// to be published.
 pub(crate) fn unpack_opened(
     file: &File,
     stat: &Stat,
@@ -79,7 +86,7 @@ pub(crate) fn unpack_opened(
     output: &Path,
     options: &UnpackOptions,
     control: Control<'_>,
-) -> Result<Summary> {
+) -> Result<(NewFile, Summary)> {
     let own = file.try_clone().context("cannot open", input)?;
     let archive = Archive::from_file(own, input)?;
     if options.remove {
@@ -104,11 +111,8 @@ pub(crate) fn unpack_opened(
     if options.remove {
         read_back(&archive, &new, options, control)?;
     }
-    new.publish(Some((file, stat)))?;
-    if options.remove {
-        remove_input(input, stat)?;
-    }
-    Ok(summary(&archive))
+    new.copy_attributes(file, stat)?;
+    Ok((new, summary(&archive)))
 }
 
 fn decode(

@@ -1,6 +1,8 @@
 //! `warpfs unpack`.
 
+use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use warpfs::Error;
@@ -66,14 +68,27 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         };
         let done = match (tree, arguments.stdout) {
             (true, _) => tree_of(arguments, input, &options, control, &progress),
-            (false, true) => {
-                unpack_to(input, &mut std::io::stdout(), &options, control).map(|_| Outcome::Done)
-            }
+            (false, true) => to_standard_output(input, &options, control),
             (false, false) => file(arguments, input, &options, control, &progress),
         };
         outcome = outcome.and(super::settle(done)?);
     }
     Ok(outcome)
+}
+
+fn to_standard_output(
+    input: &Path,
+    options: &UnpackOptions,
+    control: Control<'_>,
+) -> warpfs::Result<Outcome> {
+    // Without the buffer of `Stdout`, which is made for lines.
+    let mut output = std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(File::from)
+        .map_err(|error| Error::io("cannot write to standard output", error))?;
+    unpack_to(input, &mut output, options, control)?;
+    Ok(Outcome::Done)
 }
 
 fn tree_of(

@@ -17,7 +17,7 @@ const STEP_LEN: u64 = 16 << 20;
 /// How much is copied at a time where the kernel does not do it, in bytes.
 const BUFFER_LEN: usize = 256 << 10;
 
-/// Copies a regular file that is open, with its attributes.
+/// Copies a regular file that is open, with its attributes; the copy is left to be published.
 pub(super) fn copy(
     file: &File,
     stat: &Stat,
@@ -25,7 +25,7 @@ pub(super) fn copy(
     target: &Path,
     replace: bool,
     control: Control<'_>,
-) -> Result<()> {
+) -> Result<NewFile> {
     let new = NewFile::create(target, replace, Some(stat))?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     if size > 0 && rustix::fs::ioctl_ficlone(new.file(), file).is_err() {
@@ -39,7 +39,8 @@ pub(super) fn copy(
     if state(&now) != state(stat) {
         return Err(Error::new(ErrorKind::InputChanged).in_file(path));
     }
-    new.publish(Some((file, stat)))
+    new.copy_attributes(file, stat)?;
+    Ok(new)
 }
 
 /// Copies owner, as far as allowed, and times to a symbolic link.
