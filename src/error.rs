@@ -132,8 +132,8 @@ pub enum ErrorKind {
     /// The job was asked to stop.
     #[error("interrupted")]
     Cancelled,
-    /// A decoder panicked; the panic's text is in the log.
-    #[error("decoding stopped unexpectedly; please report this file")]
+    /// A job panicked; the panic's text is on standard error or in the log.
+    #[error("the work on it stopped unexpectedly; please report this file")]
     Panicked,
     /// The system said no.
     #[error("{action}: {source}")]

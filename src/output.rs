@@ -218,7 +218,8 @@ fn copy_user_attributes(from: impl AsFd, to: impl AsFd, path: &Path) -> Result<(
         .get(..len)
         .unwrap_or(&[])
         .split(|&byte| byte == 0)
-        .filter(|name| name.starts_with(b"user."))
+        // What a mount adds to packed files says nothing of a copy.
+        .filter(|name| name.starts_with(b"user.") && !name.starts_with(b"user.warpfs."))
     {
         // The longest value Linux allows.
         value.resize(64 << 10, 0);
