@@ -17,7 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use warpfs::job::Control;
 use warpfs::{Error, ErrorKind};
+
+use self::progress::Progress;
 
 /// Mount compressed .warp files as the files they hold, and pack, unpack and verify them.
 #[derive(Debug, Parser)]
@@ -73,6 +76,44 @@ impl Outcome {
             false => Outcome::Done,
         }
     }
+}
+
+/// What a job is given with each input.
+struct Task<'a> {
+    input: &'a Path,
+    /// Whether the input is the only one.
+    single: bool,
+    /// Whether the input is a tree, and to be taken as one.
+    tree: bool,
+    progress: &'a Progress,
+    control: Control<'a>,
+}
+
+/// Does a job for every input, the others too if one of them fails; signals stop it.
+fn for_each_input(
+    inputs: &[PathBuf],
+    recursive: bool,
+    volume: Volume,
+    job: impl Fn(&Task<'_>) -> warpfs::Result<Outcome>,
+) -> warpfs::Result<Outcome> {
+    let cancelled = stop_on_signals()?;
+    let mut outcome = Outcome::Done;
+    for input in inputs {
+        let tree = recursive && input.is_dir();
+        let progress = Progress::new(volume, tree);
+        let task = Task {
+            input,
+            single: inputs.len() == 1,
+            tree,
+            progress: &progress,
+            control: Control {
+                observer: &progress,
+                cancelled: &cancelled,
+            },
+        };
+        outcome = outcome.and(settle(job(&task))?);
+    }
+    Ok(outcome)
 }
 
 /// Lets the other inputs go on after one that failed, but not after an interruption.

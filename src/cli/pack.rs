@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use warpfs::format::{Checksum, Codec};
-use warpfs::job::Control;
 use warpfs::pack::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_ZSTD_LEVEL, Level, PackOptions, pack_file, pack_standard_input,
     packed_name,
 };
 use warpfs::recursive::pack_tree;
 
-use super::progress::Progress;
-use super::{Outcome, Volume, output_for, size, tree_output_for, wrong_usage};
+use super::{
+    Outcome, Task, Volume, for_each_input, output_for, size, tree_output_for, wrong_usage,
+};
 
 /// Pack files: x becomes x.warp beside it
 #[derive(Debug, clap::Args)]
@@ -109,46 +109,36 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         force: arguments.force,
         remove: arguments.rm,
     };
-    let cancelled = super::stop_on_signals()?;
-    let mut outcome = Outcome::Done;
-    for input in &arguments.inputs {
-        let tree = arguments.recursive && input.is_dir();
-        let progress = Progress::new(volume, tree);
-        let control = Control {
-            observer: &progress,
-            cancelled: &cancelled,
-        };
-        let done = match tree {
-            true => tree_of(arguments, input, &options, control, &progress),
-            false => file(arguments, input, &options, control, &progress),
-        };
-        outcome = outcome.and(super::settle(done)?);
-    }
-    Ok(outcome)
+    for_each_input(
+        &arguments.inputs,
+        arguments.recursive,
+        volume,
+        |task| match task.tree {
+            true => tree_of(arguments, &options, task),
+            false => file(arguments, &options, task),
+        },
+    )
 }
 
 fn tree_of(
     arguments: &Arguments,
-    input: &Path,
     options: &PackOptions,
-    control: Control<'_>,
-    progress: &Progress,
+    task: &Task<'_>,
 ) -> warpfs::Result<Outcome> {
-    let single = arguments.inputs.len() == 1;
-    let output = tree_output_for(input, arguments.output.as_deref(), single);
-    let summary = pack_tree(input, output.as_deref(), options, control)?;
-    progress.summarize_tree(input, "packed", &summary);
+    let output = tree_output_for(task.input, arguments.output.as_deref(), task.single);
+    let summary = pack_tree(task.input, output.as_deref(), options, task.control)?;
+    task.progress.summarize_tree(task.input, "packed", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))
 }
 
-fn file(
-    arguments: &Arguments,
-    input: &Path,
-    options: &PackOptions,
-    control: Control<'_>,
-    progress: &Progress,
-) -> warpfs::Result<Outcome> {
-    let single = arguments.inputs.len() == 1;
+fn file(arguments: &Arguments, options: &PackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+    let &Task {
+        input,
+        single,
+        control,
+        progress,
+        ..
+    } = task;
     let output = arguments.output.as_deref();
     if input == Path::new("-") {
         let Some(output) = output.filter(|output| single && !output.is_dir()) else {

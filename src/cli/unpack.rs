@@ -10,8 +10,9 @@ use warpfs::job::Control;
 use warpfs::recursive::unpack_tree;
 use warpfs::unpack::{UnpackOptions, original_name, unpack_file, unpack_to};
 
-use super::progress::Progress;
-use super::{Outcome, Volume, output_for, size, tree_output_for, wrong_usage};
+use super::{
+    Outcome, Task, Volume, for_each_input, output_for, size, tree_output_for, wrong_usage,
+};
 
 /// Unpack files: x.warp becomes x beside it
 #[derive(Debug, clap::Args)]
@@ -57,23 +58,16 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         force: arguments.force,
         remove: arguments.rm,
     };
-    let cancelled = super::stop_on_signals()?;
-    let mut outcome = Outcome::Done;
-    for input in &arguments.files {
-        let tree = arguments.recursive && input.is_dir();
-        let progress = Progress::new(volume, tree);
-        let control = Control {
-            observer: &progress,
-            cancelled: &cancelled,
-        };
-        let done = match (tree, arguments.stdout) {
-            (true, _) => tree_of(arguments, input, &options, control, &progress),
-            (false, true) => to_standard_output(input, &options, control),
-            (false, false) => file(arguments, input, &options, control, &progress),
-        };
-        outcome = outcome.and(super::settle(done)?);
-    }
-    Ok(outcome)
+    for_each_input(
+        &arguments.files,
+        arguments.recursive,
+        volume,
+        |task| match (task.tree, arguments.stdout) {
+            (true, _) => tree_of(arguments, &options, task),
+            (false, true) => to_standard_output(task.input, &options, task.control),
+            (false, false) => file(arguments, &options, task),
+        },
+    )
 }
 
 fn to_standard_output(
@@ -93,26 +87,28 @@ fn to_standard_output(
 
 fn tree_of(
     arguments: &Arguments,
-    input: &Path,
     options: &UnpackOptions,
-    control: Control<'_>,
-    progress: &Progress,
+    task: &Task<'_>,
 ) -> warpfs::Result<Outcome> {
-    let single = arguments.files.len() == 1;
-    let output = tree_output_for(input, arguments.output.as_deref(), single);
-    let summary = unpack_tree(input, output.as_deref(), options, control)?;
-    progress.summarize_tree(input, "unpacked", &summary);
+    let output = tree_output_for(task.input, arguments.output.as_deref(), task.single);
+    let summary = unpack_tree(task.input, output.as_deref(), options, task.control)?;
+    task.progress
+        .summarize_tree(task.input, "unpacked", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))
 }
 
 fn file(
     arguments: &Arguments,
-    input: &Path,
     options: &UnpackOptions,
-    control: Control<'_>,
-    progress: &Progress,
+    task: &Task<'_>,
 ) -> warpfs::Result<Outcome> {
-    let single = arguments.files.len() == 1;
+    let &Task {
+        input,
+        single,
+        control,
+        progress,
+        ..
+    } = task;
     let output = output_for(input, arguments.output.as_deref(), single, original_name);
     let output = output.ok_or_else(|| {
         Error::unusable("the name does not end in .warp: name the result with --output")

@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use warpfs::job::Control;
 use warpfs::recursive::verify_tree;
 use warpfs::verify::verify_file;
 
-use super::progress::Progress;
-use super::{Outcome, Volume};
+use super::{Outcome, Volume, for_each_input};
 
 /// Decode every chunk and check it all
 #[derive(Debug, clap::Args)]
@@ -27,27 +25,23 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
-    let cancelled = super::stop_on_signals()?;
     let threads = arguments.threads.map(usize::from);
-    let mut outcome = Outcome::Done;
-    for path in &arguments.files {
-        let tree = arguments.recursive && path.is_dir();
-        let progress = Progress::new(volume, tree);
-        let control = Control {
-            observer: &progress,
-            cancelled: &cancelled,
-        };
-        let done = match tree {
-            true => verify_tree(path, threads, control).map(|summary| {
-                progress.summarize_tree(path, "verified", &summary);
-                Outcome::failed_if(summary.failed > 0)
-            }),
-            false => verify_file(path, threads, control).map(|summary| {
-                progress.summarize(path, "whole", &summary);
-                Outcome::Done
-            }),
-        };
-        outcome = outcome.and(super::settle(done)?);
-    }
-    Ok(outcome)
+    for_each_input(
+        &arguments.files,
+        arguments.recursive,
+        volume,
+        |task| match task.tree {
+            true => {
+                let summary = verify_tree(task.input, threads, task.control)?;
+                task.progress
+                    .summarize_tree(task.input, "verified", &summary);
+                Ok(Outcome::failed_if(summary.failed > 0))
+            }
+            false => {
+                let summary = verify_file(task.input, threads, task.control)?;
+                task.progress.summarize(task.input, "whole", &summary);
+                Ok(Outcome::Done)
+            }
+        },
+    )
 }
