@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::Footer;
 use crate::job::{ChunkReport, Control, threads_for};
 use crate::ordered::{self, Buffers, resize};
-use crate::pack::is_zero;
+use crate::zeros::is_zero;
 
 /// From which announced size on a chunk is measured before memory is allocated for it, in bytes.
 const MEASURE_FROM: u64 = 32 << 20;

@@ -32,6 +32,7 @@ mod tree;
 pub mod unpack;
 pub mod verify;
 mod walk;
+mod zeros;
 
 pub use error::{Error, ErrorKind, Result};
 pub use reader::{Engine, EngineOptions, Reader};

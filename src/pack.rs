@@ -20,7 +20,6 @@ pub use choice::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, Level, MAX_CHUNK_SIZE,
     MIN_CHUNK_SIZE,
 };
-pub(crate) use input::is_zero;
 
 use crate::archive::Archive;
 use crate::decoding::{self, Sink};

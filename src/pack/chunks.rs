@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::fs::Stat;
 
 use super::choice::{Choice, SAMPLE_LEN, choose};
-use super::input::{SizedInput, fill, is_zero};
+use super::input::{SizedInput, fill};
 use super::{PackOptions, Summary};
 use crate::codec;
 use crate::digest::{Assembler, Content, Subtrees, hashes_in_parallel, subtrees};
@@ -20,6 +20,7 @@ use crate::format::{Checksum, ChunkTable, Codec, FixedHeader, Footer, Version};
 use crate::job::{ChunkReport, Control, thread_count, threads_for};
 use crate::ordered::{self, Buffers, resize};
 use crate::output::NewFile;
+use crate::zeros::is_zero;
 
 /// How much is gathered before it is written, in bytes: chunks of zeros have payloads of a few bytes.
 const WRITE_BUFFER_LEN: usize = 256 << 10;

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Reader;
 use crate::error::Result;
+use crate::zeros::is_zero;
 
 /// A chunk is looked at only if it is packed at least so many times smaller: zeros are, in every codec.
 const ZEROS_RATIO: u64 = 16;
@@ -86,14 +87,4 @@ impl Reader {
 
 fn lock(zeros: &ZeroPayloads) -> std::sync::MutexGuard<'_, HashMap<u64, Vec<u8>>> {
     zeros.0.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether all bytes are zero.
-fn is_zero(bytes: &[u8]) -> bool {
-    let (blocks, rest) = bytes.as_chunks::<64>();
-    // A block at a time, so that the comparison is done with wide registers.
-    blocks
-        .iter()
-        .all(|block| block.iter().fold(0, |any, &byte| any | byte) == 0)
-        && rest.iter().all(|&byte| byte == 0)
 }
