@@ -42,10 +42,10 @@ pub(crate) struct Contents {
     pub(crate) identity: Identity,
     /// Of the header and the table as they stand in the file.
     fingerprint: u64,
-    /// The same inode holds other contents now, and somebody has opened them.
-    superseded: AtomicBool,
     /// Chunks whose damage is in the log already.
     reported: Mutex<HashSet<u32>>,
+    /// Whether the log has it that the file was changed.
+    reported_change: AtomicBool,
     _charge: Charge,
 }
 
@@ -123,8 +123,8 @@ impl Contents {
             footer,
             identity,
             fingerprint: fingerprint.digest(),
-            superseded: AtomicBool::new(false),
             reported: Mutex::default(),
+            reported_change: AtomicBool::new(false),
             _charge: charge,
         })
     }
@@ -147,19 +147,9 @@ impl Contents {
         Ok(fingerprint.digest() == self.fingerprint)
     }
 
-    /// Whether both describe the same original, though one file may have been cut.
-    pub(crate) fn same_original(&self, other: &Contents) -> bool {
-        self.fingerprint == other.fingerprint
-    }
-
-    /// Lets nobody read these contents any more: their inode holds others now.
-    pub(crate) fn supersede(&self) {
-        self.superseded.store(true, Ordering::Release);
-    }
-
-    /// Whether [`Contents::supersede`] was called.
-    pub(crate) fn is_superseded(&self) -> bool {
-        self.superseded.load(Ordering::Acquire)
+    /// Whether this is the first report of the file's change.
+    pub(crate) fn report_change_once(&self) -> bool {
+        !self.reported_change.swap(true, Ordering::Relaxed)
     }
 
     /// Whether this is the first report of the chunk's damage.

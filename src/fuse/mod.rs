@@ -89,7 +89,13 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
 
     let engine = Engine::new(&options.engine)?;
     let onto_file = tree.root_kind() == Kind::File;
-    let filesystem = WarpFilesystem::new(tree, engine, options.time_to_live, options.allow_other);
+    let time_to_live = if onto_file {
+        // The kernel looks no root up when it is opened, so it has to ask before: there is but one file to ask about.
+        Duration::ZERO
+    } else {
+        options.time_to_live
+    };
+    let filesystem = WarpFilesystem::new(tree, engine, time_to_live, options.allow_other);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
     let (connection, mount) = mount::mount(&source, &mount_point, onto_file, options.allow_other)?;

@@ -179,8 +179,7 @@ impl Engine {
             .filter(|contents| contents.identity == *identity)
     }
 
-    /// Puts contents on the shelf, and lets nobody go on reading what their inode held before: the kernel keeps one
-    /// set of pages for an inode, and old ones must not come among the new.
+    /// Puts contents on the shelf, in the place of what their inode held before.
     fn remember(&self, contents: Contents) -> Arc<Contents> {
         let contents = Arc::new(contents);
         let identity = contents.identity;
@@ -191,9 +190,6 @@ impl Engine {
                 return before;
             }
             shelf.remembered.pop(&before.identity);
-            if !before.same_original(&contents) {
-                before.supersede();
-            }
         }
         shelf.latest.insert(inode, Arc::downgrade(&contents));
         let mut given_up = Vec::new();

@@ -74,7 +74,7 @@ impl Tree {
         };
         let held = held.context("cannot open", &path)?;
         let stat = stat_descriptor(&held).context("cannot examine", &path)?;
-        if !is_file_of(&known, &Identity::from(&stat)) {
+        if !is_file_of(node, &known, &Identity::from(&stat)) {
             return Err(Error::from(ErrorKind::Changed).in_file(&path));
         }
         Ok((known, held))
