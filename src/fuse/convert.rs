@@ -20,7 +20,7 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 
 pub(super) fn file_attributes(attributes: &Attributes) -> FileAttr {
     FileAttr {
-        ino: INodeNo(attributes.node.0),
+        ino: INodeNo(attributes.inode),
         size: attributes.size,
         blocks: attributes.blocks,
         atime: attributes.accessed,
