@@ -21,7 +21,8 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 pub(super) fn file_attributes(attributes: &Attributes) -> FileAttr {
     FileAttr {
         ino: INodeNo(attributes.inode),
-        size: attributes.size,
+        // The kernel refuses a file of more than 2^63 - 1 bytes, which a damaged header may claim, even to a listing.
+        size: attributes.size.min(i64::MAX as u64),
         blocks: attributes.blocks,
         atime: attributes.accessed,
         mtime: attributes.modified,
