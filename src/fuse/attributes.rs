@@ -6,6 +6,9 @@ use crate::reader::Reader;
 /// The root's attribute whose value is the mount's statistics as JSON. It is not listed, so that nothing copies it.
 pub(super) const STATS: &str = "user.warpfs.stats";
 
+/// What the names of all of them begin with.
+pub(super) const PREFIX: &[u8] = b"user.warpfs.";
+
 /// What `getfattr -d` shows of a packed file. What only an opened file tells is left out for one that cannot be opened.
 pub(super) fn shown_attributes(
     header: &FixedHeader,

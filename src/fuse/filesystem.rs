@@ -21,7 +21,7 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::attributes::{STATS, shown_attributes};
+use super::attributes::{self, STATS, shown_attributes};
 use super::convert::{absent, file_attributes, file_type};
 use super::errno::errno;
 use super::handles::{Backing, Handle, Handles};
@@ -211,10 +211,12 @@ impl WarpFilesystem {
                 .map(Some)
                 .map_err(|error| Error::io("cannot write down the statistics", error.into()));
         }
-        if let Some(found) = self
-            .shown(node)?
-            .into_iter()
-            .find(|(shown, _)| shown.as_bytes() == name.as_bytes())
+        // Only for these is the file opened: 'ls -l' asks every file for its access list.
+        if name.as_bytes().starts_with(attributes::PREFIX)
+            && let Some(found) = self
+                .shown(node)?
+                .into_iter()
+                .find(|(shown, _)| shown.as_bytes() == name.as_bytes())
         {
             return Ok(Some(found.1.into_bytes()));
         }
