@@ -20,8 +20,9 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 
 pub(super) fn file_attributes(attributes: &Attributes) -> FileAttr {
     FileAttr {
-        ino: INodeNo(attributes.node.0),
-        size: attributes.size,
+        ino: INodeNo(attributes.inode),
+        // The kernel refuses a file of more than 2^63 - 1 bytes, which a damaged header may claim, even to a listing.
+        size: attributes.size.min(i64::MAX as u64),
         blocks: attributes.blocks,
         atime: attributes.accessed,
         mtime: attributes.modified,

@@ -254,12 +254,16 @@ impl WarpFilesystem {
     }
 
     fn attribute_names(&self, node: NodeId) -> Result<Vec<u8>> {
+        let shown = self.shown(node)?;
         let mut names = Vec::new();
         for name in self.tree.extended_attribute_names(node)? {
-            names.extend(name);
-            names.push(0);
+            // A copy of a mount's file, packed again, has some of ours.
+            if !shown.iter().any(|(ours, _)| ours.as_bytes() == name) {
+                names.extend(name);
+                names.push(0);
+            }
         }
-        for (name, _) in self.shown(node)? {
+        for (name, _) in shown {
             names.extend(name.as_bytes());
             names.push(0);
         }

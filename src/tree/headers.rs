@@ -146,8 +146,9 @@ fn read(
     name: &[u8],
     path: &Path,
 ) -> Result<(Identity, FixedHeader)> {
+    // Whoever lists a directory has not read its files.
     let file = source
-        .open_file(directory, name)
+        .open_unnoticed(directory, name)
         .context("cannot open", path)?;
     let identity = Identity::of(&file).context("cannot examine", path)?;
     let mut bytes = [0; FIXED_HEADER_LEN];

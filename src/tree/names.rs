@@ -1,6 +1,6 @@
 //! Under which name each entry of a source directory shows.
 //!
-//! An entry named `x.warp`, with at least one byte before the suffix, is *strippable* if it is
+//! An entry named `x.warp`, where `x` is a name that an entry can have (not empty, `.` or `..`), is *strippable* if it is
 //! - a regular file whose fixed header says that it is packed, or
 //! - a symlink whose target is shown without its suffix (see below).
 //!
@@ -43,9 +43,10 @@ pub(super) const SUFFIX: &[u8] = b".warp";
 /// How many links are followed to answer one question about a name: as many as the kernel follows (MAXSYMLINKS).
 const MOST_LINKS: u32 = 40;
 
-/// The name without its suffix; `None` if it has none or consists of it.
+/// The name without its suffix; `None` if it has none, or if what remains is no name that an entry can have.
 pub(super) fn stripped(name: &[u8]) -> Option<&[u8]> {
-    name.strip_suffix(SUFFIX).filter(|rest| !rest.is_empty())
+    let rest = name.strip_suffix(SUFFIX)?;
+    (!matches!(rest, b"" | b"." | b"..")).then_some(rest)
 }
 
 /// The rules, applied to a source.
