@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fuser::BackingId;
 
+use crate::identity::Identity;
 use crate::reader::Reader;
 use crate::tree::{Listing, NodeId};
 
@@ -20,6 +21,8 @@ pub(super) enum Handle {
     /// A regular file: shown as its original if there is a reader, else as it is.
     File {
         node: NodeId,
+        /// The state of the file when it was opened.
+        identity: Identity,
         file: Arc<File>,
         reader: Option<Reader>,
     },
@@ -97,18 +100,11 @@ impl Handles {
             .count() as u64
     }
 
-    /// Any handle of this file whose reader is as wanted.
-    pub(super) fn find(
-        &self,
-        wanted: NodeId,
-        is_wanted: impl Fn(&Option<Reader>) -> bool,
-    ) -> Option<Arc<Handle>> {
+    /// Any handle of this file.
+    pub(super) fn of_node(&self, wanted: NodeId) -> Option<Arc<Handle>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         open.values()
-            .find(|handle| match &***handle {
-                Handle::File { node, reader, .. } => *node == wanted && is_wanted(reader),
-                Handle::Directory { .. } => false,
-            })
+            .find(|handle| matches!(***handle, Handle::File { node, .. } if node == wanted))
             .cloned()
     }
 

@@ -20,7 +20,6 @@ use crate::archive::Archive;
 use crate::cache::{Key, Origin, Sizes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Checksum, FixedHeader};
-use crate::identity::Identity;
 use crate::memory::Buffer;
 use crate::prefetch::Prefetch;
 
@@ -95,11 +94,6 @@ impl Reader {
     /// The file's fixed header.
     pub fn header(&self) -> &FixedHeader {
         self.shared.archive.header()
-    }
-
-    /// The state of the `.warp` file that is read.
-    pub(crate) fn identity(&self) -> Identity {
-        self.shared.archive.contents().identity
     }
 
     /// The length of the `.warp` file, in bytes, when it was opened.

@@ -27,7 +27,7 @@ impl Tree {
         if !passes_through(name) {
             return Ok(None);
         }
-        let (known, held) = self.hold(node)?;
+        let (known, held) = self.descriptor_of(node)?;
         let mut value = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
         match rustix::fs::getxattr(by_descriptor(&held), name, spare_capacity(&mut value)) {
             Ok(_) => {
@@ -46,7 +46,7 @@ impl Tree {
     /// # Errors
     /// As for [`Tree::attributes`].
     pub(crate) fn extended_attribute_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
-        let (known, held) = self.hold(node)?;
+        let (known, held) = self.descriptor_of(node)?;
         let mut list = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
         match rustix::fs::listxattr(by_descriptor(&held), spare_capacity(&mut list)) {
             Ok(_) | Err(Errno::NOTSUP) => {}
@@ -63,7 +63,7 @@ impl Tree {
     }
 
     /// A node's file, as a descriptor that says which file is meant and nothing more.
-    fn hold(&self, node: NodeId) -> Result<(Known, OwnedFd)> {
+    fn descriptor_of(&self, node: NodeId) -> Result<(Known, OwnedFd)> {
         let known = self.known(node)?;
         let view = self.view_at(&known.location)?;
         let path = self.path_of(&known);

@@ -38,8 +38,7 @@ pub(crate) use listing::{ListedEntry, Listing};
 
 use headers::Headers;
 use names::{Entries, Names, View, file_type};
-pub(crate) use nodes::Pages;
-use nodes::{Known, Nodes, Seen};
+use nodes::{Known, Nodes};
 use numbers::Key;
 use source::{Directory, Source, join, stat_descriptor};
 
@@ -78,8 +77,6 @@ pub(crate) struct OpenedFile {
     pub(crate) packed: bool,
     /// Its path as the user knows it, for messages.
     pub(crate) path: PathBuf,
-    /// What the pages are worth that the kernel keeps of it.
-    pub(crate) pages: Pages,
 }
 
 /// A node's file, looked at where it was last seen.
@@ -125,21 +122,16 @@ impl Tree {
     /// A node's attributes.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] if something else is where the node was last seen, or a packed file was changed since; the source cannot be read.
+    /// [`ErrorKind::Changed`] if something else is where the node was last seen, or others hold a packed file as it was
+    /// before it was changed; the source cannot be read.
     pub(crate) fn attributes(&self, node: NodeId) -> Result<Attributes> {
         let entry = self.entry(node)?;
-        let identity = Identity::from(&entry.stat);
-        if node == NodeId::ROOT {
-            // It is never looked up.
-            self.nodes.tell(node, identity);
-        } else if entry.known.key.decoded && entry.known.told != Some(identity) {
+        if !self.nodes.tell(node, Identity::from(&entry.stat)) {
             // A new size would cut off who holds the file as it was.
             return Err(Error::from(ErrorKind::Changed).in_file(&self.path_of(&entry.known)));
         }
         let header = self.header_of(&entry)?;
-        let attributes =
-            self.describe(node, &entry.view, &entry.known.name, &entry.stat, header)?;
-        Ok(attributes)
+        self.describe(node, &entry.view, &entry.known.name, &entry.stat, header)
     }
 
     /// The attributes of an open file's node, for when its path leads to another file already: `original_size` is that of a
@@ -179,8 +171,7 @@ impl Tree {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] if the path leads to another file, to the same one shown differently, or to a packed file that is
-    /// not as the kernel was last told: it has to look again. The source cannot be read.
+    /// [`ErrorKind::Changed`] if the path leads to another file, or to the same one shown differently. The source cannot be read.
     pub(crate) fn open_file(&self, node: NodeId) -> Result<OpenedFile> {
         let known = self.known(node)?;
         let path = self.path_of(&known);
@@ -199,11 +190,7 @@ impl Tree {
         if self.names().shows_stripped(&view, &known.name)? != known.key.decoded {
             return Err(changed());
         }
-        if known.key.decoded && known.told != Some(identity) && known.told.is_some() {
-            return Err(changed());
-        }
         Ok(OpenedFile {
-            pages: self.nodes.open(node, identity),
             file: Arc::new(file),
             identity,
             packed: known.key.decoded,
@@ -211,14 +198,19 @@ impl Tree {
         })
     }
 
-    /// The state of a node's file that the kernel was last told.
-    pub(crate) fn told(&self, node: NodeId) -> Option<Identity> {
-        self.nodes.get(node)?.told
+    /// Takes notice that somebody holds an opened file from now on; says whether the pages the kernel keeps of it are still
+    /// right. Balanced by [`Tree::let_go`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] for a packed file that is not as the kernel was last told: it has to look again.
+    pub(crate) fn hold(&self, node: NodeId, opened: &OpenedFile) -> Result<bool> {
+        let held = self.nodes.hold(node, opened.identity);
+        held.ok_or_else(|| Error::from(ErrorKind::Changed).in_file(&opened.path))
     }
 
-    /// Takes notice that a packed file which was opened as `identity` was closed.
-    pub(crate) fn close_file(&self, node: NodeId, identity: Identity) {
-        self.nodes.close(node, identity);
+    /// Takes notice that one of those who held a file, as `identity`, has closed it.
+    pub(crate) fn let_go(&self, node: NodeId, identity: Identity) {
+        self.nodes.let_go(node, identity);
     }
 
     /// The header of a node that shows as its original; `None` for any other.
@@ -357,13 +349,12 @@ impl Tree {
         };
         // The root's id stands in for the node's, so that nothing can fail once the lookup is counted.
         let mut attributes = self.describe(NodeId::ROOT, view, name, stat, header)?;
-        let seen = self.nodes.look_up(key, kind, parent, name, identity);
-        let Some(Seen { node, generation }) = seen else {
+        let found = self.nodes.look_up(key, kind, parent, name, identity);
+        let Some(node) = found else {
             let forgotten = Errno::STALE.into();
             return Err(Error::io("the directory is no longer known", forgotten));
         };
         attributes.node = node;
-        attributes.generation = generation;
         attributes.inode = node.0;
         Ok(Some(attributes))
     }

@@ -7,14 +7,14 @@
 //! parent; going up always ends at the root. Parent and name are those of the last lookup, that is the path at which the
 //! file was last seen; they may be out of date, and whoever uses them checks what they lead to.
 //!
-//! A packed file that was changed in place is another *generation* of its node: the kernel then takes a new inode with
-//! pages of its own for it, and whoever holds the old one can neither be given new bytes nor leave old ones behind.
+//! A packed file that is changed in place while somebody holds it open gets another node, and with it pages of its own
+//! in the kernel: whoever holds the old one can neither be given new bytes nor leave old ones behind. So all who hold a
+//! packed node hold the same state of its file. The root cannot get another node; it has to be let go first.
 //!
 //! One mutex guards the table. It is held for a few steps up a path or a few map operations, never across a system call.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use super::numbers::{self, Key};
 use super::source::join;
@@ -31,14 +31,19 @@ struct Node {
     children: u64,
     /// What the kernel was last told.
     told: Option<Identity>,
-    /// How often that was another state of a packed file than before.
-    generation: u64,
-    /// When the generation began, unless it is the first.
-    generation_began: Option<Instant>,
+    /// How many hold it open.
+    holders: u64,
     /// What was last opened.
-    opened: Option<Identity>,
+    held: Option<Identity>,
     /// Whether somebody has closed it since: the kernel's pages are those of what was last opened for sure.
     settled: bool,
+}
+
+impl Node {
+    /// Whether somebody holds it open as something else than `identity`.
+    fn is_held_as_another(&self, identity: Identity) -> bool {
+        self.key.decoded && self.holders > 0 && self.held != Some(identity)
+    }
 }
 
 /// What the table says about a node.
@@ -50,30 +55,6 @@ pub(super) struct Known {
     pub(super) location: Vec<u8>,
     /// Its name there, in the source.
     pub(super) name: Box<[u8]>,
-    /// The state of the file the kernel was last told.
-    pub(super) told: Option<Identity>,
-}
-
-/// How long the kernel may take to act on a new generation, generously: until then an open may still come from the inode
-/// of the last one.
-const TAKING_OVER: Duration = Duration::from_secs(1);
-
-/// What the pages are worth that the kernel keeps of a file which is opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pages {
-    /// They are of this state of the file.
-    Right,
-    /// They are of another, or it is not sure.
-    Outdated,
-    /// They may belong to somebody who holds the file as it was before it was changed.
-    OfAnotherMaybe,
-}
-
-/// What a lookup found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) node: NodeId,
-    pub(super) generation: u64,
 }
 
 /// The table of nodes.
@@ -101,9 +82,8 @@ impl Nodes {
             lookups: 0,
             children: 0,
             told: None,
-            generation: 0,
-            generation_began: None,
-            opened: None,
+            holders: 0,
+            held: None,
             settled: false,
         };
         Self {
@@ -125,7 +105,6 @@ impl Nodes {
             parent: node.parent,
             location: table.location(node.parent)?,
             name: node.name.clone(),
-            told: node.told,
         })
     }
 
@@ -138,12 +117,17 @@ impl Nodes {
         parent: NodeId,
         name: &[u8],
         told: Identity,
-    ) -> Option<Seen> {
+    ) -> Option<NodeId> {
         let mut table = self.lock();
         if !table.nodes.contains_key(&parent) {
             return None;
         }
-        let Some(&id) = table.by_key.get(&key) else {
+        let known = table.by_key.get(&key).copied();
+        let usable = |id: &NodeId| {
+            let node = table.nodes.get(id);
+            node.is_some_and(|node| !node.is_held_as_another(told))
+        };
+        let Some(id) = known.filter(usable) else {
             let id = table.number(key, self.root_device);
             table.by_key.insert(key, id);
             table.adopt(parent);
@@ -155,16 +139,12 @@ impl Nodes {
                 lookups: 1,
                 children: 0,
                 told: Some(told),
-                generation: 0,
-                generation_began: None,
-                opened: None,
+                holders: 0,
+                held: None,
                 settled: false,
             };
             table.nodes.insert(id, node);
-            return Some(Seen {
-                node: id,
-                generation: 0,
-            });
+            return Some(id);
         };
         // Somewhere below itself, a directory can only be seen through a bind mount or in the middle of a rename. Its
         // path so far is kept then, or going up would never end.
@@ -172,15 +152,7 @@ impl Nodes {
         let node = table.nodes.get_mut(&id)?;
         node.lookups = node.lookups.saturating_add(1);
         node.kind = kind;
-        let changed = node.told.replace(told) != Some(told);
-        if changed && key.decoded {
-            node.generation += 1;
-            node.generation_began = Some(Instant::now());
-        }
-        let seen = Seen {
-            node: id,
-            generation: node.generation,
-        };
+        node.told = Some(told);
         if moves {
             if *node.name != *name {
                 node.name = name.into();
@@ -191,7 +163,7 @@ impl Nodes {
                 table.release(old_parent);
             }
         }
-        Some(seen)
+        Some(id)
     }
 
     /// Takes back `lookups` lookups of a node.
@@ -203,45 +175,39 @@ impl Nodes {
         }
     }
 
-    /// Notes what the kernel is told of a node.
-    pub(super) fn tell(&self, id: NodeId, identity: Identity) {
-        if let Some(node) = self.lock().nodes.get_mut(&id) {
-            node.told = Some(identity);
+    /// Notes what the kernel is told of a node; says whether it may be told that: not if others hold another state.
+    pub(super) fn tell(&self, id: NodeId, identity: Identity) -> bool {
+        match self.lock().nodes.get_mut(&id) {
+            Some(node) if !node.is_held_as_another(identity) => {
+                node.told = Some(identity);
+                true
+            }
+            _ => false,
         }
     }
 
-    /// Notes that a node was opened, and says what the kernel's pages are worth.
-    pub(super) fn open(&self, id: NodeId, identity: Identity) -> Pages {
+    /// Notes that one more holds a node open, as `identity`, and says whether the pages the kernel keeps are still right;
+    /// `None` if it must look the file up again before it may be held so.
+    pub(super) fn hold(&self, id: NodeId, identity: Identity) -> Option<bool> {
         let mut table = self.lock();
-        let Some(node) = table.nodes.get_mut(&id) else {
-            return Pages::Outdated;
-        };
-        if node
-            .generation_began
-            .is_some_and(|began| began.elapsed() < TAKING_OVER)
-        {
-            node.opened = None;
-            return Pages::OfAnotherMaybe;
+        let node = table.nodes.get_mut(&id)?;
+        if node.key.decoded && (node.told != Some(identity) || node.is_held_as_another(identity)) {
+            return None;
         }
-        if node.opened != Some(identity) {
-            node.opened = Some(identity);
+        if node.held != Some(identity) {
+            node.held = Some(identity);
             node.settled = false;
-            return Pages::Outdated;
         }
-        // Two who open a changed packed file at once both have the kernel drop its pages.
-        if node.settled || !node.key.decoded {
-            Pages::Right
-        } else {
-            Pages::Outdated
-        }
+        node.holders += 1;
+        // Two who open a changed file at once both have the kernel drop its pages: the first may not have done so yet.
+        Some(node.settled)
     }
 
-    /// Notes that a node that was opened as `identity` was closed.
-    pub(super) fn close(&self, id: NodeId, identity: Identity) {
-        if let Some(node) = self.lock().nodes.get_mut(&id)
-            && node.opened == Some(identity)
-        {
-            node.settled = true;
+    /// Notes that one who held a node as `identity` lets it go.
+    pub(super) fn let_go(&self, id: NodeId, identity: Identity) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
+            node.holders = node.holders.saturating_sub(1);
+            node.settled |= node.held == Some(identity);
         }
     }
 
@@ -318,7 +284,9 @@ impl Table {
         {
             let (key, parent) = (node.key, node.parent);
             self.nodes.remove(&id);
-            self.by_key.remove(&key);
+            if self.by_key.get(&key) == Some(&id) {
+                self.by_key.remove(&key);
+            }
             if let Some(parent) = self.nodes.get_mut(&parent) {
                 parent.children = parent.children.saturating_sub(1);
             }
@@ -349,7 +317,6 @@ mod tests {
         nodes
             .look_up(key(inode), Kind::Directory, parent, name, told)
             .unwrap()
-            .node
     }
 
     fn place(nodes: &Nodes, id: NodeId) -> Option<String> {
@@ -433,7 +400,45 @@ mod tests {
         };
         let given = nodes.look_up(decoded, Kind::File, NodeId::ROOT, b"x.warp", told);
         let number = NodeId(foreseen[1]);
-        assert_eq!(given.map(|seen| seen.node), Some(number));
+        assert_eq!(given, Some(number));
         assert_ne!(foreseen[1], 10);
+    }
+
+    #[test]
+    fn a_packed_file_changed_while_it_is_held_gets_another_node() {
+        let nodes = table();
+        let packed = Key {
+            decoded: true,
+            ..key(10)
+        };
+        let state = |size| Identity {
+            device: 7,
+            inode: 10,
+            size,
+            modified: (0, 0),
+        };
+        let look_up = |size| {
+            let found = nodes.look_up(packed, Kind::File, NodeId::ROOT, b"x.warp", state(size));
+            found.unwrap()
+        };
+        let first = look_up(1);
+        assert_eq!(nodes.hold(first, state(2)), None);
+        assert_eq!(nodes.hold(first, state(1)), Some(false));
+        assert!(!nodes.tell(first, state(2)));
+
+        let second = look_up(2);
+        assert_ne!(second, first);
+        assert_eq!(look_up(2), second);
+        assert_eq!(nodes.hold(second, state(2)), Some(false));
+        assert_eq!(nodes.hold(first, state(1)), Some(false));
+
+        nodes.let_go(second, state(2));
+        assert_eq!(nodes.hold(second, state(2)), Some(true));
+        nodes.let_go(second, state(2));
+        // Nobody holds it any more, so it is new under its own number.
+        assert_eq!(look_up(3), second);
+        assert_eq!(nodes.hold(second, state(3)), Some(false));
+        nodes.forget(first, 1);
+        assert_eq!(look_up(3), second);
     }
 }

@@ -452,31 +452,33 @@ fn opening_says_whether_the_kernels_pages_are_still_right() {
     let tree = fixture.tree();
     let plain = at_root(&tree, "plain").node;
     let packed = at_root(&tree, "x").node;
+    let hold = |node| {
+        let opened = tree.open_file(node).unwrap();
+        tree.hold(node, &opened)
+            .map(|right| (right, opened.identity))
+    };
     for node in [plain, packed] {
-        let first = tree.open_file(node).unwrap();
-        assert_eq!(first.packed, node == packed);
-        assert_eq!(first.pages, Pages::Outdated);
-        if first.packed {
-            assert_eq!(tree.open_file(node).unwrap().pages, Pages::Outdated);
-            tree.close_file(node, first.identity);
-        }
-        assert_eq!(tree.open_file(node).unwrap().pages, Pages::Right);
+        let (right, identity) = hold(node).unwrap();
+        assert!(!right && !hold(node).unwrap().0);
+        tree.let_go(node, identity);
+        assert!(hold(node).unwrap().0);
+        tree.let_go(node, identity);
+        tree.let_go(node, identity);
     }
-    assert_eq!(tree.open_file(packed).unwrap().path, fixture.path("x.warp"));
+    let opened = tree.open_file(packed).unwrap();
+    assert!(opened.packed && !tree.open_file(plain).unwrap().packed);
+    assert_eq!(opened.path, fixture.path("x.warp"));
 
     fixture.write("plain", b"and after");
-    let opened = tree.open_file(plain).unwrap();
-    assert_eq!(opened.pages, Pages::Outdated);
-    assert_eq!(text(opened), b"and after");
+    assert!(!hold(plain).unwrap().0);
+    assert_eq!(text(tree.open_file(plain).unwrap()), b"and after");
 
     // A packed file's new size has to reach the kernel before its new bytes do.
     fixture.write("x.warp", OTHER_PACKED);
-    assert!(is_changed(tree.open_file(packed)));
+    assert!(is_changed(hold(packed)));
     let again = at_root(&tree, "x");
-    assert_eq!((again.node, again.generation, again.size), (packed, 1, 1));
-    assert_eq!(at_root(&tree, "x").generation, 1);
-    let opened = tree.open_file(packed).unwrap();
-    assert_eq!(opened.pages, Pages::OfAnotherMaybe);
+    assert_eq!((again.node, again.size), (packed, 1));
+    assert!(!hold(packed).unwrap().0);
 }
 
 #[test]
