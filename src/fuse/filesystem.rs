@@ -113,7 +113,7 @@ impl WarpFilesystem {
         let (opened, reader) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                if error.is_damage() {
+                if error.is_damage() || matches!(error.kind(), ErrorKind::OverBudget { .. }) {
                     tracing::error!("{error}; the file cannot be opened");
                 }
                 return reply.error(errno(&error));
