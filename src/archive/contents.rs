@@ -18,6 +18,8 @@ use crate::format::{ChunkTable, FIXED_HEADER_LEN, FOOTER_MAX_LEN, FixedHeader, F
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge, Urgency};
 
+/// What an open file takes beside its table, in bytes, roughly: what is remembered of it, its reader and its handle.
+const OVERHEAD: usize = 1024;
 /// How much of a table is read at a time when it is only compared, in bytes.
 const COMPARE_BLOCK: usize = 64 << 10;
 
@@ -70,7 +72,10 @@ impl Contents {
         header.check_room(identity.size)?;
 
         // Two columns of 8 bytes a chunk stay in memory; what the file holds of them is there until they are parsed.
-        let charge = budget.charge(16 * u64::from(header.chunk_count), make_room)?;
+        let charge = budget.charge(
+            16 * u64::from(header.chunk_count) + OVERHEAD as u64,
+            make_room,
+        )?;
         let reading = budget.charge(header.table_len(), make_room)?;
         let mut table_bytes = vec![0; usize::try_from(header.table_len()).unwrap_or(usize::MAX)];
         let read = source
@@ -145,6 +150,11 @@ impl Contents {
             offset += length as u64;
         }
         Ok(fingerprint.digest() == self.fingerprint)
+    }
+
+    /// The memory these contents take, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.table.memory() + OVERHEAD
     }
 
     /// Whether this is the first report of the file's change.

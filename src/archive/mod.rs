@@ -116,16 +116,24 @@ impl Archive {
         read().map_err(|error| self.placed(error, chunk))
     }
 
+    /// As [`Archive::read_payload`], into a buffer of the compressed bytes' length.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn read_payload_into(&self, chunk: u32, payload: &mut [u8]) -> Result<()> {
+        self.payload_range(chunk)
+            .and_then(|range| self.read_into(range.start, payload))
+            .map_err(|error| self.placed(error, chunk))
+    }
+
     /// Decodes a chunk into `output`, which has its original size; `payload` has the size of its compressed bytes.
     ///
     /// # Errors
     /// As [`Archive::read_payload`], and those of damaged data.
     pub(crate) fn decode(&self, chunk: u32, payload: &mut [u8], output: &mut [u8]) -> Result<()> {
-        let mut decode = || {
-            self.read_into(self.payload_range(chunk)?.start, payload)?;
-            codec::decode_into(self.header().codec, payload, output)
-        };
-        decode().map_err(|error| self.placed(error, chunk))
+        self.read_payload_into(chunk, payload)?;
+        codec::decode_into(self.header().codec, payload, output)
+            .map_err(|error| self.placed(error, chunk))
     }
 
     /// Checks that the source is what was opened, or the beginning of it.

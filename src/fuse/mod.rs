@@ -15,7 +15,7 @@ mod mount_table;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use fuser::{Session, SessionACL};
@@ -25,6 +25,7 @@ use signal_hook::iterator::Signals;
 
 use self::background::Readiness;
 use self::filesystem::WarpFilesystem;
+use self::mount::{Mount, Reach};
 use crate::error::{Error, IoContext, Result};
 use crate::reader::{Engine, EngineOptions};
 use crate::stats::Stats;
@@ -39,6 +40,9 @@ pub use mount::unmount_command as unmount;
 const READAHEAD: u64 = 512 << 10;
 /// How long requests under way may take when the mount is told to end.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How often a mount that is to end and is covered by another is tried again.
+const COVERED_RETRY: Duration = Duration::from_millis(200);
 
 /// What to mount where, and how.
 #[derive(Debug, Clone)]
@@ -139,7 +143,13 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let outcome = match end.recv() {
         Ok(End::Signal(signal)) => {
             tracing::info!("ending by signal {signal}");
-            mount.end()?;
+            if mount.end()? == Reach::Covered {
+                tracing::warn!(
+                    "another mount covers {}: ending when that is unmounted",
+                    mount.mount_point().display()
+                );
+                wait_until_reached(&mount, &end)?;
+            }
             // Requests under way are answered; files that are still open end with this process.
             let _ = end.recv_timeout(GRACE);
             Ok(())
@@ -149,6 +159,18 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     tracing::info!("{} is unmounted", mount.mount_point().display());
     outcome
+}
+
+/// Ends a mount as soon as no other covers it. Gone before that, the server would leave a dead one beneath.
+fn wait_until_reached(mount: &Mount, end: &mpsc::Receiver<End>) -> Result<()> {
+    while mount.end()? == Reach::Covered {
+        if let Ok(End::Session(_)) | Err(RecvTimeoutError::Disconnected) =
+            end.recv_timeout(COVERED_RETRY)
+        {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// How many files' headers may be remembered: about 128 bytes each, a sixteenth of the budget all together.

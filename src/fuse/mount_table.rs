@@ -25,12 +25,21 @@ pub(super) struct Entry {
 /// # Errors
 /// The table cannot be read.
 pub(super) fn topmost_at(path: &Path) -> Result<Option<Entry>> {
+    Ok(all_at(path)?.pop())
+}
+
+/// The mounts at exactly this path, which must be canonical, the topmost last.
+///
+/// # Errors
+/// The table cannot be read.
+pub(super) fn all_at(path: &Path) -> Result<Vec<Entry>> {
     let table_path = Path::new("/proc/self/mountinfo");
     let table = std::fs::read(table_path).context("cannot read", table_path)?;
     Ok(table
         .split(|&byte| byte == b'\n')
         .filter_map(parse)
-        .rfind(|entry| entry.mount_point == path))
+        .filter(|entry| entry.mount_point == path)
+        .collect())
 }
 
 /// Reads a line as proc(5) describes it: number, parent, major:minor, root, mount point, options, optional fields,

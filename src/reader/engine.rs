@@ -195,11 +195,8 @@ impl Engine {
         let mut given_up = Vec::new();
         given_up.extend(shelf.remembered.push(identity, Arc::clone(&contents)));
         let memory = |shelf: &Shelf| -> u64 {
-            let tables = shelf
-                .remembered
-                .iter()
-                .map(|(_, known)| known.table.memory());
-            tables.sum::<usize>() as u64
+            let known = shelf.remembered.iter();
+            known.map(|(_, known)| known.memory()).sum::<usize>() as u64
         };
         while memory(&shelf) > self.cache.budget().total() / REMEMBERED_PART {
             match shelf.remembered.pop_lru() {
