@@ -9,6 +9,7 @@
 //! all that is known to be useful.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
@@ -74,6 +75,8 @@ struct Ready {
 struct Flight {
     outcome: Mutex<Option<Result<Arc<Buffer>>>>,
     landed: Condvar,
+    /// Somebody waits to read it. Set under the cache's lock.
+    wanted: AtomicBool,
 }
 
 impl Flight {
@@ -98,9 +101,21 @@ struct Mark<'a> {
     cache: &'a Cache,
     key: Key,
     flight: Arc<Flight>,
-    /// How many bytes this decode adds to those decoded ahead.
-    ahead: u64,
+    /// The bytes this decode adds to those decoded ahead, if it is speculation.
+    ahead: Option<Ahead<'a>>,
     outcome: Option<Result<Arc<Buffer>>>,
+}
+
+/// Bytes that count as decoded ahead until they are read or given up.
+struct Ahead<'a> {
+    cache: &'a Cache,
+    bytes: u64,
+}
+
+impl Drop for Ahead<'_> {
+    fn drop(&mut self) {
+        self.cache.lock().ahead -= self.bytes;
+    }
 }
 
 impl Mark<'_> {
@@ -115,23 +130,26 @@ impl Drop for Mark<'_> {
             .outcome
             .take()
             .unwrap_or_else(|| Err(ErrorKind::Panicked.into()));
+        let speculation = self.ahead.take();
         let mut state = self.cache.lock();
         state.in_flight.remove(&self.key);
-        let replaced = match &outcome {
-            Ok(chunk) => state.ready.put(
-                self.key,
-                Ready {
-                    chunk: Arc::clone(chunk),
-                    ahead: self.ahead > 0,
-                },
-            ),
-            Err(_) => {
-                state.ahead -= self.ahead;
-                None
-            }
-        };
+        let wanted = self.flight.wanted.load(Ordering::Relaxed);
+        let unread = outcome.is_ok() && speculation.is_some() && !wanted;
+        let replaced = outcome.as_ref().ok().and_then(|chunk| {
+            let ready = Ready {
+                chunk: Arc::clone(chunk),
+                ahead: unread,
+            };
+            state.ready.put(self.key, ready)
+        });
         drop(state);
         drop(replaced);
+        if unread {
+            // It goes on counting, now as a chunk that is ready.
+            std::mem::forget(speculation);
+        } else if speculation.is_some() && wanted {
+            self.cache.counters.prefetch_hits.add(1);
+        }
         *self
             .flight
             .outcome
@@ -190,11 +208,12 @@ impl Cache {
         }
         if let Some(flight) = state.in_flight.get(&key) {
             let flight = Arc::clone(flight);
+            flight.wanted.store(true, Ordering::Relaxed);
             drop(state);
             self.counters.cache_joined.add(1);
             return Ok((flight.wait()?, Origin::Joined));
         }
-        let mark = self.mark(&mut state, key, 0);
+        let mark = self.mark(&mut state, key, None);
         drop(state);
         self.counters.cache_misses.add(1);
         let buffers =
@@ -223,27 +242,25 @@ impl Cache {
         if self.knows(key) {
             return Ok(());
         }
-        let ahead = sizes.original as u64;
-        let room = self.lock().ahead + ahead <= self.budget.total() / 2;
-        let buffers = if room {
-            self.budget.acquire(
+        let granted = self.go_ahead(sizes.original as u64).and_then(|ahead| {
+            let buffers = self.budget.acquire(
                 [sizes.compressed, sizes.original],
                 Urgency::Speculation,
                 || self.evict_one(),
-            )
-        } else {
-            Ok(None)
-        };
-        let Ok(Some(buffers)) = buffers else {
+            );
+            Some((ahead, buffers.ok().flatten()?))
+        });
+        let Some((ahead, buffers)) = granted else {
             self.counters.prefetch_refused.add(1);
             return Ok(());
         };
         let mut state = self.lock();
         if state.in_flight.contains_key(&key) || state.ready.contains(&key) {
+            // Before what gives bytes back takes the lock.
+            drop(state);
             return Ok(());
         }
-        state.ahead += ahead;
-        let mark = self.mark(&mut state, key, ahead);
+        let mark = self.mark(&mut state, key, Some(ahead));
         drop(state);
         let decoded = run(buffers, decode);
         if decoded.is_ok() {
@@ -275,7 +292,19 @@ impl Cache {
         true
     }
 
-    fn mark(&self, state: &mut State, key: Key, ahead: u64) -> Mark<'_> {
+    /// Room for `bytes` more to be decoded ahead of any reader; `None` if there are too many of them unread.
+    fn go_ahead(&self, bytes: u64) -> Option<Ahead<'_>> {
+        let mut state = self.lock();
+        let ahead = state.ahead.checked_add(bytes)?;
+        if ahead > self.budget.total() / 2 {
+            return None;
+        }
+        state.ahead = ahead;
+        drop(state);
+        Some(Ahead { cache: self, bytes })
+    }
+
+    fn mark<'a>(&'a self, state: &mut State, key: Key, ahead: Option<Ahead<'a>>) -> Mark<'a> {
         let flight = Arc::new(Flight::default());
         state.in_flight.insert(key, Arc::clone(&flight));
         Mark {
@@ -300,7 +329,7 @@ fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 
     const SIZES: Sizes = Sizes {
@@ -404,6 +433,35 @@ mod tests {
         cache.get(key(0), SIZES, fill(0)).unwrap();
         cache.prefetch(key(7), SIZES, fill(1)).unwrap();
         assert!(cache.knows(key(7)));
+    }
+
+    #[test]
+    fn a_chunk_that_a_reader_joined_in_flight_is_no_longer_ahead() {
+        let cache = cache(1 << 20);
+        let started = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                cache.prefetch(key(0), SIZES, |_, original| {
+                    started.wait();
+                    std::thread::sleep(Duration::from_millis(50));
+                    original.fill(3);
+                    Ok(())
+                })
+            });
+            started.wait();
+            let (chunk, origin) = cache.get(key(0), SIZES, fill(1)).unwrap();
+            assert_eq!((chunk[0], origin), (3, Origin::Joined));
+        });
+        assert_eq!(cache.lock().ahead, 0);
+        assert_eq!(cache.counters.prefetch_hits.get(), 1);
+        cache.prefetch(key(1), SIZES, fill(1)).unwrap();
+        assert_eq!(cache.lock().ahead, 8192);
+        assert!(
+            cache
+                .prefetch(key(2), SIZES, |_, _| Err(ErrorKind::NotWarp.into()))
+                .is_err()
+        );
+        assert_eq!(cache.lock().ahead, 8192);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What makes a file the same file as before.
 //!
-//! Device and inode say which file it is, size and modification time that nobody wrote to it since. The change time is
-//! left out on purpose: a rename over a held file changes it, and the held file still has every byte it had.
+//! Device, inode and birth time say which file it is (inode numbers are used again, and a file that was copied with its
+//! times may have another's size and modification time), size and modification time that nobody wrote to it since. The
+//! change time is left out on purpose: a rename over a held file changes it, and the held file still has every byte it
+//! had.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
@@ -15,6 +17,8 @@ pub(crate) struct Identity {
     pub(crate) device: u64,
     /// Its inode number there.
     pub(crate) inode: u64,
+    /// When it was made: seconds since 1970 and nanoseconds; zero where the file system does not know.
+    pub(crate) born: (i64, u32),
     /// Its size, in bytes.
     pub(crate) size: u64,
     /// Its modification time: seconds since 1970, and nanoseconds.
@@ -24,7 +28,7 @@ pub(crate) struct Identity {
 impl Identity {
     /// The identity of an open file.
     pub(crate) fn of(file: impl AsFd) -> rustix::io::Result<Self> {
-        let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE | StatxFlags::MTIME;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
         Ok(Self::from(&found))
     }
@@ -53,6 +57,7 @@ impl From<&Statx> for Identity {
         Self {
             device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
             inode: found.stx_ino,
+            born: (found.stx_btime.tv_sec, found.stx_btime.tv_nsec),
             size: found.stx_size,
             modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
         }

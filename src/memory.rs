@@ -123,7 +123,9 @@ impl Budget {
         mut make_room: impl FnMut() -> bool,
     ) -> Result<Option<[Buffer; N]>> {
         let classes = lengths.map(size_class);
-        let needed: u64 = classes.iter().map(|&class| class as u64).sum();
+        let needed = classes
+            .iter()
+            .fold(0_u64, |sum, &class| sum.saturating_add(class as u64));
         let mut turn = Turn {
             budget: self,
             ticket: None,
@@ -259,10 +261,12 @@ impl Budget {
 }
 
 /// Buffers come in classes an eighth of a power of two apart, so that a dropped one fits the next request of about
-/// its size: at most an eighth is wasted, and nothing for powers of two, which chunk sizes mostly are.
+/// its size: at most an eighth or a page is wasted, and nothing for powers of two, which chunk sizes mostly are. Lengths
+/// that no memory has room for are a class of their own.
 fn size_class(length: usize) -> usize {
-    let step = (length.next_power_of_two() / 8).max(4096);
-    length.max(1).div_ceil(step) * step
+    let power = length.checked_next_power_of_two().unwrap_or(usize::MAX);
+    let step = (power / 8).max(4096);
+    length.max(1).div_ceil(step).saturating_mul(step)
 }
 
 /// A place in the queue; leaving it lets the next one look.
@@ -472,6 +476,19 @@ mod tests {
             }
         });
         assert!(budget.used() <= 256 << 10);
+    }
+
+    #[test]
+    fn lengths_that_no_memory_has_room_for_are_refused() {
+        let budget = Budget::unlimited();
+        for lengths in [
+            [usize::MAX, 1],
+            [usize::MAX, usize::MAX],
+            [usize::MAX - 4999, 4096],
+        ] {
+            assert!(budget.acquire(lengths, Urgency::Demand, || false).is_err());
+        }
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::format::ChunkTable;
 const STREAMS: usize = 8;
 /// A window's first size, in bytes: what the kernel's readahead asks for at most in one request.
 const FIRST_WINDOW: u64 = 1 << 20;
+/// How many chunks are named at once at most: a window of tiny chunks would be a list without end.
+const NAMED_AT_ONCE: u32 = 64;
 /// How many request lengths a continuing read may be off the place it should begin at.
 const TOLERANCE: u64 = 4;
 
@@ -107,8 +109,9 @@ impl Prefetch {
         let end = table
             .chunks_holding(&(until - 1..until))
             .end
-            .max(behind + 1)
-            .min(table.len());
+            .max(behind.saturating_add(1))
+            .min(table.len())
+            .min(first.saturating_add(NAMED_AT_ONCE));
         stream.unnamed = stream.unnamed.max(end);
         first..end.max(first)
     }

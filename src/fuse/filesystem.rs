@@ -212,8 +212,9 @@ impl WarpFilesystem {
         // Asked for others, such as the access lists that every listing looks for, no file is opened.
         if name.as_bytes().starts_with(PREFIX.as_bytes()) {
             let shown = self.shown(node)?;
-            let found = shown.into_iter().find(|(shown, _)| *shown == name);
-            return Ok(found.map(|(_, value)| value.into_bytes()));
+            if let Some((_, value)) = shown.into_iter().find(|(shown, _)| *shown == name) {
+                return Ok(Some(value.into_bytes()));
+            }
         }
         self.tree.extended_attribute(node, name.as_bytes())
     }

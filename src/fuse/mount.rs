@@ -57,11 +57,21 @@ pub(super) fn mount(
     onto_file: bool,
     allow_other: bool,
 ) -> Result<(OwnedFd, Mount)> {
+    let missing = |error| matches!(error, Errno::NOENT | Errno::NXIO | Errno::NODEV);
+    if rustix::fs::stat(DEVICE).is_err_and(missing) {
+        return Err(Error::unusable(format!(
+            "there is no {DEVICE}: load the kernel module fuse, or let the container use the device"
+        )));
+    }
     let connection = match mount_directly(source, mount_point, onto_file, allow_other) {
         Err(Errno::PERM | Errno::ACCESS) => mount_by_helper(source, mount_point, allow_other)?,
         other => other.context("cannot mount here", mount_point)?,
     };
-    let device = match mount_table::topmost_at(mount_point)? {
+    let topmost = mount_table::topmost_at(mount_point).inspect_err(|_| {
+        // Without its connection the mount would be there and dead.
+        let _ = unmount(mount_point, true);
+    })?;
+    let device = match topmost {
         Some(entry) if entry.file_system_type == FILE_SYSTEM_TYPE => entry.device,
         _ => {
             return Err(

@@ -132,7 +132,13 @@ impl Engine {
                     }
                     other => other,
                 };
-                let contents = contents.map_err(|error| error.in_file(path));
+                let contents = contents
+                    .and_then(|contents| match contents.identity == identity {
+                        true => Ok(contents),
+                        // Changed since the caller looked, who would take the one for the other.
+                        false => Err(ErrorKind::Changed.into()),
+                    })
+                    .map_err(|error| error.in_file(path));
                 self.remember(contents.inspect_err(|error| self.report(error, &identity))?)
             }
         };

@@ -11,11 +11,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Reader, Shared};
 use crate::error::{ErrorKind, Result};
+use crate::format::Codec;
 use crate::memory::Urgency;
 use crate::zeros::is_zero;
 
-/// A chunk is looked at only if it is packed at least so many times smaller: zeros are, in every codec.
-const ZEROS_RATIO: u64 = 16;
+/// How many bytes of zeros a payload's byte stands for at the least, beside a few for the frame: what is packed less
+/// tightly is not looked at. LZ4 has a byte for 255 of a long match, Snappy three for 64, the others next to nothing.
+fn zeros_ratio(codec: Codec) -> u64 {
+    match codec {
+        Codec::Lz4 => 200,
+        Codec::Snappy => 16,
+        Codec::Zstd | Codec::Brotli => 1000,
+    }
+}
+
+/// The length of a payload's frame and first few instructions, generously, in bytes.
+const FRAME: u64 = 64;
 
 /// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
 const MOST_SIZES: usize = 16;
@@ -68,7 +79,8 @@ impl Reader {
         let place = place.unwrap_or_default();
         let original_size = bytes.end - bytes.start;
         let length = place.end - place.start;
-        if length.saturating_mul(ZEROS_RATIO) > original_size {
+        let ratio = zeros_ratio(self.header().codec);
+        if length > FRAME + original_size / ratio {
             return Ok(false);
         }
         let known = lock(&self.shared.zeros).get(&original_size).copied();

@@ -18,7 +18,7 @@ pub use engine::{Engine, EngineOptions};
 use self::holes::ZeroPayloads;
 use crate::archive::Archive;
 use crate::cache::{Key, Origin, Sizes};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Part, Result};
 use crate::format::{Checksum, FixedHeader};
 use crate::memory::Buffer;
 use crate::prefetch::Prefetch;
@@ -148,7 +148,7 @@ impl Reader {
         }
         ASSEMBLY.with_borrow_mut(|assembly| {
             assembly.clear();
-            for chunk in chunks {
+            for chunk in chunks.filter(|&chunk| !self.shared.bytes(chunk).is_empty()) {
                 let decoded = self.chunk_for(chunk, &range)?;
                 assembly.extend_from_slice(self.part(chunk, &decoded, &range));
             }
@@ -165,6 +165,9 @@ impl Reader {
     fn begin(&self, range: &Range<u64>) -> Range<u32> {
         let table = self.shared.archive.table();
         for chunk in self.shared.prefetch.observe(range, table) {
+            if self.shared.bytes(chunk).is_empty() {
+                continue;
+            }
             let shared = Arc::downgrade(&self.shared);
             self.shared.engine.workers.spawn_fifo(move || {
                 if let Some(shared) = shared.upgrade() {
@@ -227,22 +230,36 @@ impl Shared {
         Ok(())
     }
 
+    /// Where a chunk lies in the original.
+    fn bytes(&self, chunk: u32) -> Range<u64> {
+        let bytes = self.archive.table().original_range(chunk);
+        bytes.unwrap_or_default()
+    }
+
+    /// Checks that the file reaches to the end of a chunk's payload, before memory is taken for it.
+    fn check_whole(&self, chunk: u32) -> Result<()> {
+        let payload = self.archive.table().compressed_range(chunk);
+        match payload.is_some_and(|payload| payload.end > self.archive.file_len()) {
+            true => Err(ErrorKind::EndsInside(Part::Payload).into()),
+            false => Ok(()),
+        }
+    }
+
     fn chunk(&self, chunk: u32) -> Result<(Arc<Buffer>, Origin)> {
-        self.engine
-            .cache
-            .get(self.key(chunk), self.sizes(chunk), |payload, original| {
-                self.decode(chunk, payload, original)
-            })
+        let get = || {
+            let decode =
+                |payload: &mut [u8], original: &mut [u8]| self.decode(chunk, payload, original);
+            let cache = &self.engine.cache;
+            cache.get(self.key(chunk), self.sizes(chunk), decode)
+        };
+        self.check_whole(chunk)
+            .and_then(|()| get())
             .map_err(|error| self.report(error, chunk))
     }
 
     fn decode_ahead(&self, chunk: u32) {
-        let bytes = self
-            .archive
-            .table()
-            .original_range(chunk)
-            .unwrap_or_default();
-        if !self.prefetch.still_wants(&bytes) {
+        // What is missing is reported to who asks for it.
+        if !self.prefetch.still_wants(&self.bytes(chunk)) || self.check_whole(chunk).is_err() {
             return;
         }
         let outcome =
@@ -258,11 +275,7 @@ impl Shared {
 
     /// Adds the place to an error and logs it, but every chunk's only once, and a file's change only once.
     fn report(&self, error: Error, chunk: u32) -> Error {
-        let bytes = self
-            .archive
-            .table()
-            .original_range(chunk)
-            .unwrap_or_default();
+        let bytes = self.bytes(chunk);
         let error = error
             .in_chunk(chunk, bytes.start)
             .in_file(self.archive.path());
@@ -273,6 +286,9 @@ impl Shared {
                     "{path}: changed while it is open; who has it open must open it again"
                 );
             }
+        } else if !error.is_damage() && !matches!(error.kind(), ErrorKind::OverBudget { .. }) {
+            // What may pass must not use up the one report of damage.
+            tracing::warn!("{error}");
         } else if self.archive.contents().report_once(chunk) {
             tracing::error!(
                 "{error}; its bytes {}..{} cannot be read",

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::nodes::Known;
 use super::source::stat_descriptor;
-use super::{NodeId, Tree, is_file_of};
+use super::{NodeId, Tree, cannot_enter, is_file_of};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
@@ -72,7 +72,7 @@ impl Tree {
         } else {
             self.source.hold(&view.directory, &known.name)
         };
-        let held = held.context("cannot open", &path)?;
+        let held = held.map_err(|error| cannot_enter(error, &path))?;
         let stat = stat_descriptor(&held).context("cannot examine", &path)?;
         if !is_file_of(node, &known, &Identity::from(&stat)) {
             return Err(Error::from(ErrorKind::Changed).in_file(&path));

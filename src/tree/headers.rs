@@ -200,6 +200,7 @@ mod tests {
     fn no_more_files_are_remembered_than_the_capacity() {
         let headers = Headers::new(NonZeroUsize::new(2).unwrap());
         let identity = |inode| Identity {
+            born: (0, 0),
             device: 1,
             inode,
             size: 0,

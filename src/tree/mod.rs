@@ -178,8 +178,8 @@ impl Tree {
         let changed = || Error::from(ErrorKind::Changed).in_file(&path);
         let view = self.view_at(&known.location)?;
         let file = match self.source.open_file(&view.directory, &known.name) {
-            // A link or a socket is there instead.
-            Err(Errno::LOOP | Errno::NXIO) => return Err(changed()),
+            // A link or a socket is there instead, or nothing: the file may have another name.
+            Err(Errno::LOOP | Errno::NXIO | Errno::NOENT) => return Err(changed()),
             opened => opened.context("cannot open", &path)?,
         };
         let stat = stat_descriptor(&file).context("cannot examine", &path)?;
@@ -308,12 +308,9 @@ impl Tree {
         let view = self.view_at(&known.location)?;
         let found = self.source.stat(&view.directory, &known.name);
         let path = || self.path_of(&known);
-        let stat = found
-            .and_then(|found| found.ok_or(Errno::NOENT))
-            .context_with("cannot examine", path)?;
-        if !is_file_of(node, &known, &Identity::from(&stat)) {
-            return Err(Error::from(ErrorKind::Changed).in_file(&path()));
-        }
+        let stat = found.context_with("cannot examine", path)?;
+        let stat = stat.filter(|stat| is_file_of(node, &known, &Identity::from(stat)));
+        let stat = stat.ok_or_else(|| Error::from(ErrorKind::Changed).in_file(&path()))?;
         Ok(Entry { known, view, stat })
     }
 
@@ -391,10 +388,11 @@ impl Tree {
     }
 }
 
-/// What it means that a directory which was one cannot be opened: if a link or a file stands on the way to it, it changed.
+/// What it means that a directory which was one cannot be opened: if nothing, a link or a file stands on the way to it, it
+/// changed. The kernel has to look it up again, and learns then if it is gone.
 fn cannot_enter(error: Errno, path: &Path) -> Error {
     match error {
-        Errno::LOOP | Errno::NOTDIR => ErrorKind::Changed.into(),
+        Errno::LOOP | Errno::NOTDIR | Errno::NOENT => ErrorKind::Changed.into(),
         error => Error::io("cannot open", error.into()),
     }
     .in_file(path)

@@ -310,6 +310,7 @@ mod tests {
     fn seen(nodes: &Nodes, inode: u64, parent: NodeId, name: &[u8]) -> NodeId {
         let told = Identity {
             device: 7,
+            born: (0, 0),
             inode,
             size: 0,
             modified: (0, 0),
@@ -394,6 +395,7 @@ mod tests {
         assert_eq!(foreseen[0], 10);
         let told = Identity {
             device: 7,
+            born: (0, 0),
             inode: 10,
             size: 0,
             modified: (0, 0),
@@ -413,6 +415,7 @@ mod tests {
         };
         let state = |size| Identity {
             device: 7,
+            born: (0, 0),
             inode: 10,
             size,
             modified: (0, 0),

@@ -254,7 +254,12 @@ pub(super) fn stat_descriptor(descriptor: impl AsFd) -> Result<Statx> {
 fn stat_at(base: BorrowedFd<'_>, name: &[u8]) -> Result<Statx> {
     // No forced synchronisation, so that a network source answers as stat would.
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
-    rustix::fs::statx(base, name, flags, StatxFlags::BASIC_STATS)
+    rustix::fs::statx(
+        base,
+        name,
+        flags,
+        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
+    )
 }
 
 fn open_beneath(base: BorrowedFd<'_>, path: &[u8], access: OFlags) -> Result<OwnedFd> {

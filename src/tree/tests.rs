@@ -534,14 +534,10 @@ fn another_file_or_view_in_a_nodes_place_is_noticed_on_opening() {
     fixture.link("linked.warp", "replaced.warp");
     assert!(is_changed(tree.open_file(linked)));
     fs::remove_file(fixture.path("gone.warp")).unwrap();
-    assert_eq!(
-        errno(tree.open_file(gone)),
-        Some(Errno::NOENT.raw_os_error())
-    );
-    assert_eq!(
-        errno(tree.attributes(gone)),
-        Some(Errno::NOENT.raw_os_error())
-    );
+    // Not 'no such file': it may have another name, and the kernel looks it up again.
+    assert!(is_changed(tree.open_file(gone)));
+    // Not 'no such file': it may have another name, and the kernel looks it up again.
+    assert!(is_changed(tree.attributes(gone)));
 }
 
 #[test]
