@@ -26,7 +26,6 @@ use super::convert::{absent, file_attributes, file_type};
 use super::errno::errno;
 use super::handles::{Backing, Handle, Handles};
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::Identity;
 use crate::reader::{Engine, Reader};
 use crate::stats::Stats;
 use crate::tree::{Attributes, ListedEntry, Listing, NodeId, OpenedFile, Pages, Tree};
@@ -151,16 +150,18 @@ impl WarpFilesystem {
     /// new size would cut off who holds it as it was.
     fn attributes(&self, node: NodeId) -> Result<Attributes> {
         let found = self.tree.attributes(node);
-        let changed = |reader: &Option<Reader>, told: Option<Identity>| {
+        if found.is_ok() && node != NodeId::ROOT {
+            return found;
+        }
+        let told = self.tree.told(node);
+        let changed = |reader: &Option<Reader>| {
             let held = reader.as_ref().map(Reader::identity);
             held.is_some() && held != told
         };
-        let told = self.tree.told(node);
-        let holder = match &found {
-            Ok(_) if node != NodeId::ROOT => return found,
-            // Nobody looks the root up again, so it stays what it is while somebody holds it.
-            Ok(_) => self.handles.find(node, |reader| changed(reader, told)),
-            Err(_) => self.handles.find(node, |reader| !changed(reader, told)),
+        // Nobody looks the root up again, so it stays what it is while somebody holds it.
+        let holder = match found {
+            Ok(_) => self.handles.find(node, changed),
+            Err(_) => self.handles.find(node, |reader| !changed(reader)),
         };
         match holder.as_deref() {
             Some(Handle::File { file, reader, .. }) => {
