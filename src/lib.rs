@@ -18,6 +18,7 @@ mod identity;
 pub mod info;
 pub mod job;
 mod memory;
+mod mount_table;
 mod ordered;
 mod output;
 pub mod pack;

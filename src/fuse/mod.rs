@@ -11,7 +11,6 @@ mod errno;
 mod filesystem;
 mod handles;
 mod mount;
-mod mount_table;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};

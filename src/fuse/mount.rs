@@ -20,8 +20,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
-use super::mount_table::{self, FILE_SYSTEM_TYPE};
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::mount_table::{self, FILE_SYSTEM_TYPE};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";

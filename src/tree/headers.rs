@@ -178,7 +178,7 @@ mod tests {
         let path = root.path().join("x.warp");
         let vector = include_bytes!("../../tests/data/v2-lz4-none.warp");
         fs::write(&path, vector).unwrap();
-        let source = Source::open(root.path(), root.path().to_path_buf(), None).unwrap();
+        let source = Source::open(root.path(), root.path().to_path_buf(), Vec::new()).unwrap();
         let directory = source.directory(b"").unwrap();
         let headers = Headers::new(NonZeroUsize::new(2).unwrap());
         let identity = || Identity::of(fs::File::open(&path).unwrap()).unwrap();

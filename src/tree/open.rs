@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::headers::Headers;
@@ -15,6 +16,7 @@ use super::source::{Covered, Source};
 use super::{Kind, Tree};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
+use crate::mount_table;
 
 impl Tree {
     /// Opens `source`, a directory or one `.warp` file, to be mounted at `mountpoint`, a directory or, for a file, a regular
@@ -36,12 +38,16 @@ impl Tree {
                 let why = "the mount point is not a directory, but SOURCE is: give a directory";
                 return Err(Error::unusable(why).in_file(mountpoint));
             }
-            let inside = target.strip_prefix(&root).ok();
-            let inside = inside.filter(|inside| !inside.as_os_str().is_empty());
-            let covered = inside
-                .map(|inside| Covered::directory(&root, inside.as_os_str().as_bytes()))
-                .transpose()
-                .context("cannot open the mount point", mountpoint)?;
+            let mut covered = Vec::new();
+            for place in places_of(&target)? {
+                let inside = place.strip_prefix(&root).map(Path::as_os_str);
+                if let Ok(inside) = inside
+                    && !inside.is_empty()
+                {
+                    let held = Covered::directory(&root, inside.as_bytes());
+                    covered.push(held.context("cannot open the mount point", &place)?);
+                }
+            }
             let opened = Source::open(&root, source.to_path_buf(), covered)
                 .context("cannot open the source", source)?;
             return Self::new(opened, remembered_headers, mountpoint_names, None, false);
@@ -64,10 +70,11 @@ impl Tree {
             let why = "SOURCE is a file whose name does not end in .warp: give a directory or a .warp file";
             return Err(Error::unusable(why).in_file(source));
         }
-        let covered = (root == target)
-            .then(|| Covered::file(parent, name.as_bytes()))
-            .transpose()
-            .context("cannot open the source", source)?;
+        let mut covered = Vec::new();
+        if places_of(&target)?.contains(&root) {
+            let held = Covered::file(parent, name.as_bytes());
+            covered.push(held.context("cannot open the source", source)?);
+        }
         let shown_parent = match source.parent() {
             Some(shown) if source.file_name() == Some(name) => shown.to_path_buf(),
             // The source was given as a link.
@@ -140,6 +147,17 @@ fn examine(path: &Path, action: &'static str) -> Result<(PathBuf, fs::FileType)>
         Ok((canonical, metadata.file_type()))
     });
     found.map_err(|error: io::Error| Error::io(action, error).in_file(path))
+}
+
+/// Where the mount is going to be: at `target`, and wherever else that can be found.
+fn places_of(target: &Path) -> Result<Vec<PathBuf>> {
+    let file_at = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    let wanted = file_at(target);
+    let mut places = mount_table::other_places(target)?;
+    // Something else may be mounted over a place, or it may not be ours to see: then it is not reached either.
+    places.retain(|place| file_at(place) == wanted);
+    places.push(target.to_path_buf());
+    Ok(places)
 }
 
 fn absolute_names(path: &Path) -> Vec<Vec<u8>> {

@@ -5,7 +5,7 @@
 //! altogether (`RESOLVE_NO_SYMLINKS`), and a directory that somebody swaps for a link is an error, not a way out.
 //!
 //! The root's descriptor was opened before the mount exists, and so was that of whatever the mount is going to cover, if
-//! that lies inside the source. Paths at or below the covered place are resolved from its own descriptor: what is
+//! that lies inside the source; through bind mounts it may do so at several places. Paths at or below the covered place are resolved from its own descriptor: what is
 //! beneath the mount shows, and the mount never asks itself. [`Source::base_of`] is the one place that decides this for
 //! a path, [`Source::entry_base`] for a name in an open directory.
 
@@ -27,7 +27,7 @@ const LONGEST_STEP: usize = 4000;
 #[derive(Debug)]
 pub(super) struct Source {
     root: OwnedFd,
-    covered: Option<Covered>,
+    covered: Vec<Covered>,
     /// The root as the user named it, for messages.
     shown_path: PathBuf,
 }
@@ -101,7 +101,7 @@ impl Directory {
 
 impl Source {
     /// Holds the directory `root`; to be called before the mount exists.
-    pub(super) fn open(root: &Path, shown_path: PathBuf, covered: Option<Covered>) -> Result<Self> {
+    pub(super) fn open(root: &Path, shown_path: PathBuf, covered: Vec<Covered>) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
             root: rustix::fs::open(root, flags, Mode::empty())?,
@@ -157,13 +157,13 @@ impl Source {
     /// The descriptor a location is resolved from, and what remains of it: the covered place's own at and below that,
     /// the root's elsewhere.
     fn base_of<'a>(&'a self, location: &'a [u8]) -> (BorrowedFd<'a>, &'a [u8]) {
-        if let Some(covered) = &self.covered
-            && let Some(rest) = location.strip_prefix(&*covered.location)
-        {
-            match rest.split_first() {
-                None => return (covered.held.as_fd(), rest),
-                Some((b'/', below)) => return (covered.held.as_fd(), below),
-                Some(_) => {}
+        for covered in &self.covered {
+            if let Some(rest) = location.strip_prefix(&*covered.location) {
+                match rest.split_first() {
+                    None => return (covered.held.as_fd(), rest),
+                    Some((b'/', below)) => return (covered.held.as_fd(), below),
+                    Some(_) => {}
+                }
             }
         }
         (self.root.as_fd(), location)
@@ -175,11 +175,10 @@ impl Source {
         directory: &'a Directory,
         name: &'a [u8],
     ) -> (BorrowedFd<'a>, &'a [u8]) {
-        match &self.covered {
-            Some(covered) if join(&directory.location, name) == covered.location => {
-                (covered.held.as_fd(), b"")
-            }
-            _ => (directory.descriptor.as_fd(), name),
+        let is_here = |covered: &&Covered| join(&directory.location, name) == covered.location;
+        match self.covered.iter().find(is_here) {
+            Some(covered) => (covered.held.as_fd(), b""),
+            None => (directory.descriptor.as_fd(), name),
         }
     }
 
@@ -277,7 +276,7 @@ mod tests {
     use std::fs;
     use std::io::Read;
 
-    fn source(root: &Path, covered: Option<Covered>) -> Source {
+    fn source(root: &Path, covered: Vec<Covered>) -> Source {
         Source::open(root, root.to_path_buf(), covered).unwrap()
     }
 
@@ -287,7 +286,7 @@ mod tests {
         fs::write(outside.path().join("secret"), "secret").unwrap();
         let inside = tempfile::tempdir().unwrap();
         fs::create_dir(inside.path().join("a")).unwrap();
-        let source = source(inside.path(), None);
+        let source = source(inside.path(), Vec::new());
         assert!(source.directory(b"a").is_ok());
 
         fs::remove_dir(inside.path().join("a")).unwrap();
@@ -306,7 +305,7 @@ mod tests {
         fs::create_dir_all(root.path().join("a/inner")).unwrap();
         fs::write(root.path().join("a/in/file"), "beneath").unwrap();
         let covered = Covered::directory(root.path(), b"a/in").unwrap();
-        let source = source(root.path(), Some(covered));
+        let source = source(root.path(), vec![covered]);
         // The name is gone, the descriptor stays: whoever still finds it went through the descriptor.
         fs::rename(root.path().join("a/in"), root.path().join("elsewhere")).unwrap();
 
@@ -324,7 +323,7 @@ mod tests {
     #[test]
     fn a_location_longer_than_the_kernels_longest_path_is_walked_in_steps() {
         let root = tempfile::tempdir().unwrap();
-        let source = source(root.path(), None);
+        let source = source(root.path(), Vec::new());
         let name = [b'n'; 255];
         let mut location = Vec::new();
         for _ in 0..20 {
