@@ -65,17 +65,21 @@ impl Tree {
     /// A node's file, as a descriptor that says which file is meant and nothing more.
     fn hold(&self, node: NodeId) -> Result<(Known, OwnedFd)> {
         let known = self.known(node)?;
-        let view = self.view_at(&known.location)?;
+        let view = self.last_view(&known)?;
         let path = self.path_of(&known);
+        let changed = || Error::from(ErrorKind::Changed).in_file(&path);
         let held = if known.name.is_empty() {
             self.source.hold_directory(&view.directory)
         } else {
             self.source.hold(&view.directory, &known.name)
         };
-        let held = held.context("cannot open", &path)?;
+        let held = match held {
+            Err(Errno::NOENT) => return Err(changed()),
+            held => held.context("cannot open", &path)?,
+        };
         let stat = stat_descriptor(&held).context("cannot examine", &path)?;
         if !is_file_of(&known, &Identity::from(&stat)) {
-            return Err(Error::from(ErrorKind::Changed).in_file(&path));
+            return Err(changed());
         }
         Ok((known, held))
     }

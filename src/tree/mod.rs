@@ -22,6 +22,7 @@ mod open;
 mod source;
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -177,10 +178,10 @@ impl Tree {
         let known = self.known(node)?;
         let path = self.path_of(&known);
         let changed = || Error::from(ErrorKind::Changed).in_file(&path);
-        let view = self.view_at(&known.location)?;
+        let view = self.last_view(&known)?;
         let file = match self.source.open_file(&view.directory, &known.name) {
-            // A link or a socket is there instead.
-            Err(Errno::LOOP | Errno::NXIO) => return Err(changed()),
+            // It is gone, or a link or a socket is there instead.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Err(changed()),
             opened => opened.context("cannot open", &path)?,
         };
         let stat = stat_descriptor(&file).context("cannot examine", &path)?;
@@ -296,16 +297,27 @@ impl Tree {
     /// A node's file, found where it was last seen and made sure of.
     fn entry(&self, node: NodeId) -> Result<Entry> {
         let known = self.known(node)?;
-        let view = self.view_at(&known.location)?;
-        let found = self.source.stat(&view.directory, &known.name);
+        let view = self.last_view(&known)?;
         let path = || self.path_of(&known);
-        let stat = found
-            .and_then(|found| found.ok_or(Errno::NOENT))
-            .context_with("cannot examine", path)?;
-        if !is_file_of(&known, &Identity::from(&stat)) {
-            return Err(Error::from(ErrorKind::Changed).in_file(&path()));
+        let found = self.source.stat(&view.directory, &known.name);
+        match found.context_with("cannot examine", path)? {
+            Some(stat) if is_file_of(&known, &Identity::from(&stat)) => {
+                Ok(Entry { known, view, stat })
+            }
+            _ => Err(Error::from(ErrorKind::Changed).in_file(&path())),
         }
-        Ok(Entry { known, view, stat })
+    }
+
+    /// The directory a node was last seen in. If that is gone, the file has changed its place rather than not being there:
+    /// it may have further names, and the kernel may have asked by one of those.
+    fn last_view(&self, known: &Known) -> Result<View> {
+        self.view_at(&known.location)
+            .map_err(|error| match error.kind() {
+                ErrorKind::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                    Error::from(ErrorKind::Changed).in_file(&self.path_of(known))
+                }
+                _ => error,
+            })
     }
 
     /// The header of an entry whose node shows as its original.

@@ -527,14 +527,9 @@ fn another_file_or_view_in_a_nodes_place_is_noticed_on_opening() {
     fixture.link("linked.warp", "replaced.warp");
     assert!(is_changed(tree.open_file(linked)));
     fs::remove_file(fixture.path("gone.warp")).unwrap();
-    assert_eq!(
-        errno(tree.open_file(gone)),
-        Some(Errno::NOENT.raw_os_error())
-    );
-    assert_eq!(
-        errno(tree.attributes(gone)),
-        Some(Errno::NOENT.raw_os_error())
-    );
+    // It may have a further name.
+    assert!(is_changed(tree.open_file(gone)));
+    assert!(is_changed(tree.attributes(gone)));
 }
 
 #[test]
