@@ -3,7 +3,11 @@
 //! Mounts are real: the built binary serves them through the kernel. Each is served by a child in the foreground, so
 //! that its log, its memory and its end can be looked at.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file is a crate that uses its own part"
+)]
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -68,7 +72,7 @@ pub fn sample(length: usize, seed: u64) -> Vec<u8> {
     while bytes.len() < length {
         bytes.extend(words[(random.next() % 512) as usize]);
         bytes.push(b' ');
-        if random.next() % 64 == 0 {
+        if random.next().is_multiple_of(64) {
             bytes.extend(random.next().to_le_bytes());
         }
     }
