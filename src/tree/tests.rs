@@ -536,7 +536,6 @@ fn another_file_or_view_in_a_nodes_place_is_noticed_on_opening() {
     fs::remove_file(fixture.path("gone.warp")).unwrap();
     // Not 'no such file': it may have another name, and the kernel looks it up again.
     assert!(is_changed(tree.open_file(gone)));
-    // Not 'no such file': it may have another name, and the kernel looks it up again.
     assert!(is_changed(tree.attributes(gone)));
 }
 
