@@ -206,6 +206,48 @@ fn a_mount_point_inside_the_source_shows_what_is_beneath() {
 }
 
 #[test]
+fn a_directory_above_the_mount_point_can_be_renamed_and_the_mount_bound_into_its_source() {
+    let source = tempfile::tempdir().unwrap();
+    let at = |name: &str| source.path().join(name);
+    fs::create_dir_all(at("above/side/deeper")).unwrap();
+    fs::create_dir(at("elsewhere")).unwrap();
+    packed(&at("above/side/beneath.warp"));
+    let mounted = Mounted::at(source.path(), &at("above/side"), &["--ttl", "0"]);
+    assert!(mounted.path("above/side/deeper").is_dir());
+    fs::rename(at("above"), at("renamed")).unwrap();
+    let place = at("renamed/side");
+    let expected = ".\n./elsewhere\n./renamed\n./renamed/side\n./renamed/side/beneath\n./renamed/side/deeper\n";
+    assert_eq!(shell(&place, "timeout 10 find . | sort"), expected);
+    assert_eq!(
+        fs::read(place.join("renamed/side/beneath")).unwrap(),
+        original()
+    );
+    // Many at once, so that none could be answered by a thread that happens to be free.
+    shell(
+        &place,
+        "for i in 1 2 3 4 5 6 7 8; do timeout 10 stat renamed/side/deeper >/dev/null & done; wait",
+    );
+
+    let bound = at("elsewhere");
+    shell(source.path(), "mount --bind renamed/side elsewhere");
+    let listed = std::panic::catch_unwind(|| {
+        shell(
+            &place,
+            "timeout 10 find elsewhere | sort; timeout 10 cat elsewhere/beneath | wc -c",
+        )
+    });
+    rustix::mount::unmount(&bound, UnmountFlags::DETACH).unwrap();
+    let beneath = format!(
+        "elsewhere\nelsewhere/beneath\nelsewhere/deeper\n{}\n",
+        original().len()
+    );
+    assert_eq!(listed.unwrap(), beneath);
+
+    // The server looks for its mount where it was made.
+    fs::rename(at("renamed"), at("above")).unwrap();
+}
+
+#[test]
 fn a_mount_point_that_lies_in_the_source_by_a_bind_mount_is_not_entered_either() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);

@@ -98,10 +98,11 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     } else {
         options.time_to_live
     };
-    let filesystem = WarpFilesystem::new(tree, engine, time_to_live, options.allow_other);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
     let (connection, mount) = mount::mount(&source, &mount_point, onto_file, options.allow_other)?;
+    tree.mounted_as(mount.device());
+    let filesystem = WarpFilesystem::new(tree, engine, time_to_live, options.allow_other);
     let mut config = fuser::Config::default();
     // Requests are decoded on the threads that read them; one alone would let a slow read hold up all others.
     config.n_threads = Some(options.engine.threads.max(2));

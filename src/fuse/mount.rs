@@ -194,6 +194,11 @@ impl Mount {
         &self.mount_point
     }
 
+    /// Its device number, as stat(2) gives it.
+    pub(super) fn device(&self) -> (u32, u32) {
+        self.device
+    }
+
     /// Lets the kernel read ahead up to `bytes` in this mount. INIT can only lower the 128 KiB that a mount begins
     /// with; more is the administrator's to give, so nothing happens where we are not allowed to.
     pub(super) fn set_readahead(&self, bytes: u64) {

@@ -87,6 +87,11 @@ struct Entry {
 }
 
 impl Tree {
+    /// Takes notice of the mount's device number, so that the mount is known wherever it comes to lie.
+    pub(crate) fn mounted_as(&self, (major, minor): (u32, u32)) {
+        self.source.mounted_as(rustix::fs::makedev(major, minor));
+    }
+
     /// What the root is: a directory, or the one file that is mounted onto a file.
     pub(crate) fn root_kind(&self) -> Kind {
         match self.nodes.get(NodeId::ROOT) {

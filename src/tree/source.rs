@@ -5,16 +5,19 @@
 //! altogether (`RESOLVE_NO_SYMLINKS`), and a directory that somebody swaps for a link is an error, not a way out.
 //!
 //! The root's descriptor was opened before the mount exists, and so was that of whatever the mount is going to cover, if
-//! that lies inside the source; through bind mounts it may do so at several places. Paths at or below the covered place are resolved from its own descriptor: what is
-//! beneath the mount shows, and the mount never asks itself. [`Source::base_of`] is the one place that decides this for
-//! a path, [`Source::entry_base`] for a name in an open directory.
+//! that lies inside the source; through bind mounts it may do so at several places. Paths at or below the covered place
+//! are resolved from its own descriptor: what is beneath the mount shows, and the mount never asks itself, for that could
+//! wait for itself for ever. [`Source::base_of`] is the one place that decides this for a path, [`Source::entry_base`]
+//! for a name in an open directory. The mount may come to lie elsewhere later (a directory above it is renamed, it is
+//! bound to another place), so it is recognised by its device number too, by questions that send no request.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev};
 use rustix::io::{Errno, Result};
 
 /// How often a resolution is tried again when renames elsewhere keep disturbing it (EAGAIN).
@@ -28,6 +31,8 @@ const LONGEST_STEP: usize = 4000;
 pub(super) struct Source {
     root: OwnedFd,
     covered: Vec<Covered>,
+    /// The mount's own device number, once it is mounted.
+    mounted: OnceLock<u64>,
     /// The root as the user named it, for messages.
     shown_path: PathBuf,
 }
@@ -106,8 +111,35 @@ impl Source {
         Ok(Self {
             root: rustix::fs::open(root, flags, Mode::empty())?,
             covered,
+            mounted: OnceLock::new(),
             shown_path,
         })
+    }
+
+    /// Takes notice of the mount's device number.
+    pub(super) fn mounted_as(&self, device: u64) {
+        // It is mounted once.
+        let _ = self.mounted.set(device);
+    }
+
+    /// Whether `name` at `base` is the mount itself; an empty name stands for the descriptor's own file.
+    fn is_the_mount(&self, base: BorrowedFd<'_>, name: &[u8]) -> bool {
+        let Some(&mounted) = self.mounted.get() else {
+            return false;
+        };
+        // Without synchronisation the kernel answers from what it knows.
+        let flags = AtFlags::SYMLINK_NOFOLLOW
+            | AtFlags::NO_AUTOMOUNT
+            | AtFlags::EMPTY_PATH
+            | AtFlags::STATX_DONT_SYNC;
+        rustix::fs::statx(base, name, flags, StatxFlags::TYPE)
+            .is_ok_and(|found| makedev(found.stx_dev_major, found.stx_dev_minor) == mounted)
+    }
+
+    /// What the mount covers, wherever it lies by now.
+    fn beneath_the_mount(&self) -> Result<BorrowedFd<'_>> {
+        let covered = self.covered.first().ok_or(Errno::NOENT)?;
+        Ok(covered.held.as_fd())
     }
 
     /// The source's file system, as it is beneath the mount.
@@ -143,15 +175,38 @@ impl Source {
             let slash = slash.ok_or(Errno::NAMETOOLONG)?;
             let (step, further) = rest.split_at(slash);
             let from = walked.as_ref().map_or(base, AsFd::as_fd);
-            walked = Some(open_beneath(from, step, OFlags::PATH | OFlags::DIRECTORY)?);
+            walked = Some(self.walk(from, step, OFlags::PATH | OFlags::DIRECTORY)?);
             rest = further.get(1..).unwrap_or_default();
         }
         let rest = if rest.is_empty() { b"." } else { rest };
         let from = walked.as_ref().map_or(base, AsFd::as_fd);
         Ok(Directory {
-            descriptor: open_beneath(from, rest, access | OFlags::DIRECTORY)?,
+            descriptor: self.walk(from, rest, access | OFlags::DIRECTORY)?,
             location: location.to_vec(),
         })
+    }
+
+    /// Opens what lies at `path` beneath `base`. If other mounts are on the way, it looks at each whether it is ours.
+    fn walk(&self, base: BorrowedFd<'_>, path: &[u8], access: OFlags) -> Result<OwnedFd> {
+        match open_beneath(base, path, access, ResolveFlags::NO_XDEV) {
+            Err(Errno::XDEV) => {}
+            opened => return opened,
+        }
+        let mut names = path.split(|&byte| byte == b'/').peekable();
+        let mut walked: Option<OwnedFd> = None;
+        while let Some(name) = names.next() {
+            let from = walked.as_ref().map_or(base, AsFd::as_fd);
+            let access = match names.peek() {
+                Some(_) => OFlags::PATH | OFlags::DIRECTORY,
+                None => access,
+            };
+            let (from, name): (_, &[u8]) = match self.is_the_mount(from, name) {
+                true => (self.beneath_the_mount()?, b"."),
+                false => (from, name),
+            };
+            walked = Some(open_beneath(from, name, access, ResolveFlags::empty())?);
+        }
+        walked.ok_or(Errno::NOENT)
     }
 
     /// The descriptor a location is resolved from, and what remains of it: the covered place's own at and below that,
@@ -174,18 +229,22 @@ impl Source {
         &'a self,
         directory: &'a Directory,
         name: &'a [u8],
-    ) -> (BorrowedFd<'a>, &'a [u8]) {
+    ) -> Result<(BorrowedFd<'a>, &'a [u8])> {
         let is_here = |covered: &&Covered| join(&directory.location, name) == covered.location;
-        match self.covered.iter().find(is_here) {
-            Some(covered) => (covered.held.as_fd(), b""),
-            None => (directory.descriptor.as_fd(), name),
+        if let Some(covered) = self.covered.iter().find(is_here) {
+            return Ok((covered.held.as_fd(), b""));
+        }
+        let base = directory.descriptor.as_fd();
+        match self.is_the_mount(base, name) {
+            true => Ok((self.beneath_the_mount()?, b"")),
+            false => Ok((base, name)),
         }
     }
 
     /// What `name` in `directory` is, itself and not what it may link to; `None` if there is no such name.
     pub(super) fn stat(&self, directory: &Directory, name: &[u8]) -> Result<Option<Statx>> {
-        let (base, name) = self.entry_base(directory, name);
-        match stat_at(base, name) {
+        let found = self.entry_base(directory, name);
+        match found.and_then(|(base, name)| stat_at(base, name)) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error),
@@ -194,11 +253,11 @@ impl Source {
 
     /// A descriptor that stands for `name` in `directory`, whatever it is, and can neither be read nor followed.
     pub(super) fn hold(&self, directory: &Directory, name: &[u8]) -> Result<OwnedFd> {
-        let (base, name) = self.entry_base(directory, name);
+        let (base, name) = self.entry_base(directory, name)?;
         if name.is_empty() {
             return rustix::io::fcntl_dupfd_cloexec(base, 0);
         }
-        open_beneath(base, name, OFlags::PATH)
+        open_beneath(base, name, OFlags::PATH, ResolveFlags::empty())
     }
 
     /// The same for the directory itself.
@@ -208,22 +267,23 @@ impl Source {
 
     /// Opens the file `name` in `directory` for reading. It never waits, even if a pipe took the file's place.
     pub(super) fn open_file(&self, directory: &Directory, name: &[u8]) -> Result<File> {
-        let (base, name) = self.entry_base(directory, name);
+        let (base, name) = self.entry_base(directory, name)?;
         if name.is_empty() {
             return Ok(rustix::io::fcntl_dupfd_cloexec(base, 0)?.into());
         }
-        Ok(open_beneath(base, name, OFlags::RDONLY | OFlags::NONBLOCK)?.into())
+        let access = OFlags::RDONLY | OFlags::NONBLOCK;
+        Ok(open_beneath(base, name, access, ResolveFlags::empty())?.into())
     }
 
     /// Opens the file `name` in `directory` to look at it without leaving an access time, where the system allows that:
     /// to its owner and to the administrator.
     pub(super) fn open_unnoticed(&self, directory: &Directory, name: &[u8]) -> Result<File> {
-        let (base, entry) = self.entry_base(directory, name);
+        let (base, entry) = self.entry_base(directory, name)?;
         if entry.is_empty() {
             return self.open_file(directory, name);
         }
         let access = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
-        match open_beneath(base, entry, access) {
+        match open_beneath(base, entry, access, ResolveFlags::empty()) {
             Err(Errno::PERM) => self.open_file(directory, name),
             opened => Ok(opened?.into()),
         }
@@ -231,7 +291,7 @@ impl Source {
 
     /// The target of the link `name` in `directory`.
     pub(super) fn read_link(&self, directory: &Directory, name: &[u8]) -> Result<Vec<u8>> {
-        let (base, name) = self.entry_base(directory, name);
+        let (base, name) = self.entry_base(directory, name)?;
         Ok(rustix::fs::readlinkat(base, name, Vec::new())?.into_bytes())
     }
 }
@@ -262,9 +322,15 @@ fn stat_at(base: BorrowedFd<'_>, name: &[u8]) -> Result<Statx> {
     )
 }
 
-fn open_beneath(base: BorrowedFd<'_>, path: &[u8], access: OFlags) -> Result<OwnedFd> {
+fn open_beneath(
+    base: BorrowedFd<'_>,
+    path: &[u8],
+    access: OFlags,
+    further: ResolveFlags,
+) -> Result<OwnedFd> {
     let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    let resolve =
+        further | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     let mut attempt = 1;
     loop {
         match rustix::fs::openat2(base, path, flags, Mode::empty(), resolve) {
