@@ -113,12 +113,12 @@ pub enum ErrorKind {
         "the file changed while it was being read; nothing was kept, try again when it is at rest"
     )]
     InputChanged,
-    /// One chunk needs more memory than the whole budget.
+    /// A chunk, or an open file's table, needs more memory than the budget could ever give it.
     #[error(
-        "decoding this chunk takes {needed} bytes, the memory budget is {budget}: mount with a larger --cache-size"
+        "this takes {needed} bytes of memory, more than the budget of {budget} has room for: mount with a larger --cache-size"
     )]
     OverBudget {
-        /// What the chunk needs, in bytes.
+        /// What is needed, in bytes.
         needed: u64,
         /// The whole budget, in bytes.
         budget: u64,

@@ -4,6 +4,7 @@
 //! left out on purpose: a rename over a held file changes it, and the held file still has every byte it had.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 
@@ -26,6 +27,19 @@ impl Identity {
         let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE | StatxFlags::MTIME;
         let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
         Ok(Self::from(&found))
+    }
+
+    /// The modification time.
+    pub(crate) fn modified_time(&self) -> SystemTime {
+        let (seconds, nanoseconds) = self.modified;
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let time = if seconds < 0 {
+            SystemTime::UNIX_EPOCH.checked_sub(whole)
+        } else {
+            SystemTime::UNIX_EPOCH.checked_add(whole)
+        };
+        time.and_then(|time| time.checked_add(Duration::from_nanos(nanoseconds.into())))
+            .unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// Whether both are states of one file, changed in between or not.

@@ -1,7 +1,7 @@
 //! Random access to `.warp` files, compressed containers of independent chunks, and a FUSE file system that shows them
 //! as the plain files they hold.
 //!
-//! The rooms, from bytes to people: [`format`] knows the container's bytes, `codec` the four codecs, `digest` the
+//! The rooms, from bytes to people: [`mod@format`] knows the container's bytes, `codec` the four codecs, `digest` the
 //! checksums; `archive` is an open file and decodes chunk *i*; `cache` keeps decoded chunks under the budget of
 //! `memory`; `prefetch` names the chunks that come next; [`Reader`] puts them together and reads at any offset. `tree`
 //! is a directory of such files as a mount shows it, [`fuse`] the mount.

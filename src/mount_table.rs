@@ -27,8 +27,17 @@ pub(crate) struct Entry {
 /// # Errors
 /// The table cannot be read.
 pub(crate) fn topmost_at(path: &Path) -> Result<Option<Entry>> {
-    let mut topmost_first = read()?.into_iter().rev();
-    Ok(topmost_first.find(|entry| entry.mount_point == path))
+    Ok(all_at(path)?.pop())
+}
+
+/// The mounts at exactly this path, which must be canonical, the topmost last.
+///
+/// # Errors
+/// The table cannot be read.
+pub(crate) fn all_at(path: &Path) -> Result<Vec<Entry>> {
+    let mut entries = read()?;
+    entries.retain(|entry| entry.mount_point == path);
+    Ok(entries)
 }
 
 /// Where else the file or directory at `path`, which must be canonical, may be found: by way of bind mounts. The kernel

@@ -18,6 +18,8 @@ use crate::format::{ChunkTable, FIXED_HEADER_LEN, FOOTER_MAX_LEN, FixedHeader, F
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge, Urgency};
 
+/// What an open file takes beside its table, in bytes, roughly: what is remembered of it, its reader and its handle.
+const OVERHEAD: usize = 1024;
 /// How much of a table is read at a time when it is only compared, in bytes.
 const COMPARE_BLOCK: usize = 64 << 10;
 
@@ -42,10 +44,10 @@ pub(crate) struct Contents {
     pub(crate) identity: Identity,
     /// Of the header and the table as they stand in the file.
     fingerprint: u64,
-    /// The same inode holds other contents now, and somebody has opened them.
-    superseded: AtomicBool,
     /// Chunks whose damage is in the log already.
     reported: Mutex<HashSet<u32>>,
+    /// Whether the log has it that the file was changed.
+    reported_change: AtomicBool,
     _charge: Charge,
 }
 
@@ -70,7 +72,10 @@ impl Contents {
         header.check_room(identity.size)?;
 
         // Two columns of 8 bytes a chunk stay in memory; what the file holds of them is there until they are parsed.
-        let charge = budget.charge(16 * u64::from(header.chunk_count), make_room)?;
+        let charge = budget.charge(
+            16 * u64::from(header.chunk_count) + OVERHEAD as u64,
+            make_room,
+        )?;
         let reading = budget.charge(header.table_len(), make_room)?;
         let mut table_bytes = vec![0; usize::try_from(header.table_len()).unwrap_or(usize::MAX)];
         let read = source
@@ -123,8 +128,8 @@ impl Contents {
             footer,
             identity,
             fingerprint: fingerprint.digest(),
-            superseded: AtomicBool::new(false),
             reported: Mutex::default(),
+            reported_change: AtomicBool::new(false),
             _charge: charge,
         })
     }
@@ -147,19 +152,14 @@ impl Contents {
         Ok(fingerprint.digest() == self.fingerprint)
     }
 
-    /// Whether both describe the same original, though one file may have been cut.
-    pub(crate) fn same_original(&self, other: &Contents) -> bool {
-        self.fingerprint == other.fingerprint
+    /// The memory these contents take, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.table.memory() + OVERHEAD
     }
 
-    /// Lets nobody read these contents any more: their inode holds others now.
-    pub(crate) fn supersede(&self) {
-        self.superseded.store(true, Ordering::Release);
-    }
-
-    /// Whether [`Contents::supersede`] was called.
-    pub(crate) fn is_superseded(&self) -> bool {
-        self.superseded.load(Ordering::Acquire)
+    /// Whether this is the first report of the file's change.
+    pub(crate) fn report_change_once(&self) -> bool {
+        !self.reported_change.swap(true, Ordering::Relaxed)
     }
 
     /// Whether this is the first report of the chunk's damage.

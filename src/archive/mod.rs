@@ -11,6 +11,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 pub(crate) use contents::{Contents, Cut};
 pub(crate) use source::Source;
@@ -20,6 +21,10 @@ use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};
 use crate::format::{ChunkTable, FixedHeader, Footer};
 use crate::identity::Identity;
 use crate::memory::Budget;
+
+/// How long ago a file must have been written to last before it is taken for one that was cut short. One that is
+/// written anew from nothing may look like it, but it does not stay so.
+const SETTLING: Duration = Duration::from_millis(100);
 
 /// See the module's description.
 #[derive(Debug)]
@@ -111,16 +116,24 @@ impl Archive {
         read().map_err(|error| self.placed(error, chunk))
     }
 
+    /// As [`Archive::read_payload`], into a buffer of the compressed bytes' length.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn read_payload_into(&self, chunk: u32, payload: &mut [u8]) -> Result<()> {
+        self.payload_range(chunk)
+            .and_then(|range| self.read_into(range.start, payload))
+            .map_err(|error| self.placed(error, chunk))
+    }
+
     /// Decodes a chunk into `output`, which has its original size; `payload` has the size of its compressed bytes.
     ///
     /// # Errors
     /// As [`Archive::read_payload`], and those of damaged data.
     pub(crate) fn decode(&self, chunk: u32, payload: &mut [u8], output: &mut [u8]) -> Result<()> {
-        let mut decode = || {
-            self.read_into(self.payload_range(chunk)?.start, payload)?;
-            codec::decode_into(self.header().codec, payload, output)
-        };
-        decode().map_err(|error| self.placed(error, chunk))
+        self.read_payload_into(chunk, payload)?;
+        codec::decode_into(self.header().codec, payload, output)
+            .map_err(|error| self.placed(error, chunk))
     }
 
     /// Checks that the source is what was opened, or the beginning of it.
@@ -136,20 +149,25 @@ impl Archive {
         if now == *opened {
             return Ok(());
         }
-        if *self.known_cut() == Some(now) {
+        let cut = *self.known_cut();
+        if cut == Some(now) {
             return Ok(());
         }
-        let only_cut = now.same_file(opened)
-            && now.size < opened.size
-            && self
-                .contents
-                .still_described_by(&*self.source)
-                .context("cannot read", &self.path)?;
-        if !only_cut {
+        let shrank = now.same_file(opened) && now.size < cut.as_ref().unwrap_or(opened).size;
+        if !shrank || !self.is_beginning(&now).context("cannot read", &self.path)? {
             return Err(Error::new(ErrorKind::Changed).in_file(&self.path));
         }
         *self.known_cut() = Some(now);
         Ok(())
+    }
+
+    /// Whether the source, seen as `now`, is at rest and still begins with the header and table that were read.
+    fn is_beginning(&self, now: &Identity) -> std::io::Result<bool> {
+        let age = SystemTime::now().duration_since(now.modified_time());
+        if let Some(rest) = SETTLING.checked_sub(age.unwrap_or_default()) {
+            std::thread::sleep(rest);
+        }
+        Ok(self.contents.still_described_by(&*self.source)? && self.source.identity()? == *now)
     }
 
     fn known_cut(&self) -> std::sync::MutexGuard<'_, Option<Identity>> {

@@ -28,7 +28,7 @@ use super::handles::{Backing, Handle, Handles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::reader::{Engine, Reader};
 use crate::stats::Stats;
-use crate::tree::{Attributes, ListedEntry, Listing, NodeId, OpenedFile, Tree};
+use crate::tree::{Attributes, ListedEntry, Listing, NodeId, OpenedFile, Pages, Tree};
 
 /// The longest request, in bytes; the kernel's own limit for FUSE is 256 pages unless raised.
 const MAX_REQUEST: u32 = 1 << 20;
@@ -81,20 +81,46 @@ impl WarpFilesystem {
             .map(Some)
     }
 
+    /// Whether somebody holds another state of this file.
+    fn is_held_as_another(&self, node: NodeId, opened: &OpenedFile) -> bool {
+        let another = |reader: &Option<Reader>| {
+            let held = reader.as_ref().map(Reader::identity);
+            held.is_some_and(|held| held != opened.identity)
+        };
+        self.handles.find(node, another).is_some()
+    }
+
+    /// Checks that nobody holds another state of the file that is the root: the kernel has one inode for it, whose pages
+    /// would be shared. Any other file that is changed gets a new inode.
+    fn check_alone(&self, node: NodeId, opened: &OpenedFile) -> Result<()> {
+        if node == NodeId::ROOT && self.is_held_as_another(node, opened) {
+            tracing::warn!(
+                "{} was changed; it can be opened again when all who hold it as it was have closed it",
+                opened.path.display()
+            );
+            return Err(Error::from(ErrorKind::Changed).in_file(&opened.path));
+        }
+        Ok(())
+    }
+
     fn open(&self, node: NodeId, reply: ReplyOpen) {
         let opened = self.tree.open_file(node).and_then(|opened| {
+            self.check_alone(node, &opened)?;
             let reader = self.open_reader(&opened)?;
             Ok((opened, reader))
         });
         let (opened, reader) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                if error.is_damage() {
+                if error.is_damage() || matches!(error.kind(), ErrorKind::OverBudget { .. }) {
                     tracing::error!("{error}; the file cannot be opened");
                 }
                 return reply.error(errno(&error));
             }
         };
+        let held_as_another = opened.pages == Pages::OfAnotherMaybe
+            && reader.is_some()
+            && self.is_held_as_another(node, &opened);
         let backing = if reader.is_none() {
             self.handles
                 .back(node, || self.register(&opened.file, &reply))
@@ -110,26 +136,39 @@ impl WarpFilesystem {
         match backing {
             Backing::Kernel(id) => reply.opened_passthrough(number, flags, &id),
             Backing::Requests => {
-                if opened.unchanged {
-                    flags |= FopenFlags::FOPEN_KEEP_CACHE;
-                }
+                flags |= match opened.pages {
+                    Pages::Right => FopenFlags::FOPEN_KEEP_CACHE,
+                    Pages::OfAnotherMaybe if held_as_another => FopenFlags::FOPEN_DIRECT_IO,
+                    Pages::OfAnotherMaybe | Pages::Outdated => FopenFlags::empty(),
+                };
                 reply.opened(number, flags);
             }
         }
     }
 
-    /// A node's attributes; those of an open file also when its path leads to another file already.
+    /// A node's attributes; those of an open file also when its path leads to another file already, or it was changed: a
+    /// new size would cut off who holds it as it was.
     fn attributes(&self, node: NodeId) -> Result<Attributes> {
-        let error = match self.tree.attributes(node) {
-            Ok(attributes) => return Ok(attributes),
-            Err(error) => error,
+        let found = self.tree.attributes(node);
+        if found.is_ok() && node != NodeId::ROOT {
+            return found;
+        }
+        let told = self.tree.told(node);
+        let changed = |reader: &Option<Reader>| {
+            let held = reader.as_ref().map(Reader::identity);
+            held.is_some() && held != told
         };
-        match self.handles.of_node(node).as_deref() {
+        // Nobody looks the root up again, so it stays what it is while somebody holds it.
+        let holder = match found {
+            Ok(_) => self.handles.find(node, changed),
+            Err(_) => self.handles.find(node, |reader| !changed(reader)),
+        };
+        match holder.as_deref() {
             Some(Handle::File { file, reader, .. }) => {
                 self.tree
                     .attributes_of_open(node, file, reader.as_ref().map(Reader::len))
             }
-            _ => Err(error),
+            _ => found,
         }
     }
 
@@ -343,7 +382,8 @@ impl Filesystem for WarpFilesystem {
         shielded("lookup", || {
             match self.tree.lookup(NodeId(parent.0), name.as_bytes()) {
                 Ok(Some(found)) => {
-                    reply.entry(&self.time_to_live, &file_attributes(&found), Generation(0));
+                    let generation = Generation(found.generation);
+                    reply.entry(&self.time_to_live, &file_attributes(&found), generation);
                 }
                 Ok(None) if self.time_to_live > Duration::ZERO => {
                     reply.entry(&self.time_to_live, &absent(), Generation(0));
@@ -413,7 +453,14 @@ impl Filesystem for WarpFilesystem {
         reply: ReplyEmpty,
     ) {
         shielded("release", || {
-            self.handles.remove(handle.0);
+            if let Some(Handle::File {
+                node,
+                reader: Some(reader),
+                ..
+            }) = self.handles.remove(handle.0).as_deref()
+            {
+                self.tree.close_file(*node, reader.identity());
+            }
             reply.ok();
         });
     }
@@ -491,13 +538,14 @@ impl Filesystem for WarpFilesystem {
                     },
                     file_attributes,
                 );
+                let generation = found.as_ref().map_or(0, |found| found.generation);
                 let full = reply.add(
                     attributes.ino,
                     index as u64 + 1,
                     OsStr::from_bytes(entry.name),
                     &self.time_to_live,
                     &attributes,
-                    Generation(0),
+                    Generation(generation),
                 );
                 if full {
                     if let Some(found) = found.filter(|_| !matches!(entry.name, b"." | b"..")) {

@@ -73,20 +73,20 @@ impl Handles {
             .cloned()
     }
 
-    /// Forgets a handle; files close when their last request is done with them.
-    pub(super) fn remove(&self, number: u64) {
+    /// Forgets a handle, and returns it; files close when their last request is done with them.
+    pub(super) fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let removed = self
             .open
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&number);
-        if let Some(handle) = removed
-            && let Handle::File {
-                node, reader: None, ..
-            } = *handle
+        if let Some(Handle::File {
+            node, reader: None, ..
+        }) = removed.as_deref()
         {
-            self.release_backing(node);
+            self.release_backing(*node);
         }
+        removed
     }
 
     /// How many files are open; directories are not counted.
@@ -97,11 +97,18 @@ impl Handles {
             .count() as u64
     }
 
-    /// Any handle of this file.
-    pub(super) fn of_node(&self, wanted: NodeId) -> Option<Arc<Handle>> {
+    /// Any handle of this file whose reader is as wanted.
+    pub(super) fn find(
+        &self,
+        wanted: NodeId,
+        is_wanted: impl Fn(&Option<Reader>) -> bool,
+    ) -> Option<Arc<Handle>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         open.values()
-            .find(|handle| matches!(***handle, Handle::File { node, .. } if node == wanted))
+            .find(|handle| match &***handle {
+                Handle::File { node, reader, .. } => *node == wanted && is_wanted(reader),
+                Handle::Directory { .. } => false,
+            })
             .cloned()
     }
 

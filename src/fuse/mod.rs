@@ -14,7 +14,7 @@ mod mount;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use fuser::{Session, SessionACL};
@@ -23,6 +23,7 @@ use signal_hook::iterator::Signals;
 
 use self::background::Readiness;
 use self::filesystem::WarpFilesystem;
+use self::mount::{Mount, Reach};
 use crate::error::{Error, IoContext, Result};
 use crate::reader::{Engine, EngineOptions};
 use crate::stats::Stats;
@@ -37,6 +38,9 @@ pub use mount::unmount_command as unmount;
 const READAHEAD: u64 = 512 << 10;
 /// How long requests under way may take when the mount is told to end.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How often a mount that is to end and is covered by another is tried again.
+const COVERED_RETRY: Duration = Duration::from_millis(200);
 
 /// What to mount where, and how.
 #[derive(Debug, Clone)]
@@ -86,7 +90,13 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
 
     let engine = Engine::new(&options.engine)?;
     let onto_file = tree.root_kind() == Kind::File;
-    let filesystem = WarpFilesystem::new(tree, engine, options.time_to_live, options.allow_other);
+    let time_to_live = if onto_file {
+        // The kernel looks no root up when it is opened, so it has to ask before: there is but one file to ask about.
+        Duration::ZERO
+    } else {
+        options.time_to_live
+    };
+    let filesystem = WarpFilesystem::new(tree, engine, time_to_live, options.allow_other);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
     let (connection, mount) = mount::mount(&source, &mount_point, onto_file, options.allow_other)?;
@@ -130,7 +140,13 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let outcome = match end.recv() {
         Ok(End::Signal(signal)) => {
             tracing::info!("ending by signal {signal}");
-            mount.end()?;
+            if mount.end()? == Reach::Covered {
+                tracing::warn!(
+                    "another mount covers {}: ending when that is unmounted",
+                    mount.mount_point().display()
+                );
+                wait_until_reached(&mount, &end)?;
+            }
             // Requests under way are answered; files that are still open end with this process.
             let _ = end.recv_timeout(GRACE);
             Ok(())
@@ -140,6 +156,18 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     tracing::info!("{} is unmounted", mount.mount_point().display());
     outcome
+}
+
+/// Ends a mount as soon as no other covers it. Gone before that, the server would leave a dead one beneath.
+fn wait_until_reached(mount: &Mount, end: &mpsc::Receiver<End>) -> Result<()> {
+    while mount.end()? == Reach::Covered {
+        if let Ok(End::Session(_)) | Err(RecvTimeoutError::Disconnected) =
+            end.recv_timeout(COVERED_RETRY)
+        {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// How many files' headers may be remembered: about 128 bytes each, a sixteenth of the budget all together.

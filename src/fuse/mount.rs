@@ -37,6 +37,15 @@ pub(super) struct Mount {
     device: (u32, u32),
 }
 
+/// Whether a mount could be got at to end it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// It is no longer there.
+    Ended,
+    /// Another mount at the same place covers it.
+    Covered,
+}
+
 /// Mounts on `mount_point`, which must be canonical, and returns the descriptor the kernel's requests come from.
 /// `source` is what the mount table shows.
 ///
@@ -186,17 +195,19 @@ impl Mount {
     }
 
     /// Unmounts, unless somebody else has done so. A mount that is in use disappears from the tree at once and ends
-    /// when its last user does.
+    /// when its last user does. Beneath another mount at the same place it cannot be reached.
     ///
     /// # Errors
     /// The mount cannot be looked for, or the system refuses.
-    pub(super) fn end(&self) -> Result<()> {
-        let ours = mount_table::topmost_at(&self.mount_point)?
-            .is_some_and(|entry| entry.device == self.device);
-        if !ours {
-            return Ok(());
+    pub(super) fn end(&self) -> Result<Reach> {
+        let mounts = mount_table::all_at(&self.mount_point)?;
+        let ours = mounts.iter().position(|entry| entry.device == self.device);
+        match ours {
+            None => return Ok(Reach::Ended),
+            Some(place) if place + 1 < mounts.len() => return Ok(Reach::Covered),
+            Some(_) => {}
         }
-        match unmount(&self.mount_point, false) {
+        let unmounted = match unmount(&self.mount_point, false) {
             Err(error) if is_busy(&error) => {
                 tracing::warn!(
                     "{} is still in use: it is detached",
@@ -205,7 +216,8 @@ impl Mount {
                 unmount(&self.mount_point, true)
             }
             other => other,
-        }
+        };
+        unmounted.map(|()| Reach::Ended)
     }
 }
 

@@ -169,8 +169,7 @@ impl Engine {
             .filter(|contents| contents.identity == *identity)
     }
 
-    /// Puts contents on the shelf, and lets nobody go on reading what their inode held before: the kernel keeps one
-    /// set of pages for an inode, and old ones must not come among the new.
+    /// Puts contents on the shelf, in the place of what their inode held before.
     fn remember(&self, contents: Contents) -> Arc<Contents> {
         let contents = Arc::new(contents);
         let identity = contents.identity;
@@ -181,19 +180,13 @@ impl Engine {
                 return before;
             }
             shelf.remembered.pop(&before.identity);
-            if !before.same_original(&contents) {
-                before.supersede();
-            }
         }
         shelf.latest.insert(inode, Arc::downgrade(&contents));
         let mut given_up = Vec::new();
         given_up.extend(shelf.remembered.push(identity, Arc::clone(&contents)));
         let memory = |shelf: &Shelf| -> u64 {
-            let tables = shelf
-                .remembered
-                .iter()
-                .map(|(_, known)| known.table.memory());
-            tables.sum::<usize>() as u64
+            let known = shelf.remembered.iter();
+            known.map(|(_, known)| known.memory()).sum::<usize>() as u64
         };
         while memory(&shelf) > self.cache.budget().total() / REMEMBERED_PART {
             match shelf.remembered.pop_lru() {

@@ -1,23 +1,33 @@
 //! Where an original has data and where it has holes, for SEEK_DATA and SEEK_HOLE.
 //!
 //! A chunk is a hole if it decodes to nothing but zeros. To find that out without decoding a sparse disk image from
-//! end to end, the payload of a chunk of zeros is remembered for its size: one codec at one level makes the same few
-//! bytes of the same zeros, so equal payloads are equal chunks. What is not proved to be a hole is data, which is
-//! always a right answer.
+//! end to end, the payload of a chunk of zeros is remembered (as a hash) for its size: one codec at one level makes the
+//! same few bytes of the same zeros, so equal payloads are equal chunks. What is not proved to be a hole is data, which is
+//! always a right answer: what cannot be decoded too, because it is for reading to say so.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Reader;
-use crate::error::Result;
+use super::{Reader, Shared};
+use crate::error::{ErrorKind, Result};
+use crate::memory::Urgency;
 
 /// A chunk is looked at only if it is packed at least so many times smaller: zeros are, in every codec.
 const ZEROS_RATIO: u64 = 16;
 
+/// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
+const MOST_SIZES: usize = 16;
+
 /// The payloads of chunks of zeros, by the chunks' original size in bytes.
 #[derive(Debug, Default)]
-pub(super) struct ZeroPayloads(Mutex<HashMap<u64, Vec<u8>>>);
+pub(super) struct ZeroPayloads(Mutex<HashMap<u64, ZeroPayload>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ZeroPayload {
+    length: u64,
+    hash: blake3::Hash,
+}
 
 impl Reader {
     /// The first offset at or behind `offset` that may hold something else than zeros; `None` if there is none before
@@ -43,48 +53,69 @@ impl Reader {
 
     fn find(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
         let table = self.shared.archive.table();
-        let mut payload = Vec::new();
         for chunk in table.chunks_holding(&(offset..self.len().max(offset))) {
             let bytes = table.original_range(chunk).unwrap_or_default();
-            if !bytes.is_empty() && self.is_hole(chunk, &bytes, &mut payload)? == hole {
+            if !bytes.is_empty() && self.is_hole(chunk, &bytes)? == hole {
                 return Ok(Some(bytes.start.max(offset)));
             }
         }
         Ok(None)
     }
 
-    fn is_hole(&self, chunk: u32, bytes: &Range<u64>, payload: &mut Vec<u8>) -> Result<bool> {
-        let archive = &self.shared.archive;
-        let place = archive.table().compressed_range(chunk).unwrap_or_default();
+    fn is_hole(&self, chunk: u32, bytes: &Range<u64>) -> Result<bool> {
+        let place = self.shared.archive.table().compressed_range(chunk);
+        let place = place.unwrap_or_default();
         let original_size = bytes.end - bytes.start;
-        let compressed_size = place.end - place.start;
-        if compressed_size.saturating_mul(ZEROS_RATIO) > original_size {
+        let length = place.end - place.start;
+        if length.saturating_mul(ZEROS_RATIO) > original_size {
             return Ok(false);
         }
-        let known_size = self.with_zeros(original_size, |known| known.map(<[u8]>::len));
-        if known_size.is_some_and(|length| length as u64 != compressed_size) {
+        let known = lock(&self.shared.zeros).get(&original_size).copied();
+        if known.is_some_and(|known| known.length != length) {
             return Ok(false);
         }
-        archive.read_payload(chunk, payload)?;
-        if known_size.is_some() {
-            return Ok(self.with_zeros(original_size, |known| known == Some(payload.as_slice())));
+        let compare = || -> Result<bool> {
+            let hash = self.shared.payload_hash(chunk, length)?;
+            if let Some(known) = known {
+                return Ok(known.hash == hash);
+            }
+            let (decoded, _) = self.shared.chunk(chunk)?;
+            if !is_zero(&decoded) {
+                return Ok(false);
+            }
+            let mut zeros = lock(&self.shared.zeros);
+            if zeros.len() < MOST_SIZES {
+                zeros.insert(original_size, ZeroPayload { length, hash });
+            }
+            Ok(true)
+        };
+        match compare() {
+            Err(error)
+                if error.is_damage() || matches!(error.kind(), ErrorKind::OverBudget { .. }) =>
+            {
+                Ok(false)
+            }
+            other => other,
         }
-        let (decoded, _) = self.shared.chunk(chunk)?;
-        let zeros = is_zero(&decoded);
-        if zeros {
-            let mut payloads = lock(&self.shared.zeros);
-            payloads.insert(original_size, payload.clone());
-        }
-        Ok(zeros)
-    }
-
-    fn with_zeros<T>(&self, original_size: u64, look: impl FnOnce(Option<&[u8]>) -> T) -> T {
-        let payloads = lock(&self.shared.zeros);
-        look(payloads.get(&original_size).map(Vec::as_slice))
     }
 }
 
-fn lock(zeros: &ZeroPayloads) -> std::sync::MutexGuard<'_, HashMap<u64, Vec<u8>>> {
+impl Shared {
+    fn payload_hash(&self, chunk: u32, length: u64) -> Result<blake3::Hash> {
+        let cache = &self.engine.cache;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let room = cache
+            .budget()
+            .acquire([length], Urgency::Demand, || cache.evict_one())?;
+        let Some([mut payload]) = room else {
+            return Err(ErrorKind::Cancelled.into());
+        };
+        self.archive.read_payload_into(chunk, &mut payload)?;
+        Ok(blake3::hash(&payload))
+    }
+}
+
+fn lock(zeros: &ZeroPayloads) -> MutexGuard<'_, HashMap<u64, ZeroPayload>> {
     zeros.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -20,6 +20,7 @@ use crate::archive::Archive;
 use crate::cache::{Key, Origin, Sizes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Checksum, FixedHeader};
+use crate::identity::Identity;
 use crate::memory::Buffer;
 use crate::prefetch::Prefetch;
 
@@ -96,6 +97,11 @@ impl Reader {
         self.shared.archive.header()
     }
 
+    /// The state of the `.warp` file that is read.
+    pub(crate) fn identity(&self) -> Identity {
+        self.shared.archive.contents().identity
+    }
+
     /// The length of the `.warp` file, in bytes, when it was opened.
     pub fn file_len(&self) -> u64 {
         self.shared.archive.file_len()
@@ -114,7 +120,7 @@ impl Reader {
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let range = self.clip(offset, buffer.len());
         let mut done = 0;
-        for chunk in self.begin(&range)? {
+        for chunk in self.begin(&range) {
             let decoded = match self.chunk_for(chunk, &range) {
                 Ok(decoded) => decoded,
                 Err(_) if done > 0 => break,
@@ -141,7 +147,7 @@ impl Reader {
         with: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
         let range = self.clip(offset, length);
-        let chunks = self.begin(&range)?;
+        let chunks = self.begin(&range);
         if chunks.len() == 1 {
             let decoded = self.chunk_for(chunks.start, &range)?;
             return Ok(with(self.part(chunks.start, &decoded, &range)));
@@ -162,10 +168,7 @@ impl Reader {
     }
 
     /// Takes notice of a read, sends the workers ahead of it, and names the chunks it needs.
-    fn begin(&self, range: &Range<u64>) -> Result<Range<u32>> {
-        if self.shared.archive.contents().is_superseded() {
-            return Err(Error::new(ErrorKind::Changed).in_file(self.shared.archive.path()));
-        }
+    fn begin(&self, range: &Range<u64>) -> Range<u32> {
         let table = self.shared.archive.table();
         for chunk in self.shared.prefetch.observe(range, table) {
             let shared = Arc::downgrade(&self.shared);
@@ -175,7 +178,7 @@ impl Reader {
                 }
             });
         }
-        Ok(table.chunks_holding(range))
+        table.chunks_holding(range)
     }
 
     /// A chunk that a read needs.
@@ -259,7 +262,7 @@ impl Shared {
         }
     }
 
-    /// Adds the place to an error and logs it, but every chunk's only once.
+    /// Adds the place to an error and logs it, but every chunk's only once, and a file's change only once.
     fn report(&self, error: Error, chunk: u32) -> Error {
         let bytes = self
             .archive
@@ -269,7 +272,14 @@ impl Shared {
         let error = error
             .in_chunk(chunk, bytes.start)
             .in_file(self.archive.path());
-        if self.archive.contents().report_once(chunk) {
+        if matches!(error.kind(), ErrorKind::Changed) {
+            if self.archive.contents().report_change_once() {
+                let path = self.archive.path().display();
+                tracing::warn!(
+                    "{path}: changed while it is open; who has it open must open it again"
+                );
+            }
+        } else if self.archive.contents().report_once(chunk) {
             tracing::error!(
                 "{error}; its bytes {}..{} cannot be read",
                 bytes.start,
@@ -423,8 +433,7 @@ mod tests {
         assert!(matches!(error.kind(), ErrorKind::Changed), "{error}");
         let new = engine.open(&path).unwrap();
         assert_eq!(new.read_at(&mut bytes, 99_000).unwrap(), 1003);
-        // What the old one had decoded may not come among the new pages either.
-        let error = old.read_at(&mut bytes, 0).unwrap_err();
+        let error = old.read_at(&mut bytes, 40_000).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Changed), "{error}");
     }
 

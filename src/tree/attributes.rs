@@ -42,6 +42,8 @@ impl Kind {
 pub(crate) struct Attributes {
     /// The node.
     pub(crate) node: NodeId,
+    /// Which state of a packed file's node this is: the kernel takes another inode for another generation.
+    pub(crate) generation: u64,
     /// The inode number shown: the node's id, but for the root, whose id is always 1.
     pub(crate) inode: u64,
     /// What it is.
@@ -78,6 +80,7 @@ impl Attributes {
         let rdev = rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor) as u32;
         Self {
             node,
+            generation: 0,
             inode: if node == NodeId::ROOT {
                 found.stx_ino
             } else {

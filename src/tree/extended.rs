@@ -78,7 +78,7 @@ impl Tree {
             held => held.context("cannot open", &path)?,
         };
         let stat = stat_descriptor(&held).context("cannot examine", &path)?;
-        if !is_file_of(&known, &Identity::from(&stat)) {
+        if !is_file_of(node, &known, &Identity::from(&stat)) {
             return Err(changed());
         }
         Ok((known, held))

@@ -39,7 +39,8 @@ pub(crate) use listing::{ListedEntry, Listing};
 
 use headers::Headers;
 use names::{Entries, Names, View, file_type};
-use nodes::{Known, Nodes};
+pub(crate) use nodes::Pages;
+use nodes::{Known, Nodes, Seen};
 use numbers::Key;
 use source::{Directory, Source, join, stat_descriptor};
 
@@ -78,8 +79,8 @@ pub(crate) struct OpenedFile {
     pub(crate) packed: bool,
     /// Its path as the user knows it, for messages.
     pub(crate) path: PathBuf,
-    /// Whether it is as it was when this node was last opened: pages the kernel keeps of it are still right.
-    pub(crate) unchanged: bool,
+    /// What the pages are worth that the kernel keeps of it.
+    pub(crate) pages: Pages,
 }
 
 /// A node's file, looked at where it was last seen.
@@ -125,13 +126,20 @@ impl Tree {
     /// A node's attributes.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] if something else is where the node was last seen; the source cannot be read.
+    /// [`ErrorKind::Changed`] if something else is where the node was last seen, or a packed file was changed since; the source cannot be read.
     pub(crate) fn attributes(&self, node: NodeId) -> Result<Attributes> {
         let entry = self.entry(node)?;
+        let identity = Identity::from(&entry.stat);
+        if node == NodeId::ROOT {
+            // It is never looked up.
+            self.nodes.tell(node, identity);
+        } else if entry.known.key.decoded && entry.known.told != Some(identity) {
+            // A new size would cut off who holds the file as it was.
+            return Err(Error::from(ErrorKind::Changed).in_file(&self.path_of(&entry.known)));
+        }
         let header = self.header_of(&entry)?;
         let attributes =
             self.describe(node, &entry.view, &entry.known.name, &entry.stat, header)?;
-        self.nodes.tell(node, Identity::from(&entry.stat));
         Ok(attributes)
     }
 
@@ -186,7 +194,7 @@ impl Tree {
         };
         let stat = stat_descriptor(&file).context("cannot examine", &path)?;
         let identity = Identity::from(&stat);
-        if !is_file_of(&known, &identity) || file_type(&stat) != FileType::RegularFile {
+        if !is_file_of(node, &known, &identity) || file_type(&stat) != FileType::RegularFile {
             return Err(changed());
         }
         if self.names().shows_stripped(&view, &known.name)? != known.key.decoded {
@@ -196,12 +204,22 @@ impl Tree {
             return Err(changed());
         }
         Ok(OpenedFile {
-            unchanged: self.nodes.open(node, identity),
+            pages: self.nodes.open(node, identity),
             file: Arc::new(file),
             identity,
             packed: known.key.decoded,
             path,
         })
+    }
+
+    /// The state of a node's file that the kernel was last told.
+    pub(crate) fn told(&self, node: NodeId) -> Option<Identity> {
+        self.nodes.get(node)?.told
+    }
+
+    /// Takes notice that a packed file which was opened as `identity` was closed.
+    pub(crate) fn close_file(&self, node: NodeId, identity: Identity) {
+        self.nodes.close(node, identity);
     }
 
     /// The header of a node that shows as its original; `None` for any other.
@@ -287,8 +305,7 @@ impl Tree {
         let path = || self.source.path(directory.location(), b"");
         let stat = directory.stat().context_with("cannot examine", path)?;
         let identity = Identity::from(&stat);
-        // The root is held, so it is always the same.
-        if node != NodeId::ROOT && !is_file_of(known, &identity) {
+        if !is_file_of(node, known, &identity) {
             return Err(Error::from(ErrorKind::Changed).in_file(&path()));
         }
         Ok(identity)
@@ -301,7 +318,7 @@ impl Tree {
         let path = || self.path_of(&known);
         let found = self.source.stat(&view.directory, &known.name);
         match found.context_with("cannot examine", path)? {
-            Some(stat) if is_file_of(&known, &Identity::from(&stat)) => {
+            Some(stat) if is_file_of(node, &known, &Identity::from(&stat)) => {
                 Ok(Entry { known, view, stat })
             }
             _ => Err(Error::from(ErrorKind::Changed).in_file(&path())),
@@ -352,12 +369,13 @@ impl Tree {
         };
         // The root's id stands in for the node's, so that nothing can fail once the lookup is counted.
         let mut attributes = self.describe(NodeId::ROOT, view, name, stat, header)?;
-        let node = self.nodes.look_up(key, kind, parent, name, identity);
-        let Some(node) = node else {
+        let seen = self.nodes.look_up(key, kind, parent, name, identity);
+        let Some(Seen { node, generation }) = seen else {
             let forgotten = Errno::STALE.into();
             return Err(Error::io("the directory is no longer known", forgotten));
         };
         attributes.node = node;
+        attributes.generation = generation;
         attributes.inode = node.0;
         Ok(Some(attributes))
     }
@@ -403,8 +421,10 @@ fn cannot_enter(error: Errno, path: &Path) -> Error {
     .in_file(path)
 }
 
-fn is_file_of(known: &Known, identity: &Identity) -> bool {
-    (known.key.device, known.key.inode) == (identity.device, identity.inode)
+/// Whether this is the file a node stands for. The root is whatever is there: a directory is held, so it is always the
+/// same; a file is known by its name alone, because the kernel never looks the root up again.
+fn is_file_of(node: NodeId, known: &Known, identity: &Identity) -> bool {
+    node == NodeId::ROOT || (known.key.device, known.key.inode) == (identity.device, identity.inode)
 }
 
 /// [`IoContext`] for where the path costs something to put together.

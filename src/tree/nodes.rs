@@ -7,10 +7,14 @@
 //! parent; going up always ends at the root. Parent and name are those of the last lookup, that is the path at which the
 //! file was last seen; they may be out of date, and whoever uses them checks what they lead to.
 //!
+//! A packed file that was changed in place is another *generation* of its node: the kernel then takes a new inode with
+//! pages of its own for it, and whoever holds the old one can neither be given new bytes nor leave old ones behind.
+//!
 //! One mutex guards the table. It is held for a few steps up a path or a few map operations, never across a system call.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::numbers::{self, Key};
 use super::source::join;
@@ -27,8 +31,14 @@ struct Node {
     children: u64,
     /// What the kernel was last told.
     told: Option<Identity>,
+    /// How often that was another state of a packed file than before.
+    generation: u64,
+    /// When the generation began, unless it is the first.
+    generation_began: Option<Instant>,
     /// What was last opened.
     opened: Option<Identity>,
+    /// Whether somebody has closed it since: the kernel's pages are those of what was last opened for sure.
+    settled: bool,
 }
 
 /// What the table says about a node.
@@ -42,6 +52,28 @@ pub(super) struct Known {
     pub(super) name: Box<[u8]>,
     /// The state of the file the kernel was last told.
     pub(super) told: Option<Identity>,
+}
+
+/// How long the kernel may take to act on a new generation, generously: until then an open may still come from the inode
+/// of the last one.
+const TAKING_OVER: Duration = Duration::from_secs(1);
+
+/// What the pages are worth that the kernel keeps of a file which is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// They are of this state of the file.
+    Right,
+    /// They are of another, or it is not sure.
+    Outdated,
+    /// They may belong to somebody who holds the file as it was before it was changed.
+    OfAnotherMaybe,
+}
+
+/// What a lookup found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) node: NodeId,
+    pub(super) generation: u64,
 }
 
 /// The table of nodes.
@@ -69,7 +101,10 @@ impl Nodes {
             lookups: 0,
             children: 0,
             told: None,
+            generation: 0,
+            generation_began: None,
             opened: None,
+            settled: false,
         };
         Self {
             table: Mutex::new(Table {
@@ -103,7 +138,7 @@ impl Nodes {
         parent: NodeId,
         name: &[u8],
         told: Identity,
-    ) -> Option<NodeId> {
+    ) -> Option<Seen> {
         let mut table = self.lock();
         if !table.nodes.contains_key(&parent) {
             return None;
@@ -120,10 +155,16 @@ impl Nodes {
                 lookups: 1,
                 children: 0,
                 told: Some(told),
+                generation: 0,
+                generation_began: None,
                 opened: None,
+                settled: false,
             };
             table.nodes.insert(id, node);
-            return Some(id);
+            return Some(Seen {
+                node: id,
+                generation: 0,
+            });
         };
         // Somewhere below itself, a directory can only be seen through a bind mount or in the middle of a rename. Its
         // path so far is kept then, or going up would never end.
@@ -131,7 +172,15 @@ impl Nodes {
         let node = table.nodes.get_mut(&id)?;
         node.lookups = node.lookups.saturating_add(1);
         node.kind = kind;
-        node.told = Some(told);
+        let changed = node.told.replace(told) != Some(told);
+        if changed && key.decoded {
+            node.generation += 1;
+            node.generation_began = Some(Instant::now());
+        }
+        let seen = Seen {
+            node: id,
+            generation: node.generation,
+        };
         if moves {
             if *node.name != *name {
                 node.name = name.into();
@@ -142,7 +191,7 @@ impl Nodes {
                 table.release(old_parent);
             }
         }
-        Some(id)
+        Some(seen)
     }
 
     /// Takes back `lookups` lookups of a node.
@@ -161,11 +210,38 @@ impl Nodes {
         }
     }
 
-    /// Notes that a node was opened; whether it was the same state of the file as the last time.
-    pub(super) fn open(&self, id: NodeId, identity: Identity) -> bool {
-        match self.lock().nodes.get_mut(&id) {
-            Some(node) => node.opened.replace(identity) == Some(identity),
-            None => false,
+    /// Notes that a node was opened, and says what the kernel's pages are worth.
+    pub(super) fn open(&self, id: NodeId, identity: Identity) -> Pages {
+        let mut table = self.lock();
+        let Some(node) = table.nodes.get_mut(&id) else {
+            return Pages::Outdated;
+        };
+        if node
+            .generation_began
+            .is_some_and(|began| began.elapsed() < TAKING_OVER)
+        {
+            node.opened = None;
+            return Pages::OfAnotherMaybe;
+        }
+        if node.opened != Some(identity) {
+            node.opened = Some(identity);
+            node.settled = false;
+            return Pages::Outdated;
+        }
+        // Two who open a changed packed file at once both have the kernel drop its pages.
+        if node.settled || !node.key.decoded {
+            Pages::Right
+        } else {
+            Pages::Outdated
+        }
+    }
+
+    /// Notes that a node that was opened as `identity` was closed.
+    pub(super) fn close(&self, id: NodeId, identity: Identity) {
+        if let Some(node) = self.lock().nodes.get_mut(&id)
+            && node.opened == Some(identity)
+        {
+            node.settled = true;
         }
     }
 
@@ -273,6 +349,7 @@ mod tests {
         nodes
             .look_up(key(inode), Kind::Directory, parent, name, told)
             .unwrap()
+            .node
     }
 
     fn place(nodes: &Nodes, id: NodeId) -> Option<String> {
@@ -355,7 +432,8 @@ mod tests {
             modified: (0, 0),
         };
         let given = nodes.look_up(decoded, Kind::File, NodeId::ROOT, b"x.warp", told);
-        assert_eq!(given, Some(NodeId(foreseen[1])));
+        let number = NodeId(foreseen[1]);
+        assert_eq!(given.map(|seen| seen.node), Some(number));
         assert_ne!(foreseen[1], 10);
     }
 }

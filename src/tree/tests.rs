@@ -455,23 +455,28 @@ fn opening_says_whether_the_kernels_pages_are_still_right() {
     for node in [plain, packed] {
         let first = tree.open_file(node).unwrap();
         assert_eq!(first.packed, node == packed);
-        assert!(!first.unchanged);
-        assert!(tree.open_file(node).unwrap().unchanged);
+        assert_eq!(first.pages, Pages::Outdated);
+        if first.packed {
+            assert_eq!(tree.open_file(node).unwrap().pages, Pages::Outdated);
+            tree.close_file(node, first.identity);
+        }
+        assert_eq!(tree.open_file(node).unwrap().pages, Pages::Right);
     }
     assert_eq!(tree.open_file(packed).unwrap().path, fixture.path("x.warp"));
 
     fixture.write("plain", b"and after");
     let opened = tree.open_file(plain).unwrap();
-    assert!(!opened.unchanged);
+    assert_eq!(opened.pages, Pages::Outdated);
     assert_eq!(text(opened), b"and after");
 
     // A packed file's new size has to reach the kernel before its new bytes do.
     fixture.write("x.warp", OTHER_PACKED);
     assert!(is_changed(tree.open_file(packed)));
     let again = at_root(&tree, "x");
-    assert_eq!((again.node, again.size), (packed, 1));
-    assert!(!tree.open_file(packed).unwrap().unchanged);
-    assert!(tree.open_file(packed).unwrap().unchanged);
+    assert_eq!((again.node, again.generation, again.size), (packed, 1, 1));
+    assert_eq!(at_root(&tree, "x").generation, 1);
+    let opened = tree.open_file(packed).unwrap();
+    assert_eq!(opened.pages, Pages::OfAnotherMaybe);
 }
 
 #[test]

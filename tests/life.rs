@@ -1,0 +1,622 @@
+//! Promise 7: a mount's life. It is there when the command says so, whatever ends it leaves nothing behind, and nobody but
+//! its owner sees into it unless told.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use common::{Mounted, is_mounted, run, sample, shell, vector, wait_until, warpfs};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A source tree and a mount point for a server in the background; whatever is mounted there goes with it.
+struct Place {
+    own: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let own = tempfile::tempdir().unwrap();
+        fs::create_dir(own.path().join("source")).unwrap();
+        fs::create_dir(own.path().join("mounted")).unwrap();
+        fs::copy(
+            vector("v2-zstd-blake3.warp"),
+            own.path().join("source/x.warp"),
+        )
+        .unwrap();
+        Self { own }
+    }
+
+    fn source(&self) -> PathBuf {
+        self.own.path().join("source")
+    }
+
+    fn mount_point(&self) -> PathBuf {
+        self.own.path().join("mounted")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = warpfs();
+        command
+            .arg("mount")
+            .args(arguments)
+            .arg(self.source())
+            .arg(self.mount_point());
+        command
+    }
+
+    fn mount(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// The processes that serve this mount.
+    fn servers(&self) -> Vec<i32> {
+        let mut found = Vec::new();
+        let wanted = self.mount_point();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Some(number) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let mut words = line.split(|&byte| byte == 0);
+            let ours = words.next().is_some_and(|word| word.ends_with(b"warpfs"));
+            if ours
+                && line
+                    .windows(wanted.as_os_str().len())
+                    .any(|part| part == wanted.as_os_str().as_encoded_bytes())
+            {
+                found.push(number);
+            }
+        }
+        found
+    }
+
+    fn signal(&self, signal: Signal) {
+        for server in self.servers() {
+            kill_process(Pid::from_raw(server).unwrap(), signal).unwrap();
+        }
+    }
+
+    fn wait_for_the_end(&self) {
+        wait_until("the end of the mount", || !is_mounted(&self.mount_point()));
+        wait_until("the end of the server", || self.servers().is_empty());
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        while is_mounted(&self.mount_point()) {
+            let flags = rustix::mount::UnmountFlags::DETACH;
+            if rustix::mount::unmount(self.mount_point(), flags).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn umount(path: &Path) -> Output {
+    warpfs().arg("umount").arg(path).output().unwrap()
+}
+
+#[test]
+fn the_command_ends_when_the_mount_answers_and_gives_its_streams_up() {
+    let place = Place::new();
+    let mut command = place.command(&[]);
+    let mut mounting = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(mounting.wait().unwrap().success());
+    // Not waited for: it answers at once.
+    assert_eq!(
+        fs::metadata(place.mount_point().join("x")).unwrap().len(),
+        100_003
+    );
+    run([OsStr::new("stats"), place.mount_point().as_os_str()]);
+    // Whoever reads the command's output sees its end, though the server goes on.
+    let mut text = String::new();
+    mounting.stdout.unwrap().read_to_string(&mut text).unwrap();
+    mounting.stderr.unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "");
+    let servers = place.servers();
+    assert_eq!(servers.len(), 1);
+    let of_server = |name: &str| fs::read_link(format!("/proc/{}/{name}", servers[0])).unwrap();
+    assert_eq!(of_server("cwd"), Path::new("/"));
+    for stream in ["fd/0", "fd/1", "fd/2"] {
+        assert_eq!(of_server(stream), Path::new("/dev/null"));
+    }
+    run([OsStr::new("umount"), place.mount_point().as_os_str()]);
+    place.wait_for_the_end();
+}
+
+#[test]
+fn what_cannot_be_mounted_is_said_in_one_line_and_nothing_is_left() {
+    let place = Place::new();
+    let mount_point = place.mount_point();
+    let file = place.own.path().join("file");
+    fs::write(&file, "").unwrap();
+    let plain = place.source().join("plain");
+    fs::write(&plain, "").unwrap();
+    let bad = vector("bad-magic.warp");
+    let source = place.source();
+    let missing = place.own.path().join("missing");
+    for (source, mount_point) in [
+        (&missing, &mount_point),
+        (&source, &missing),
+        (&source, &file),
+        (&plain, &mount_point),
+        (&bad, &mount_point),
+    ] {
+        for foreground in [&["-f"][..], &[]] {
+            let output = warpfs()
+                .arg("mount")
+                .args(foreground)
+                .arg(source)
+                .arg(mount_point)
+                .output()
+                .unwrap();
+            let said = said(&output);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert!(said.starts_with("warpfs: "), "{said}");
+            assert!(output.stdout.is_empty());
+        }
+    }
+    assert!(!is_mounted(&mount_point));
+    assert!(place.servers().is_empty());
+}
+
+#[test]
+fn signals_end_an_idle_mount_and_a_busy_one() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let place = Place::new();
+        assert!(place.mount(&[]).status.success());
+        place.signal(signal);
+        place.wait_for_the_end();
+
+        assert!(place.mount(&[]).status.success());
+        let mut open = File::open(place.mount_point().join("x")).unwrap();
+        let mut worker = Command::new("sleep")
+            .arg("100")
+            .current_dir(place.mount_point())
+            .spawn()
+            .unwrap();
+        open.read_exact(&mut [0; 10]).unwrap();
+        place.signal(signal);
+        place.wait_for_the_end();
+        // Pages the kernel has may still be read; nothing hangs.
+        let _ = open.read_to_end(&mut Vec::new());
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+    }
+}
+
+#[test]
+fn an_unmount_by_others_ends_the_server_and_leaves_what_was_mounted_before() {
+    for unmount in ["umount", "fusermount3 -u", "umount -l", "fusermount3 -u -z"] {
+        let place = Place::new();
+        let mount_point = place.mount_point();
+        shell(
+            Path::new("/"),
+            &format!("mount -t tmpfs beneath {}", mount_point.display()),
+        );
+        fs::write(mount_point.join("beneath"), "").unwrap();
+        assert!(place.mount(&[]).status.success());
+        assert!(mount_point.join("x").exists());
+        shell(
+            Path::new("/"),
+            &format!("{unmount} {}", mount_point.display()),
+        );
+        wait_until("the end of the server", || place.servers().is_empty());
+        assert!(mount_point.join("beneath").exists(), "{unmount}");
+        shell(Path::new("/"), &format!("umount {}", mount_point.display()));
+    }
+}
+
+#[test]
+fn a_lazily_unmounted_mount_serves_who_uses_it_to_the_end() {
+    let place = Place::new();
+    let original = sample(3 << 20, 1);
+    fs::write(place.own.path().join("original"), &original).unwrap();
+    common::pack(
+        &place.own.path().join("original"),
+        &place.source().join("y.warp"),
+        &["--chunk-size", "128K"],
+    );
+    assert!(
+        place
+            .mount(&["--cache-size", "1M", "--prefetch", "off"])
+            .status
+            .success()
+    );
+    let mut open = File::open(place.mount_point().join("y")).unwrap();
+    shell(
+        Path::new("/"),
+        &format!("umount -l {}", place.mount_point().display()),
+    );
+    assert!(!is_mounted(&place.mount_point()));
+    let mut bytes = Vec::new();
+    open.read_to_end(&mut bytes).unwrap();
+    assert!(bytes == original);
+    assert_eq!(place.servers().len(), 1);
+    drop(open);
+    wait_until("the end of the server", || place.servers().is_empty());
+}
+
+#[test]
+fn umount_says_what_is_wrong_when_it_cannot() {
+    let place = Place::new();
+    let mount_point = place.mount_point();
+    let refused = |path: &Path, why: &str| {
+        let output = umount(path);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(why), "{said}");
+    };
+    refused(&mount_point, "no warpfs is mounted here");
+    refused(
+        &place.own.path().join("missing"),
+        "no warpfs is mounted here",
+    );
+    refused(Path::new("/proc"), "no warpfs is mounted here");
+    assert!(is_mounted(Path::new("/proc")));
+    assert!(place.mount(&[]).status.success());
+    refused(&place.source(), "no warpfs is mounted here");
+    let open = File::open(mount_point.join("x")).unwrap();
+    refused(&mount_point, "in use");
+    assert!(fs::read(mount_point.join("x")).is_ok());
+    drop(open);
+    // A relative path with a slash at the end is the same place.
+    let output = warpfs()
+        .args(["umount", "mounted/"])
+        .current_dir(place.own.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    place.wait_for_the_end();
+}
+
+#[test]
+fn of_two_mounts_on_one_place_each_ends_by_itself_and_leaves_the_other() {
+    let (lower, upper) = (Place::new(), Place::new());
+    fs::write(upper.source().join("upper"), "").unwrap();
+    let mount_point = lower.mount_point();
+    let log = lower.own.path().join("log");
+    assert!(
+        lower
+            .mount(&["--log-file", log.to_str().unwrap()])
+            .status
+            .success()
+    );
+    let lower_server = lower.servers()[0];
+    let output = warpfs()
+        .arg("mount")
+        .arg(upper.source())
+        .arg(&mount_point)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert!(mount_point.join("upper").exists());
+
+    // The lower one is told to end: it cannot be reached beneath the other, so it waits for that.
+    kill_process(Pid::from_raw(lower_server).unwrap(), Signal::TERM).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(mount_point.join("upper").exists());
+    assert!(fs::read_to_string(&log).unwrap().contains("covers"));
+    assert!(umount(&mount_point).status.success());
+    lower.wait_for_the_end();
+    assert_eq!(fs::read_dir(&mount_point).unwrap().count(), 0);
+}
+
+#[test]
+fn what_a_killed_server_leaves_is_cleaned_by_umount() {
+    let place = Place::new();
+    assert!(place.mount(&[]).status.success());
+    place.signal(Signal::KILL);
+    wait_until("its end", || place.servers().is_empty());
+    assert!(is_mounted(&place.mount_point()));
+    let error = fs::read_dir(place.mount_point()).unwrap_err();
+    assert_eq!(
+        error.raw_os_error(),
+        Some(rustix::io::Errno::NOTCONN.raw_os_error())
+    );
+    let output = warpfs()
+        .arg("stats")
+        .arg(place.mount_point())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let output = umount(&place.mount_point());
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!is_mounted(&place.mount_point()));
+    // And it can be mounted again.
+    assert!(place.mount(&[]).status.success());
+    assert!(umount(&place.mount_point()).status.success());
+    place.wait_for_the_end();
+}
+
+#[test]
+fn a_hundred_mounts_leave_no_process_and_no_mount() {
+    let place = Place::new();
+    let start = Instant::now();
+    for round in 0..100 {
+        assert!(place.mount(&[]).status.success());
+        assert_eq!(
+            fs::read(place.mount_point().join("x")).unwrap().len(),
+            100_003
+        );
+        match round % 2 {
+            0 => assert!(umount(&place.mount_point()).status.success()),
+            _ => {
+                place.signal(Signal::TERM);
+                wait_until("the end", || !is_mounted(&place.mount_point()));
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{round} rounds");
+    }
+    place.wait_for_the_end();
+}
+
+#[test]
+fn options_can_be_given_in_the_words_of_mount() {
+    let place = Place::new();
+    let log = place.own.path().join("log");
+    let options = format!(
+        "ro,nosuid,nodev,noauto,x-systemd.automount,cache_size=9M,threads=3,prefetch=off,ttl=forever,allow_other,log_file={}",
+        log.display()
+    );
+    let output = place.mount(&["-o", &options]);
+    assert!(output.status.success(), "{}", said(&output));
+    let stats = run([
+        OsStr::new("stats"),
+        OsStr::new("--json"),
+        place.mount_point().as_os_str(),
+    ]);
+    let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).unwrap();
+    assert_eq!(stats["memory_budget"], 9 << 20);
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = table
+        .lines()
+        .find(|line| line.contains(place.mount_point().to_str().unwrap()))
+        .unwrap();
+    for word in [
+        "fuse.warpfs ro,nosuid,nodev",
+        "default_permissions",
+        "allow_other",
+    ] {
+        assert!(line.contains(word), "{line}");
+    }
+    assert!(umount(&place.mount_point()).status.success());
+    place.wait_for_the_end();
+    let log = fs::read_to_string(log).unwrap();
+    assert!(
+        log.contains("is mounted on") && log.contains("is unmounted"),
+        "{log}"
+    );
+
+    for wrong in ["rw", "no_such_option", "cache_size=1", "ttl=-1"] {
+        let output = place.mount(&["-o", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {}", said(&output));
+    }
+    assert!(!is_mounted(&place.mount_point()));
+}
+
+#[test]
+fn the_log_file_is_added_to_and_tells_of_damage() {
+    let place = Place::new();
+    fs::copy(vector("bad-payload.warp"), place.source().join("bad.warp")).unwrap();
+    fs::write(place.own.path().join("log"), "what was there before\n").unwrap();
+    let output = place
+        .command(&["--log-file", "log"])
+        .current_dir(place.own.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(fs::read(place.mount_point().join("bad")).is_err());
+    let log = fs::read_to_string(place.own.path().join("log")).unwrap();
+    assert!(log.starts_with("what was there before\n"), "{log}");
+    assert!(
+        log.contains("bad.warp: chunk 0 (from byte 0): damaged zstd data"),
+        "{log}"
+    );
+    assert!(umount(&place.mount_point()).status.success());
+    place.wait_for_the_end();
+}
+
+/// Held by tests that need ordinary users to be let at /dev/fuse, which some machines keep to root: its mode is set for
+/// them, and put back.
+struct FuseForAll {
+    mode: u32,
+    configuration: Option<String>,
+    _alone: std::sync::MutexGuard<'static, ()>,
+}
+
+const CONFIGURATION: &str = "/etc/fuse.conf";
+
+impl FuseForAll {
+    fn new(allow_other: bool) -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mode = fs::metadata("/dev/fuse").unwrap().permissions().mode();
+        fs::set_permissions("/dev/fuse", PermissionsExt::from_mode(0o666)).unwrap();
+        let configuration = allow_other.then(|| {
+            let before = fs::read_to_string(CONFIGURATION).unwrap_or_default();
+            fs::write(CONFIGURATION, format!("{before}\nuser_allow_other\n")).unwrap();
+            before
+        });
+        Self {
+            mode,
+            configuration,
+            _alone: alone,
+        }
+    }
+}
+
+impl Drop for FuseForAll {
+    fn drop(&mut self) {
+        let _ = fs::set_permissions("/dev/fuse", PermissionsExt::from_mode(self.mode));
+        if let Some(before) = &self.configuration {
+            let _ = fs::write(CONFIGURATION, before);
+        }
+    }
+}
+
+/// Ordinary users that every system has: fusermount3 wants a name for the number. Here `nobody` and `daemon`.
+const SOMEBODY: u32 = 65_534;
+const ANOTHER: u32 = 1;
+
+/// A place that belongs to an ordinary user, and a copy of the program where that one can run it.
+fn place_of_somebody() -> (Place, PathBuf) {
+    let place = Place::new();
+    let program = place.own.path().join("warpfs");
+    fs::copy(env!("CARGO_BIN_EXE_warpfs"), &program).unwrap();
+    for path in [
+        place.own.path().to_owned(),
+        place.source(),
+        place.mount_point(),
+        program.clone(),
+    ] {
+        chown(&path, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    (place, program)
+}
+
+fn as_user(user: u32, words: &[&OsStr]) -> Output {
+    let user = user.to_string();
+    Command::new("setpriv")
+        .args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"])
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn an_ordinary_user_mounts_through_fusermount3_and_nobody_else_sees_it() {
+    let _fuse = FuseForAll::new(false);
+    let (place, program) = place_of_somebody();
+    let mount_point = place.mount_point();
+    let (source, file) = (place.source(), mount_point.join("x"));
+    let mount = |options: &[&str]| {
+        let mut words = vec![program.as_os_str(), OsStr::new("mount")];
+        words.extend(options.iter().map(OsStr::new));
+        words.extend([source.as_os_str(), mount_point.as_os_str()]);
+        as_user(SOMEBODY, &words)
+    };
+    let output = mount(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let read = |user: u32| as_user(user, &[OsStr::new("cat"), file.as_os_str()]);
+    assert!(read(SOMEBODY).stdout == common::mixed());
+    assert!(!read(ANOTHER).status.success());
+    assert!(!read(0).status.success());
+    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(mounted.contains("fuse.warpfs"), "{mounted}");
+    let unmount = [
+        program.as_os_str(),
+        OsStr::new("umount"),
+        mount_point.as_os_str(),
+    ];
+    assert!(!as_user(ANOTHER, &unmount).status.success());
+    let output = as_user(SOMEBODY, &unmount);
+    assert!(output.status.success(), "{}", said(&output));
+    place.wait_for_the_end();
+
+    // A signal ends it too, also while it is in use.
+    assert!(mount(&[]).status.success());
+    let user = SOMEBODY.to_string();
+    let mut worker = Command::new("setpriv")
+        .args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"])
+        .args(["tail", "-f"])
+        .arg(&file)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    place.signal(Signal::TERM);
+    place.wait_for_the_end();
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+
+    // Letting others in is the administrator's to allow.
+    let output = mount(&["--allow-other"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("user_allow_other"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!is_mounted(&mount_point));
+}
+
+#[test]
+fn others_see_what_modes_let_them_where_that_is_allowed() {
+    let _fuse = FuseForAll::new(true);
+    let (place, program) = place_of_somebody();
+    let secret = place.source().join("secret.warp");
+    fs::copy(vector("v2-zstd-blake3.warp"), &secret).unwrap();
+    chown(&secret, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    let (source, mount_point) = (place.source(), place.mount_point());
+    let output = as_user(
+        SOMEBODY,
+        &[
+            program.as_os_str(),
+            OsStr::new("mount"),
+            OsStr::new("--allow-other"),
+            source.as_os_str(),
+            mount_point.as_os_str(),
+        ],
+    );
+    assert!(output.status.success(), "{}", said(&output));
+    let read = |user: u32, name: &str| {
+        as_user(
+            user,
+            &[OsStr::new("cat"), mount_point.join(name).as_os_str()],
+        )
+    };
+    assert!(read(ANOTHER, "x").stdout == common::mixed());
+    assert!(!read(ANOTHER, "secret").status.success());
+    assert!(read(SOMEBODY, "secret").stdout == common::mixed());
+    place.signal(Signal::TERM);
+    place.wait_for_the_end();
+}
+
+#[test]
+fn a_root_s_mount_is_not_for_ordinary_users_unless_they_are_let_in() {
+    let source = tempfile::tempdir().unwrap();
+    fs::set_permissions(source.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    fs::copy(vector("v2-zstd-blake3.warp"), source.path().join("x.warp")).unwrap();
+    for allow_other in [false, true] {
+        let arguments: &[&str] = if allow_other { &["--allow-other"] } else { &[] };
+        let place = Place::new();
+        fs::set_permissions(place.own.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let mounted = Mounted::at(source.path(), &place.mount_point(), arguments);
+        let read = as_user(ANOTHER, &[OsStr::new("cat"), mounted.path("x").as_os_str()]);
+        assert_eq!(read.status.success(), allow_other, "{}", said(&read));
+    }
+}

@@ -1,0 +1,615 @@
+//! Promise 5: a source that lives. What is new is seen, what is held open stays what it was or says that it is gone,
+//! and old bytes are never mixed with new ones.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Mounted, Random, pack, sample, wait_until};
+use rustix::fs::Advice;
+
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
+const CHUNK: usize = 128 << 10;
+/// Long enough that nothing in a test happens because it ran out.
+const LONG: &[&str] = &["--ttl", "600", "--cache-size", "1M", "--prefetch", "off"];
+const SHORT: &[&str] = &["--ttl", "0.2", "--cache-size", "1M", "--prefetch", "off"];
+
+/// Packs `original` and puts the result at `path`, as a rename or, if there is a file, into that file.
+fn packed(original: &[u8], arguments: &[&str]) -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    let (input, output) = (directory.path().join("i"), directory.path().join("o"));
+    fs::write(&input, original).unwrap();
+    pack(&input, &output, arguments);
+    fs::read(output).unwrap()
+}
+
+fn small_chunks(original: &[u8]) -> Vec<u8> {
+    packed(original, &["--codec", "zstd", "--chunk-size", "128K"])
+}
+
+/// Reads all of `range`, or fails.
+fn read(file: &File, offset: usize, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, offset as u64)?;
+    Ok(bytes)
+}
+
+/// Makes the kernel forget the pages of this file.
+fn forget_pages(file: &File) {
+    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
+}
+
+/// Bytes no codec shortens, which say of every eight of them to which version they belong.
+fn incompressible(version: u64, length: usize) -> Vec<u8> {
+    let words = 0..length.div_ceil(8) as u64;
+    let mut bytes: Vec<u8> = words
+        .flat_map(|place| word(version, place).to_le_bytes())
+        .collect();
+    bytes.truncate(length);
+    bytes
+}
+
+fn word(version: u64, place: u64) -> u64 {
+    Random(version << 32 | place).next()
+}
+
+fn errno(result: io::Result<Vec<u8>>) -> i32 {
+    let error = result.map(|bytes| bytes.len()).expect_err("an error");
+    error.raw_os_error().unwrap()
+}
+
+#[test]
+fn a_new_file_is_seen_and_a_removed_one_gone_when_the_time_to_live_is_over() {
+    let source = tempfile::tempdir().unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    // The kernel now remembers that there is none.
+    assert!(!mounted.path("x").exists());
+    assert_eq!(fs::read_dir(&mounted.mount_point).unwrap().count(), 0);
+    let original = sample(300_000, 1);
+    fs::write(source.path().join("x.warp"), small_chunks(&original)).unwrap();
+    wait_until("the new file", || mounted.path("x").exists());
+    assert!(fs::read(mounted.path("x")).unwrap() == original);
+    let listed: Vec<_> = fs::read_dir(&mounted.mount_point).unwrap().collect();
+    assert_eq!(listed.len(), 1);
+
+    fs::remove_file(source.path().join("x.warp")).unwrap();
+    wait_until("its end", || !mounted.path("x").exists());
+    assert!(File::open(mounted.path("x")).is_err());
+}
+
+#[test]
+fn a_removed_file_cannot_be_opened_even_within_the_time_to_live() {
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("x.warp"), small_chunks(b"gone soon")).unwrap();
+    let mounted = Mounted::new(source.path(), LONG);
+    assert_eq!(fs::read(mounted.path("x")).unwrap(), b"gone soon");
+    fs::remove_file(source.path().join("x.warp")).unwrap();
+    let error = File::open(mounted.path("x")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+}
+
+#[test]
+fn a_file_replaced_by_rename_is_new_to_the_next_open_and_the_old_one_to_who_holds_it() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let (old, new) = (sample(20 * CHUNK, 1), sample(3 * CHUNK + 5, 2));
+    fs::write(&path, small_chunks(&old)).unwrap();
+    let mounted = Mounted::new(source.path(), LONG);
+    let held = File::open(mounted.path("x")).unwrap();
+    assert!(read(&held, 0, 4096).unwrap() == old[..4096]);
+
+    fs::write(source.path().join("new"), small_chunks(&new)).unwrap();
+    fs::rename(source.path().join("new"), &path).unwrap();
+    assert!(fs::read(mounted.path("x")).unwrap() == new);
+    assert_eq!(
+        fs::metadata(mounted.path("x")).unwrap().len(),
+        new.len() as u64
+    );
+    assert!(read(&held, 0, old.len()).unwrap() == old);
+    forget_pages(&held);
+    assert!(read(&held, 0, old.len()).unwrap() == old);
+    assert_eq!(held.metadata().unwrap().len(), old.len() as u64);
+    drop(held);
+    assert!(fs::read(mounted.path("x")).unwrap() == new);
+}
+
+#[test]
+fn fstat_of_a_replaced_file_answers_when_the_time_to_live_is_over() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    fs::write(&path, small_chunks(&sample(CHUNK, 1))).unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    let held = File::open(mounted.path("x")).unwrap();
+    let before = held.metadata().unwrap();
+    fs::write(source.path().join("new"), small_chunks(&sample(5, 2))).unwrap();
+    fs::rename(source.path().join("new"), &path).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let after = held.metadata().unwrap();
+    assert_eq!((after.len(), after.ino()), (before.len(), before.ino()));
+    assert_eq!(fs::metadata(mounted.path("x")).unwrap().len(), 5);
+}
+
+#[test]
+fn a_file_removed_while_it_is_open_is_read_to_its_end() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let original = sample(20 * CHUNK, 1);
+    fs::write(&path, small_chunks(&original)).unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    let held = File::open(mounted.path("x")).unwrap();
+    assert!(read(&held, 0, 4096).unwrap() == original[..4096]);
+    fs::remove_file(&path).unwrap();
+    wait_until("its end", || !mounted.path("x").exists());
+    assert!(read(&held, 0, original.len()).unwrap() == original);
+    assert_eq!(held.metadata().unwrap().len(), original.len() as u64);
+}
+
+#[test]
+fn a_file_changed_in_place_is_stale_to_who_holds_it_and_new_to_the_next_open() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let (old, new) = (sample(20 * CHUNK, 1), sample(25 * CHUNK + 5, 2));
+    fs::write(&path, small_chunks(&old)).unwrap();
+    let mounted = Mounted::new(source.path(), LONG);
+    let held = File::open(mounted.path("x")).unwrap();
+    assert!(read(&held, 0, 4096).unwrap() == old[..4096]);
+    fs::write(&path, small_chunks(&new)).unwrap();
+    assert_eq!(errno(read(&held, 19 * CHUNK, 4096)), ESTALE);
+    // The pages that were read before are still the old ones.
+    assert!(read(&held, 0, 4096).unwrap() == old[..4096]);
+
+    let mut opened = File::open(mounted.path("x")).unwrap();
+    assert_eq!(opened.metadata().unwrap().len(), new.len() as u64);
+    let mut bytes = Vec::new();
+    opened.read_to_end(&mut bytes).unwrap();
+    assert!(bytes == new);
+    assert!(mounted.stats()["changed_errors"].as_u64().unwrap() > 0);
+    let logged = mounted.logged();
+    assert_eq!(
+        logged.matches("changed while it is open").count(),
+        1,
+        "{logged}"
+    );
+    assert!(!logged.contains("ERROR"), "{logged}");
+}
+
+#[test]
+fn who_holds_a_file_that_was_changed_in_place_never_gets_the_new_bytes() {
+    // The same sizes everywhere: only the file's time says that it was changed.
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let (old, new) = (incompressible(1, 4 * CHUNK), incompressible(2, 4 * CHUNK));
+    let arguments = ["--codec", "lz4", "--chunk-size", "128K"];
+    let (old_packed, new_packed) = (packed(&old, &arguments), packed(&new, &arguments));
+    assert_eq!(old_packed.len(), new_packed.len());
+    fs::write(&path, &old_packed).unwrap();
+    let mounted = Mounted::new(source.path(), LONG);
+    let held = File::open(mounted.path("x")).unwrap();
+    // The first two chunks are decoded now, the others are not.
+    assert!(read(&held, 0, 4096).unwrap() == old[..4096]);
+    assert!(read(&held, CHUNK, 4096).unwrap() == old[CHUNK..][..4096]);
+    forget_pages(&held);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&new_packed, 0).unwrap();
+
+    let opened = File::open(mounted.path("x")).unwrap();
+    // Each reads pages that the other has read before.
+    for page in [CHUNK, 2 * CHUNK] {
+        assert!(read(&opened, page, 4096).unwrap() == new[page..][..4096]);
+        assert!(read(&held, page, 4096).is_err(), "held at {page}");
+    }
+    for page in [8192, CHUNK + 8192, 3 * CHUNK] {
+        assert!(read(&held, page, 4096).is_err(), "held at {page}");
+        assert!(read(&opened, page, 4096).unwrap() == new[page..][..4096]);
+    }
+    assert!(fs::read(mounted.path("x")).unwrap() == new);
+}
+
+#[test]
+fn readers_of_a_file_that_is_overwritten_over_and_over_never_get_a_mixture() {
+    const LENGTH: usize = 6 * CHUNK;
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let arguments = ["--codec", "lz4", "--chunk-size", "128K"];
+    let versions: Vec<Vec<u8>> = (0..8)
+        .map(|version| packed(&incompressible(version, LENGTH), &arguments))
+        .collect();
+    fs::write(&path, &versions[0]).unwrap();
+    let mounted = Mounted::new(
+        source.path(),
+        &["--ttl", "0.01", "--cache-size", "1M", "--threads", "4"],
+    );
+    // A file that is half written when it is opened holds a mixture, so it is not opened then; it is read at any time.
+    let writing = RwLock::new(());
+    let (done, whole, stale) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let reader = |seed: u64| {
+        let mut random = Random(seed);
+        while !done.load(Ordering::Relaxed) {
+            let opened = {
+                let _at_rest = writing.read().unwrap();
+                File::open(mounted.path("x"))
+            };
+            let Ok(file) = opened else {
+                continue;
+            };
+            let mut version = None;
+            for _ in 0..random.below(40) {
+                let place = random.below((LENGTH / 8) as u64 - 512) as usize;
+                if random.below(8) == 0 {
+                    forget_pages(&file);
+                }
+                let Ok(bytes) = read(&file, place * 8, 4096) else {
+                    stale.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
+                for (at, bytes) in bytes.chunks_exact(8).enumerate() {
+                    let found = u64::from_le_bytes(bytes.try_into().unwrap());
+                    let place = (place + at) as u64;
+                    let of = (0..8).find(|&version| word(version, place) == found);
+                    let of = of.unwrap_or_else(|| panic!("no version's bytes at {}", place * 8));
+                    let version = *version.get_or_insert(of);
+                    assert_eq!(of, version, "a mixture at {}", place * 8);
+                }
+                whole.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..6)
+            .map(|seed| scope.spawn(move || reader(seed)))
+            .collect();
+        let start = Instant::now();
+        for round in 1.. {
+            if start.elapsed() > Duration::from_secs(6) || readers.iter().any(|r| r.is_finished()) {
+                break;
+            }
+            {
+                let _writing = writing.write().unwrap();
+                let bytes = &versions[round % 8];
+                // By turns in one piece, in pieces, and from a file cut to nothing.
+                let file = File::options().write(true).open(&path).unwrap();
+                match round % 3 {
+                    0 => file.write_all_at(bytes, 0).unwrap(),
+                    way => {
+                        if way == 2 {
+                            file.set_len(0).unwrap();
+                        }
+                        for (piece, bytes) in bytes.chunks(200_000).enumerate() {
+                            file.write_all_at(bytes, piece as u64 * 200_000).unwrap();
+                            std::thread::sleep(Duration::from_micros(300));
+                        }
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
+    let (whole, stale) = (whole.into_inner(), stale.into_inner());
+    assert!(whole > 100 && stale > 10, "{whole} whole, {stale} stale");
+}
+
+#[test]
+fn a_file_cut_short_while_it_is_open_serves_what_it_still_holds() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let original = sample(20 * CHUNK, 1);
+    let whole = small_chunks(&original);
+    fs::write(&path, &whole).unwrap();
+    let mounted = Mounted::new(source.path(), LONG);
+    let held = File::open(mounted.path("x")).unwrap();
+    assert!(read(&held, 18 * CHUNK, 4096).unwrap() == original[18 * CHUNK..][..4096]);
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(whole.len() as u64 / 2)
+        .unwrap();
+    // What is gone is an error, what was read before stays.
+    assert_eq!(errno(read(&held, 19 * CHUNK, 4096)), EIO);
+    assert!(read(&held, 18 * CHUNK, 4096).unwrap() == original[18 * CHUNK..][..4096]);
+    assert!(read(&held, 0, 8 * CHUNK).unwrap() == original[..8 * CHUNK]);
+
+    let opened = File::open(mounted.path("x")).unwrap();
+    assert_eq!(opened.metadata().unwrap().len(), original.len() as u64);
+    assert!(read(&opened, 0, 8 * CHUNK).unwrap() == original[..8 * CHUNK]);
+    for _ in 0..2 {
+        assert_eq!(errno(read(&opened, 15 * CHUNK, 4096)), EIO);
+    }
+    let logged = mounted.logged();
+    assert!(
+        logged.contains("file ends inside a chunk's payload"),
+        "{logged}"
+    );
+    // The mount goes on.
+    fs::write(source.path().join("other"), "other").unwrap();
+    assert_eq!(fs::read(mounted.path("other")).unwrap(), b"other");
+}
+
+#[test]
+fn a_file_that_is_written_anew_from_nothing_is_not_taken_for_one_cut_short() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let (old, new) = (incompressible(1, 16 * CHUNK), incompressible(2, 16 * CHUNK));
+    let arguments = ["--codec", "lz4", "--chunk-size", "128K"];
+    let (old_packed, new_packed) = (packed(&old, &arguments), packed(&new, &arguments));
+    fs::write(&path, &old_packed).unwrap();
+    let mounted = Mounted::new(source.path(), LONG);
+    let held = File::open(mounted.path("x")).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut file = File::create(&path).unwrap();
+            for piece in new_packed.chunks(64 << 10) {
+                file.write_all(piece).unwrap();
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        while !writer.is_finished() {
+            for chunk in 0..16 {
+                if let Ok(bytes) = read(&held, chunk * CHUNK, 4096) {
+                    assert!(bytes == old[chunk * CHUNK..][..4096], "chunk {chunk}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_file_cut_inside_its_table_shows_as_it_is() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    fs::write(&path, small_chunks(&sample(20 * CHUNK, 1))).unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    assert!(mounted.path("x").exists());
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(30)
+        .unwrap();
+    wait_until("the raw file", || mounted.path("x.warp").exists());
+    wait_until("the end of the other", || !mounted.path("x").exists());
+    assert_eq!(fs::read(mounted.path("x.warp")).unwrap().len(), 30);
+    let logged = mounted.logged();
+    assert!(
+        logged.contains("x.warp") && logged.contains("shown as it is"),
+        "{logged}"
+    );
+}
+
+#[test]
+fn a_touched_file_is_a_changed_one() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let original = sample(20 * CHUNK, 1);
+    fs::write(&path, small_chunks(&original)).unwrap();
+    let mounted = Mounted::new(source.path(), LONG);
+    let held = File::open(mounted.path("x")).unwrap();
+    assert!(read(&held, 0, 4096).unwrap() == original[..4096]);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::now()).unwrap();
+    assert_eq!(errno(read(&held, 19 * CHUNK, 4096)), ESTALE);
+    assert!(fs::read(mounted.path("x")).unwrap() == original);
+    let times = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    assert_eq!(times(&mounted.path("x")), times(&path));
+}
+
+#[test]
+fn a_change_of_mode_or_name_leaves_open_files_as_they_are() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    let original = sample(20 * CHUNK, 1);
+    fs::write(&path, small_chunks(&original)).unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    let held = File::open(mounted.path("x")).unwrap();
+    common::shell(
+        source.path(),
+        "chmod 600 x.warp; mv x.warp y.warp; ln y.warp z.warp",
+    );
+    wait_until("the new name", || mounted.path("y").exists());
+    assert!(read(&held, 0, original.len()).unwrap() == original);
+    assert_eq!(held.metadata().unwrap().len(), original.len() as u64);
+}
+
+#[test]
+fn rot_that_leaves_the_time_as_it_was_is_an_error_for_its_chunk_alone() {
+    for codec in ["zstd", "lz4", "brotli", "snappy"] {
+        let source = tempfile::tempdir().unwrap();
+        let path = source.path().join("x.warp");
+        let original = sample(20 * CHUNK, 1);
+        fs::write(
+            &path,
+            packed(&original, &["--codec", codec, "--chunk-size", "128K"]),
+        )
+        .unwrap();
+        let mounted = Mounted::new(source.path(), LONG);
+        let held = File::open(mounted.path("x")).unwrap();
+        assert!(read(&held, 0, 4096).unwrap() == original[..4096]);
+
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let begins = payload_of(&file, 10);
+        // Its first bytes: no codec can make anything of that.
+        file.write_all_at(&[0xff; 12], begins).unwrap();
+        file.set_modified(modified).unwrap();
+        for _ in 0..2 {
+            assert_eq!(errno(read(&held, 10 * CHUNK + 4096, 4096)), EIO, "{codec}");
+            assert_eq!(errno(read(&held, 10 * CHUNK, 4096)), EIO, "{codec}");
+        }
+        assert!(
+            read(&held, 0, 10 * CHUNK).unwrap() == original[..10 * CHUNK],
+            "{codec}"
+        );
+        let behind = 11 * CHUNK;
+        assert!(
+            read(&held, behind, original.len() - behind).unwrap() == original[behind..],
+            "{codec}"
+        );
+        let logged = mounted.logged();
+        let lines: Vec<_> = logged
+            .lines()
+            .filter(|line| line.contains("ERROR"))
+            .collect();
+        assert_eq!(lines.len(), 1, "{logged}");
+        let place = format!("chunk 10 (from byte {})", 10 * CHUNK);
+        assert!(
+            lines[0].contains("x.warp") && lines[0].contains(&place),
+            "{logged}"
+        );
+    }
+}
+
+/// Where a version 2 file's chunk begins.
+fn payload_of(file: &File, chunk: u64) -> u64 {
+    let number = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_le_bytes(bytes)
+    };
+    let count = number(14) & 0xffff_ffff;
+    18 + 16 * count + (0..chunk).map(|chunk| number(18 + 8 * chunk)).sum::<u64>()
+}
+
+#[test]
+fn a_renamed_directory_takes_its_open_files_along() {
+    let source = tempfile::tempdir().unwrap();
+    fs::create_dir_all(source.path().join("a/b")).unwrap();
+    let original = sample(20 * CHUNK, 1);
+    fs::write(source.path().join("a/b/x.warp"), small_chunks(&original)).unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    let held = File::open(mounted.path("a/b/x")).unwrap();
+    let inside = File::open(mounted.path("a/b")).unwrap();
+    fs::rename(source.path().join("a"), source.path().join("c")).unwrap();
+    wait_until("the new name", || mounted.path("c/b/x").exists());
+    assert!(!mounted.path("a").exists());
+    assert!(read(&held, 0, original.len()).unwrap() == original);
+    assert!(fs::read(mounted.path("c/b/x")).unwrap() == original);
+    // Who has the directory open, or works in it, finds the file through it.
+    let found = rustix::fs::openat(
+        &inside,
+        "x",
+        rustix::fs::OFlags::RDONLY,
+        rustix::fs::Mode::empty(),
+    );
+    assert!(read(&File::from(found.unwrap()), 0, 4096).unwrap() == original[..4096]);
+}
+
+#[test]
+fn a_directory_replaced_by_another_is_the_other_one() {
+    let source = tempfile::tempdir().unwrap();
+    for (directory, text) in [("a", "old"), ("b", "new")] {
+        fs::create_dir(source.path().join(directory)).unwrap();
+        fs::write(
+            source.path().join(directory).join("x.warp"),
+            small_chunks(text.as_bytes()),
+        )
+        .unwrap();
+    }
+    let mounted = Mounted::new(source.path(), SHORT);
+    assert_eq!(fs::read(mounted.path("a/x")).unwrap(), b"old");
+    common::shell(source.path(), "mv a gone; mv b a");
+    wait_until("the other one", || {
+        fs::read(mounted.path("a/x")).is_ok_and(|text| text == b"new")
+    });
+}
+
+#[test]
+fn a_plain_file_that_grows_is_followed_and_one_changed_in_place_is_read_as_it_is() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("log");
+    fs::write(&path, "one\n").unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    let mut held = File::open(mounted.path("log")).unwrap();
+    let mut text = String::new();
+    held.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "one\n");
+    let mut file = File::options().append(true).open(&path).unwrap();
+    for line in ["two\n", "three\n"] {
+        file.write_all(line.as_bytes()).unwrap();
+        let mut more = String::new();
+        wait_until("the next line", || {
+            held.read_to_string(&mut more).unwrap();
+            more == line
+        });
+    }
+    fs::write(&path, "ONE\nTWO\n").unwrap();
+    assert_eq!(fs::read(mounted.path("log")).unwrap(), b"ONE\nTWO\n");
+    wait_until("the new bytes on the old handle", || {
+        read(&held, 0, 8).is_ok_and(|bytes| bytes == b"ONE\nTWO\n")
+    });
+}
+
+#[test]
+fn a_file_becomes_packed_or_plain_under_the_same_name() {
+    let source = tempfile::tempdir().unwrap();
+    let original = sample(300_000, 1);
+    fs::write(source.path().join("x"), &original[..1000]).unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    assert!(fs::read(mounted.path("x")).unwrap() == original[..1000]);
+    fs::write(source.path().join("x.warp"), small_chunks(&original)).unwrap();
+    fs::remove_file(source.path().join("x")).unwrap();
+    wait_until("the packed file", || {
+        fs::read(mounted.path("x")).is_ok_and(|bytes| bytes == original)
+    });
+    // And back: the plain file has the name, the packed one shows raw.
+    fs::write(source.path().join("x"), &original[..10]).unwrap();
+    wait_until("the plain file", || {
+        fs::read(mounted.path("x")).is_ok_and(|bytes| bytes == original[..10])
+    });
+    wait_until("the raw file", || {
+        fs::read(mounted.path("x.warp")).is_ok_and(|bytes| bytes.starts_with(b"PRAW"))
+    });
+}
+
+#[test]
+fn a_single_file_mounted_onto_a_file_can_be_changed_and_replaced() {
+    for ttl in ["0.2", "600"] {
+        let source = tempfile::tempdir().unwrap();
+        let path = source.path().join("x.warp");
+        let target = source.path().join("target");
+        fs::write(&target, "").unwrap();
+        let versions: Vec<_> = (0..3)
+            .map(|version| sample((20 - version) * CHUNK, version as u64))
+            .collect();
+        fs::write(&path, small_chunks(&versions[0])).unwrap();
+        let mounted = Mounted::at(&path, &target, &["--ttl", ttl, "--prefetch", "off"]);
+        assert!(fs::read(&mounted.mount_point).unwrap() == versions[0]);
+        let held = File::open(&mounted.mount_point).unwrap();
+
+        fs::write(&path, small_chunks(&versions[1])).unwrap();
+        // The kernel has one inode for it, so there is no second state beside one that is open.
+        assert!(fs::read(&mounted.mount_point).is_err());
+        assert_eq!(held.metadata().unwrap().len(), versions[0].len() as u64);
+        if let Ok(bytes) = read(&held, 18 * CHUNK, 4096) {
+            assert!(bytes == versions[0][18 * CHUNK..][..4096]);
+        }
+        drop(held);
+        wait_until("the changed file", || {
+            fs::read(&mounted.mount_point).is_ok_and(|bytes| bytes == versions[1])
+        });
+        fs::write(source.path().join("new"), small_chunks(&versions[2])).unwrap();
+        fs::rename(source.path().join("new"), &path).unwrap();
+        wait_until("the new file", || {
+            fs::read(&mounted.mount_point).is_ok_and(|bytes| bytes == versions[2])
+        });
+        let shown = fs::metadata(&mounted.mount_point).unwrap();
+        assert_eq!(shown.len(), versions[2].len() as u64);
+    }
+}

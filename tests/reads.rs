@@ -1,0 +1,509 @@
+//! Promise 4: reads return the original bytes or an error, never anything else. Here through a real mount; the good and
+//! the damaged files are those an independent program wrote.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use common::{Mounted, Random, mixed, pack, sample, shell, vector};
+use rustix::fs::Advice;
+use serde_json::Value;
+
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+const PAGE: usize = 4096;
+
+fn list(name: &str) -> Vec<Value> {
+    serde_json::from_slice(&fs::read(vector(name)).unwrap()).unwrap()
+}
+
+fn text<'a>(entry: &'a Value, key: &str) -> &'a str {
+    entry[key].as_str().unwrap()
+}
+
+/// The name a packed file shows under.
+fn shown(name: &str) -> &str {
+    name.strip_suffix(".warp").unwrap()
+}
+
+fn mount_vectors(arguments: &[&str]) -> (tempfile::TempDir, Mounted) {
+    let source = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(vector("")).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "warp")
+        {
+            fs::copy(&path, source.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let mounted = Mounted::new(source.path(), arguments);
+    (source, mounted)
+}
+
+/// Reads until the end or an error, a piece at a time.
+fn read_by(file: &File, piece: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; piece];
+    loop {
+        match file.read_at(&mut buffer, bytes.len() as u64)? {
+            0 => return Ok(bytes),
+            read => bytes.extend(&buffer[..read]),
+        }
+    }
+}
+
+fn forget_pages(file: &File) {
+    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
+}
+
+fn errno(result: io::Result<usize>) -> i32 {
+    result.expect_err("an error").raw_os_error().unwrap()
+}
+
+#[test]
+fn every_good_file_reads_as_its_original_in_pieces_of_any_size() {
+    let (_source, mounted) = mount_vectors(&[]);
+    let vectors = list("manifest.json");
+    assert!(vectors.len() > 15);
+    for entry in &vectors {
+        let name = shown(text(entry, "file"));
+        let path = mounted.path(name);
+        let sum = shell(&mounted.mount_point, &format!("sha256sum {name}"));
+        assert!(sum.starts_with(text(entry, "sha256")), "{name}");
+        let whole = fs::read(&path).unwrap();
+        assert_eq!(whole.len() as u64, entry["size"].as_u64().unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().len(), whole.len() as u64);
+
+        let file = File::open(&path).unwrap();
+        for piece in [1, PAGE, 32_767, 100_000] {
+            // Byte by byte through ten megabytes of zeros would say nothing more.
+            if piece == 1 && whole.len() > 1 << 20 {
+                continue;
+            }
+            forget_pages(&file);
+            assert!(read_by(&file, piece).unwrap() == whole, "{name} by {piece}");
+        }
+        // Across the boundaries of chunks, and at, across and past the end.
+        let chunk = entry["chunk_size"].as_u64().unwrap().max(1) as usize;
+        forget_pages(&file);
+        for boundary in (chunk..whole.len()).step_by(chunk).chain([whole.len()]) {
+            let from = boundary.saturating_sub(3);
+            let mut bytes = [0; 8];
+            let read = file.read_at(&mut bytes, from as u64).unwrap();
+            let expected = &whole[from..whole.len().min(from + 8)];
+            assert_eq!(&bytes[..read], expected, "{name} at {from}");
+        }
+        for past in [whole.len() as u64, whole.len() as u64 + 1, 1 << 40] {
+            assert_eq!(file.read_at(&mut [0; 8], past).unwrap(), 0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_none_by_its_header_shows_as_it_is_and_the_log_says_why() {
+    let (source, mounted) = mount_vectors(&[]);
+    for (name, why) in [
+        ("bad-magic.warp", "wrong magic"),
+        ("bad-version.warp", "unsupported version 9"),
+        ("bad-codec.warp", "unknown codec id 77"),
+        ("bad-short-header.warp", "file ends inside the fixed header"),
+        ("bad-short-table.warp", "file ends inside the chunk table"),
+        ("bad-chunk-count.warp", "does not fit"),
+    ] {
+        let raw = fs::read(source.path().join(name)).unwrap();
+        for _ in 0..2 {
+            assert!(fs::read(mounted.path(name)).unwrap() == raw, "{name}");
+            assert!(!mounted.path(shown(name)).exists(), "{name}");
+        }
+        let logged = mounted.logged();
+        let lines: Vec<_> = logged.lines().filter(|line| line.contains(name)).collect();
+        assert_eq!(lines.len(), 1, "{name}: {logged}");
+        assert!(lines[0].contains(why), "{name}: {}", lines[0]);
+    }
+}
+
+#[test]
+fn a_file_with_a_damaged_table_or_footer_cannot_be_opened_and_the_log_says_why() {
+    let (_source, mounted) = mount_vectors(&[]);
+    for (name, why) in [
+        (
+            "bad-original-size.warp",
+            "chunk sizes add up to 100003, header says 100004",
+        ),
+        (
+            "bad-chunk-size-overflow.warp",
+            "compressed size runs past the file",
+        ),
+        ("bad-decoded-size.warp", "chunk sizes add up to"),
+        ("bad-hash-id.warp", "unknown checksum id 99 in the footer"),
+        (
+            "bad-short-footer.warp",
+            "file ends inside the footer's digest",
+        ),
+    ] {
+        // It is listed like any other, under its own name, and it has attributes.
+        assert!(fs::metadata(mounted.path(shown(name))).unwrap().len() > 0);
+        for _ in 0..2 {
+            let error = File::open(mounted.path(shown(name))).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(EIO), "{name}: {error}");
+        }
+        let logged = mounted.logged();
+        let told = logged
+            .lines()
+            .any(|line| line.contains(name) && line.contains(why) && line.contains("ERROR"));
+        assert!(told, "{name}: {logged}");
+    }
+}
+
+#[test]
+fn a_damaged_chunk_is_an_error_for_its_own_pages_and_no_others_every_time() {
+    let (_source, mounted) = mount_vectors(&[]);
+    let original = mixed();
+    let file = File::open(mounted.path("bad-payload")).unwrap();
+    let chunk = 32_768;
+    for round in 0..3 {
+        for page in (0..original.len()).step_by(PAGE) {
+            let mut bytes = [0; PAGE];
+            let outcome = file.read_at(&mut bytes, page as u64);
+            if page < chunk {
+                assert_eq!(errno(outcome), EIO, "page {page}, round {round}");
+            } else {
+                let end = original.len().min(page + PAGE);
+                assert_eq!(outcome.unwrap(), end - page);
+                assert!(bytes[..end - page] == original[page..end], "page {page}");
+            }
+        }
+        if round == 1 {
+            forget_pages(&file);
+        }
+    }
+    // Read in large pieces, from a place where it is whole, it comes to the same.
+    forget_pages(&file);
+    let mut bytes = vec![0; original.len()];
+    file.read_exact_at(&mut bytes[chunk..], chunk as u64)
+        .unwrap();
+    assert!(bytes[chunk..] == original[chunk..]);
+    assert_eq!(errno(file.read_at(&mut bytes, 0)), EIO);
+    assert_eq!(
+        errno(fs::read(mounted.path("bad-payload")).map(|b| b.len())),
+        EIO
+    );
+
+    let logged = mounted.logged();
+    let lines: Vec<_> = logged
+        .lines()
+        .filter(|line| line.contains("bad-payload"))
+        .collect();
+    assert_eq!(lines.len(), 1, "{logged}");
+    assert!(
+        lines[0].contains("chunk 0 (from byte 0): damaged zstd data"),
+        "{logged}"
+    );
+    assert!(mounted.stats()["damage_errors"].as_u64().unwrap() >= 8);
+}
+
+#[test]
+fn a_chunk_in_the_middle_that_ends_inside_a_page_costs_that_page_too_but_no_more() {
+    let source = tempfile::tempdir().unwrap();
+    let original = sample(300_000, 7);
+    fs::write(source.path().join("original"), &original).unwrap();
+    // Written by the independent program, with chunks that are no multiple of a page, is what there is none of: the
+    // chunks of these boundaries are made here.
+    let chunk = 70_001;
+    let path = source.path().join("x.warp");
+    let mut payloads = Vec::new();
+    for piece in original.chunks(chunk) {
+        fs::write(source.path().join("piece"), piece).unwrap();
+        pack(
+            &source.path().join("piece"),
+            &source.path().join("piece.packed"),
+            &["--codec", "zstd", "--checksum", "none"],
+        );
+        // Behind a header of 18 bytes and a table of 16 for the one chunk.
+        payloads.push(fs::read(source.path().join("piece.packed")).unwrap()[34..].to_vec());
+    }
+    let mut bytes = b"PRAW\x02\x01".to_vec();
+    bytes.extend((original.len() as u64).to_le_bytes());
+    bytes.extend((payloads.len() as u32).to_le_bytes());
+    for payload in &payloads {
+        bytes.extend((payload.len() as u64).to_le_bytes());
+    }
+    for piece in original.chunks(chunk) {
+        bytes.extend((piece.len() as u64).to_le_bytes());
+    }
+    let damaged_at = bytes.len() + payloads[0].len() + payloads[1].len();
+    bytes.extend(payloads.concat());
+    fs::write(&path, &bytes).unwrap();
+    let mounted = Mounted::new(source.path(), &["--ttl", "0"]);
+    assert!(fs::read(mounted.path("x")).unwrap() == original);
+    drop(mounted);
+
+    bytes[damaged_at..damaged_at + 4].fill(0xff);
+    fs::write(&path, &bytes).unwrap();
+    let mounted = Mounted::new(source.path(), &[]);
+    let file = File::open(mounted.path("x")).unwrap();
+    let lost = 2 * chunk..3 * chunk;
+    for page in (0..original.len()).step_by(PAGE) {
+        let end = original.len().min(page + PAGE);
+        let mut bytes = [0; PAGE];
+        let outcome = file.read_at(&mut bytes, page as u64);
+        if page < lost.end && end > lost.start {
+            assert_eq!(errno(outcome), EIO, "page {page}");
+        } else {
+            assert_eq!(outcome.unwrap(), end - page);
+            assert!(bytes[..end - page] == original[page..end], "page {page}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_short_reads_up_to_there() {
+    let (source, mounted) = mount_vectors(&[]);
+    let original = mixed();
+    // The independent writer's ends inside the first chunk; this one has that and ends inside the second.
+    let longer = File::options()
+        .write(true)
+        .open(source.path().join("v2-zstd-none.warp"))
+        .unwrap();
+    longer.set_len(82 + 12_285 + 20).unwrap();
+    for (name, held) in [("bad-short-payload", 0), ("v2-zstd-none", 32_768)] {
+        let file = File::open(mounted.path(name)).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), original.len() as u64);
+        let bytes = &mut vec![0; held];
+        file.read_exact_at(bytes, 0).unwrap();
+        assert!(*bytes == original[..held], "{name}");
+        // Nothing stands in for what is gone.
+        for at in [held as u64, 50_000, original.len() as u64 - 10] {
+            assert_eq!(errno(file.read_at(&mut [0; 10], at)), EIO, "{name}");
+        }
+        let whole = fs::read(mounted.path(name)).map(|bytes| bytes.len());
+        assert_eq!(errno(whole), EIO);
+    }
+    let logged = mounted.logged();
+    assert!(logged.contains("bad-short-payload.warp: chunk 0 (from byte 0): file ends inside"));
+}
+
+#[test]
+fn a_digest_that_does_not_fit_is_no_reason_not_to_read() {
+    let (_source, mounted) = mount_vectors(&[]);
+    assert!(fs::read(mounted.path("bad-digest")).unwrap() == mixed());
+}
+
+#[test]
+fn a_memory_map_shows_the_original_and_direct_reads_too() {
+    let source = tempfile::tempdir().unwrap();
+    let original = sample(3_000_001, 3);
+    fs::write(source.path().join("original"), &original).unwrap();
+    for codec in ["lz4", "zstd", "snappy", "brotli"] {
+        pack(
+            &source.path().join("original"),
+            &source.path().join(format!("{codec}.warp")),
+            &["--codec", codec, "--chunk-size", "300000"],
+        );
+    }
+    let mounted = Mounted::new(source.path(), &["--cache-size", "2M"]);
+    for codec in ["lz4", "zstd", "snappy", "brotli"] {
+        let compare = format!(
+            "import mmap, random\n\
+             original = open('{}', 'rb').read()\n\
+             file = open('{codec}', 'rb')\n\
+             map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n\
+             random.seed(5)\n\
+             for _ in range(300):\n\
+             \x20   at = random.randrange(len(original))\n\
+             \x20   assert map[at:at + 5000] == original[at:at + 5000], at\n\
+             assert map[:] == original\n",
+            source.path().join("original").display()
+        );
+        let script = source.path().join("compare.py");
+        fs::write(&script, compare).unwrap();
+        shell(
+            &mounted.mount_point,
+            &format!("python3 {}", script.display()),
+        );
+
+        let direct = File::options()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32)
+            .open(mounted.path(codec))
+            .unwrap();
+        let mut random = Random(9);
+        for _ in 0..200 {
+            let at = random.below(original.len() as u64) as usize;
+            let mut bytes = vec![0; random.below(2_000_000) as usize + 1];
+            let read = direct.read_at(&mut bytes, at as u64).unwrap();
+            // More than one request is never cut short before the end.
+            assert_eq!(read, bytes.len().min(original.len() - at), "{codec}");
+            assert!(bytes[..read] == original[at..at + read], "{codec} at {at}");
+        }
+    }
+}
+
+#[test]
+fn threads_that_share_a_descriptor_get_what_they_ask_for() {
+    let source = tempfile::tempdir().unwrap();
+    let original = sample(8 << 20, 4);
+    fs::write(source.path().join("original"), &original).unwrap();
+    pack(
+        &source.path().join("original"),
+        &source.path().join("x.warp"),
+        &["--codec", "lz4", "--chunk-size", "256K"],
+    );
+    let mounted = Mounted::new(source.path(), &["--cache-size", "3M"]);
+    let file = File::open(mounted.path("x")).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (file, original) = (&file, &original);
+            scope.spawn(move || {
+                let mut random = Random(thread);
+                let mut bytes = vec![0; 70_000];
+                for _ in 0..300 {
+                    let length = random.below(70_000) as usize + 1;
+                    let at = random.below((original.len() - length) as u64) as usize;
+                    file.read_exact_at(&mut bytes[..length], at as u64).unwrap();
+                    assert!(bytes[..length] == original[at..at + length], "at {at}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn holes_are_found_by_seeking_and_read_as_zeros() {
+    let source = tempfile::tempdir().unwrap();
+    let original = source.path().join("original");
+    let file = File::create(&original).unwrap();
+    let chunk = 1 << 20;
+    file.set_len(40 * chunk).unwrap();
+    for island in [3, 17, 18, 39] {
+        file.write_all_at(&sample(chunk as usize, island), island * chunk)
+            .unwrap();
+    }
+    for codec in ["lz4", "zstd", "snappy", "brotli"] {
+        let arguments = ["--codec", codec, "--chunk-size", "1M"];
+        pack(
+            &original,
+            &source.path().join(format!("{codec}.warp")),
+            &arguments,
+        );
+    }
+    let mounted = Mounted::new(source.path(), &[]);
+    for codec in ["lz4", "zstd", "snappy", "brotli"] {
+        let file = File::open(mounted.path(codec)).unwrap();
+        let data = |at| rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at));
+        let hole = |at| rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(at));
+        assert_eq!(data(0), Ok(3 * chunk), "{codec}");
+        assert_eq!(hole(0), Ok(0));
+        assert_eq!(hole(3 * chunk + 5), Ok(4 * chunk));
+        assert_eq!(data(3 * chunk + 5), Ok(3 * chunk + 5));
+        assert_eq!(
+            (data(4 * chunk), hole(17 * chunk)),
+            (Ok(17 * chunk), Ok(19 * chunk))
+        );
+        assert_eq!(
+            (data(19 * chunk), hole(39 * chunk)),
+            (Ok(39 * chunk), Ok(40 * chunk))
+        );
+        assert_eq!(data(40 * chunk), Err(rustix::io::Errno::NXIO));
+        assert_eq!(hole(40 * chunk), Err(rustix::io::Errno::NXIO));
+        shell(
+            &mounted.mount_point,
+            &format!("cmp {codec} {}", original.display()),
+        );
+        shell(
+            source.path(),
+            &format!(
+                "cp --sparse=auto {} copy; cmp copy original; test $(stat -c %b copy) -lt 20000; rm copy",
+                mounted.path(codec).display()
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_damaged_chunk_that_looks_like_a_hole_is_data() {
+    let source = tempfile::tempdir().unwrap();
+    let original = source.path().join("original");
+    File::create(&original).unwrap().set_len(4 << 20).unwrap();
+    let path = source.path().join("x.warp");
+    pack(
+        &original,
+        &path,
+        &[
+            "--codec",
+            "zstd",
+            "--chunk-size",
+            "1M",
+            "--checksum",
+            "none",
+        ],
+    );
+    let length = fs::metadata(&path).unwrap().len();
+    let payload = (length - 18 - 4 * 16) / 4;
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[0xff; 4], 18 + 4 * 16 + 2 * payload)
+        .unwrap();
+    let mounted = Mounted::new(source.path(), &[]);
+    let file = File::open(mounted.path("x")).unwrap();
+    let found = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0));
+    assert_eq!(found, Ok(2 << 20));
+    assert_eq!(errno(file.read_at(&mut [0; 10], 2 << 20)), EIO);
+}
+
+#[test]
+fn the_statistics_say_what_was_done() {
+    let source = tempfile::tempdir().unwrap();
+    let original = sample(4 << 20, 6);
+    fs::write(source.path().join("original"), &original).unwrap();
+    pack(
+        &source.path().join("original"),
+        &source.path().join("x.warp"),
+        &["--codec", "zstd", "--chunk-size", "1M"],
+    );
+    let mounted = Mounted::new(source.path(), &["--cache-size", "32M"]);
+    let number = |stats: &Value, key: &str| stats[key].as_u64().unwrap_or_else(|| panic!("{key}"));
+    let before = mounted.stats();
+    for key in [
+        "reads",
+        "decoded_chunks",
+        "cache_misses",
+        "open_files",
+        "damage_errors",
+    ] {
+        assert_eq!(number(&before, key), 0, "{key}");
+    }
+    let file = File::open(mounted.path("x")).unwrap();
+    assert!(read_by(&file, 1 << 20).unwrap() == original);
+    forget_pages(&file);
+    assert!(read_by(&file, 1 << 20).unwrap() == original);
+    let after = mounted.stats();
+    assert_eq!(number(&after, "decoded_chunks"), 4);
+    assert_eq!(number(&after, "decoded_bytes"), 4 << 20);
+    let compressed = number(&after, "compressed_bytes");
+    assert!(compressed < fs::metadata(source.path().join("x.warp")).unwrap().len());
+    assert!(compressed > (1 << 20), "{after}");
+    assert!(number(&after, "bytes_read") >= 8 << 20, "{after}");
+    assert!(number(&after, "reads") >= 8, "{after}");
+    assert!(number(&after, "cache_hits") > 0, "{after}");
+    assert_eq!(
+        number(&after, "cache_misses") + number(&after, "prefetched_chunks"),
+        4
+    );
+    assert_eq!(number(&after, "evicted_chunks"), 0);
+    assert_eq!(number(&after, "open_files"), 1);
+    assert_eq!(number(&after, "memory_budget"), 32 << 20);
+    assert!(number(&after, "memory_used") >= 4 << 20, "{after}");
+    drop(file);
+    let text = common::run([Path::new("stats"), &mounted.mount_point]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("decoded chunks"));
+}
