@@ -20,6 +20,7 @@ pub mod fuse;
 mod identity;
 pub mod info;
 pub mod job;
+mod machine;
 mod memory;
 mod mount_table;
 mod ordered;

@@ -14,6 +14,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{ErrorKind, Result};
+use crate::machine::usable_memory;
 
 /// How many dropped buffers are kept for reuse at most. More than a pair for each of a few threads is never asked for
 /// in one moment.
@@ -346,41 +347,6 @@ pub(crate) fn default_budget() -> u64 {
     (usable_memory() / 8).clamp(8 << 20, 512 << 20)
 }
 
-/// The memory this process may use, in bytes: the machine's, or the smallest limit of the control groups it is in.
-fn usable_memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    let machine = info.totalram.saturating_mul(u64::from(info.mem_unit));
-    let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    cgroup_limit_files(&membership)
-        .filter_map(|file| std::fs::read_to_string(file).ok())
-        // "max" (version 2) is no number, and no limit in version 1 is a number near 2^63.
-        .filter_map(|limit| limit.trim().parse::<u64>().ok())
-        .fold(machine, u64::min)
-}
-
-/// The files that may hold a memory limit, for the text of /proc/self/cgroup: of every group from the process' own
-/// up to the root, because a limit anywhere above binds too. A container sees its own group as the root, so paths that
-/// do not exist there are simply not found.
-fn cgroup_limit_files(membership: &str) -> impl Iterator<Item = String> + '_ {
-    membership.lines().flat_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let controllers = fields.next().unwrap_or_default();
-        let group = fields.next().unwrap_or_default();
-        let (roots, file): (&[&str], &str) = if controllers.is_empty() {
-            (&["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], "memory.max")
-        } else if controllers.split(',').any(|name| name == "memory") {
-            (&["/sys/fs/cgroup/memory"], "memory.limit_in_bytes")
-        } else {
-            (&[], "")
-        };
-        roots.iter().flat_map(move |root| {
-            std::path::Path::new(group)
-                .ancestors()
-                .map(move |group| format!("{root}{}/{file}", group.display()).replace("//", "/"))
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -489,24 +455,5 @@ mod tests {
             assert!(budget.acquire(lengths, Urgency::Demand, || false).is_err());
         }
         assert_eq!(budget.used(), 0);
-    }
-
-    #[test]
-    fn limits_are_looked_for_in_every_group_above() {
-        let text = "9:name=systemd:/\n4:memory:/a/b\n0::/c\n";
-        let files: Vec<_> = cgroup_limit_files(text).collect();
-        assert_eq!(
-            files,
-            [
-                "/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes",
-                "/sys/fs/cgroup/memory/a/memory.limit_in_bytes",
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                "/sys/fs/cgroup/c/memory.max",
-                "/sys/fs/cgroup/memory.max",
-                "/sys/fs/cgroup/unified/c/memory.max",
-                "/sys/fs/cgroup/unified/memory.max",
-            ]
-        );
-        assert!(usable_memory() > 0);
     }
 }

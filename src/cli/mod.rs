@@ -3,7 +3,9 @@
 //! Exit codes: 0 done, 1 the data or the system said no, 2 wrong usage (which clap answers itself). Errors are one line on
 //! standard error; results go to standard output; progress goes to standard error, if that is a terminal.
 
+mod allocator;
 mod info;
+mod logging;
 mod mount;
 mod pack;
 mod progress;

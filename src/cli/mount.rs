@@ -1,17 +1,14 @@
 //! `warpfs mount`, `umount` and `stats`.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tracing::Level;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 use warpfs::fuse::{self, MountOptions};
 use warpfs::{EngineOptions, Error};
 
+use super::allocator::give_large_buffers_back;
+use super::logging::{begin_logging, open_log};
 use super::{Outcome, Volume, size, threads_parser, wrong_usage};
 
 /// What stands for "forever" in a time-to-live: the kernel counts it in jiffies, which a century does not overflow.
@@ -188,60 +185,5 @@ impl Stats {
             println!("{:<20} {value:>16}", name.replace('_', " "));
         }
         Ok(Outcome::Done)
-    }
-}
-
-/// From this size on, in bytes, freed memory goes back to the system at once. Chunks are larger as a rule.
-const GIVEN_BACK: i32 = 256 << 10;
-/// How much of the smaller sizes each of the allocator's arenas keeps, in bytes.
-const KEPT: i32 = 1 << 20;
-
-/// Keeps glibc's allocator from hoarding: by default it learns from the first large buffer that is freed to keep all up to
-/// that size, in an arena for each thread. A budget of 64 MiB then took 180. Buffers worth keeping are kept by the budget,
-/// which counts them.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "the allocator is told so by a C function only")]
-fn give_large_buffers_back() {
-    use nix::libc::{M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt};
-    // SAFETY: mallopt may be called at any time; what it refuses stays as it was.
-    unsafe {
-        mallopt(M_MMAP_THRESHOLD, GIVEN_BACK);
-        mallopt(M_TRIM_THRESHOLD, KEPT);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn give_large_buffers_back() {}
-
-fn open_log(path: &Path) -> warpfs::Result<File> {
-    File::options()
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(|error| Error::io("cannot open", error).in_file(path))
-}
-
-/// Sends what happens to the log file if one is named, else to the standard error of a foreground mount, else to the
-/// system's journal if there is one.
-fn begin_logging(file: Option<File>, foreground: bool, volume: Volume) {
-    let level = match (volume.quiet, volume.verbose) {
-        (true, _) => Level::ERROR,
-        (_, true) => Level::DEBUG,
-        _ => Level::INFO,
-    };
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_target(false);
-    if let Some(file) = file {
-        lines.with_writer(Mutex::new(file)).init();
-    } else if foreground {
-        lines.with_writer(std::io::stderr).init();
-    } else if let Ok(journal) = tracing_journald::layer() {
-        let level = tracing_subscriber::filter::LevelFilter::from_level(level);
-        tracing_subscriber::registry()
-            .with(level)
-            .with(journal)
-            .init();
     }
 }

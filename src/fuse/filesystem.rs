@@ -5,45 +5,44 @@
 //! reply is dropped, and the thread goes on.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackingId, BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
     ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::attributes::{PREFIX, STATS, shown_attributes};
 use super::convert::{absent, file_attributes, file_type};
 use super::errno::errno;
-use super::handles::{Backing, Handle, Handles};
-use crate::error::{Error, ErrorKind, Result};
-use crate::reader::{Engine, Reader};
+use super::files::bad_handle;
+use super::handles::{Handle, Handles};
+use crate::error::Result;
+use crate::reader::Engine;
 use crate::stats::Stats;
-use crate::tree::{Attributes, ListedEntry, Listing, NodeId, OpenedFile, Tree};
+use crate::tree::{ListedEntry, Listing, NodeId, Tree};
 
 /// The longest request, in bytes; the kernel's own limit for FUSE is 256 pages unless raised.
-const MAX_REQUEST: u32 = 1 << 20;
+pub(super) const MAX_REQUEST: u32 = 1 << 20;
 /// Requests the kernel may have under way in the background, readahead above all.
 const MAX_BACKGROUND: u16 = 64;
 
 /// The mount as fuser drives it.
 #[derive(Debug)]
 pub(super) struct WarpFilesystem {
-    tree: Tree,
-    engine: Arc<Engine>,
-    handles: Arc<Handles>,
+    pub(super) tree: Tree,
+    pub(super) engine: Arc<Engine>,
+    pub(super) handles: Handles,
     time_to_live: Duration,
     allow_other: bool,
-    passthrough: bool,
+    /// Whether the kernel takes files to read by itself.
+    pub(super) passthrough: bool,
 }
 
 impl WarpFilesystem {
@@ -56,133 +55,18 @@ impl WarpFilesystem {
         Self {
             tree,
             engine,
-            handles: Arc::default(),
+            handles: Handles::default(),
             time_to_live,
             allow_other,
             passthrough: false,
         }
     }
 
-    fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> Stats {
         Stats {
             open_files: self.handles.open_files(),
             memory_names: self.tree.memory() as u64,
             ..self.engine.stats()
-        }
-    }
-
-    /// A reader of a file that shows as its original; `None` for any other.
-    fn open_reader(&self, opened: &OpenedFile) -> Result<Option<Reader>> {
-        if !opened.packed {
-            return Ok(None);
-        }
-        self.engine
-            .open_file(&opened.path, Arc::clone(&opened.file), opened.identity)
-            .map(Some)
-    }
-
-    fn open(&self, node: NodeId, reply: ReplyOpen) {
-        let opened = self.tree.open_file(node).and_then(|opened| {
-            let reader = self.open_reader(&opened)?;
-            let pages_are_right = self.tree.hold(node, &opened)?;
-            Ok((opened, reader, pages_are_right))
-        });
-        let (opened, reader, pages_are_right) = match opened {
-            Ok(opened) => opened,
-            Err(error) => return reply.error(errno(&error)),
-        };
-        let backing = if reader.is_none() {
-            self.handles
-                .back(node, || self.register(&opened.file, &reply))
-        } else {
-            Backing::Requests
-        };
-        let number = FileHandle(self.handles.add(Handle::File {
-            node,
-            identity: opened.identity,
-            file: opened.file,
-            reader,
-        }));
-        let mut flags = FopenFlags::FOPEN_NOFLUSH;
-        match backing {
-            Backing::Kernel(id) => reply.opened_passthrough(number, flags, &id),
-            Backing::Requests => {
-                if pages_are_right {
-                    flags |= FopenFlags::FOPEN_KEEP_CACHE;
-                }
-                reply.opened(number, flags);
-            }
-        }
-    }
-
-    /// A node's attributes; those of an open file also when its path leads to another file already, or the file was
-    /// changed: all who hold a packed file hold the same state of it.
-    fn attributes(&self, node: NodeId) -> Result<Attributes> {
-        let error = match self.tree.attributes(node) {
-            Ok(attributes) => return Ok(attributes),
-            Err(error) => error,
-        };
-        match self.handles.of_node(node).as_deref() {
-            Some(Handle::File { file, reader, .. }) => {
-                self.tree
-                    .attributes_of_open(node, file, reader.as_ref().map(Reader::len))
-            }
-            _ => Err(error),
-        }
-    }
-
-    /// Offers a plain file to the kernel to read by itself. It may refuse: a file on a stacked file system, say.
-    fn register(&self, file: &File, reply: &ReplyOpen) -> Option<BackingId> {
-        if !self.passthrough {
-            return None;
-        }
-        reply.open_backing(file).ok()
-    }
-
-    fn read(&self, number: FileHandle, offset: u64, size: u32, reply: ReplyData) {
-        let counters = self.engine.counters();
-        let mut reply = Some(reply);
-        let mut answer = |bytes: &[u8]| {
-            counters.reads.add(1);
-            counters.bytes_read.add(bytes.len() as u64);
-            if let Some(reply) = reply.take() {
-                reply.data(bytes);
-            }
-        };
-        let outcome = match self.handles.get(number.0).as_deref() {
-            Some(Handle::File {
-                reader: Some(reader),
-                ..
-            }) => reader.read_with(offset, size as usize, &mut answer),
-            Some(Handle::File { file, .. }) => read_plain(file, offset, size, &mut answer),
-            _ => Err(bad_handle()),
-        };
-        if let Err(error) = outcome {
-            let counter = match error.kind() {
-                _ if error.is_damage() => &counters.damage_errors,
-                ErrorKind::Changed => &counters.changed_errors,
-                _ => &counters.other_errors,
-            };
-            counter.add(1);
-            tracing::debug!("{error}");
-            if let Some(reply) = reply {
-                reply.error(errno(&error));
-            }
-        }
-    }
-
-    fn seek(&self, number: FileHandle, offset: i64, whence: i32) -> Result<Option<u64>> {
-        let offset = u64::try_from(offset).unwrap_or(u64::MAX);
-        let handle = self.handles.get(number.0);
-        let Some(Handle::File { file, reader, .. }) = handle.as_deref() else {
-            return Err(bad_handle());
-        };
-        match (reader, whence) {
-            (Some(reader), lseek::DATA) => reader.next_data(offset),
-            (Some(reader), lseek::HOLE) => reader.next_hole(offset),
-            (None, lseek::DATA) => seek_plain(file, rustix::fs::SeekFrom::Data(offset)),
-            (None, lseek::HOLE) => seek_plain(file, rustix::fs::SeekFrom::Hole(offset)),
-            _ => Err(Error::unusable("no such direction to seek")),
         }
     }
 
@@ -201,84 +85,6 @@ impl WarpFilesystem {
         let listed = Arc::new(self.tree.list(*node)?);
         *known() = Some(Arc::clone(&listed));
         Ok(listed)
-    }
-
-    fn attribute(&self, node: NodeId, name: &OsStr) -> Result<Option<Vec<u8>>> {
-        if node == NodeId::ROOT && name == STATS {
-            return serde_json::to_vec(&self.stats())
-                .map(Some)
-                .map_err(|error| Error::io("cannot write down the statistics", error.into()));
-        }
-        // Asked for others, such as the access lists that every listing looks for, no file is opened.
-        if name.as_bytes().starts_with(PREFIX.as_bytes()) {
-            let shown = self.shown(node)?;
-            if let Some((_, value)) = shown.into_iter().find(|(shown, _)| *shown == name) {
-                return Ok(Some(value.into_bytes()));
-            }
-        }
-        self.tree.extended_attribute(node, name.as_bytes())
-    }
-
-    fn attribute_names(&self, node: NodeId) -> Result<Vec<u8>> {
-        let shown = self.shown(node)?;
-        let mut names = Vec::new();
-        for name in self.tree.extended_attribute_names(node)? {
-            // A copy of a mount's file, packed again, has some of ours.
-            if !shown.iter().any(|(ours, _)| ours.as_bytes() == name) {
-                names.extend(name);
-                names.push(0);
-            }
-        }
-        for (name, _) in shown {
-            names.extend(name.as_bytes());
-            names.push(0);
-        }
-        Ok(names)
-    }
-
-    fn shown(&self, node: NodeId) -> Result<Vec<(&'static str, String)>> {
-        let Some(header) = self.tree.fixed_header(node)? else {
-            return Ok(Vec::new());
-        };
-        // A file too damaged to open has a header all the same.
-        let opened = self.tree.open_file(node);
-        let reader = opened.and_then(|opened| self.open_reader(&opened));
-        let reader = reader.ok().flatten();
-        Ok(shown_attributes(&header, reader.as_ref()))
-    }
-}
-
-/// The numbers of lseek's directions, which the protocol passes on as they are.
-mod lseek {
-    pub(super) const DATA: i32 = 3;
-    pub(super) const HOLE: i32 = 4;
-}
-
-fn bad_handle() -> Error {
-    Error::io("no such handle", rustix::io::Errno::BADF.into())
-}
-
-fn read_plain(file: &File, offset: u64, size: u32, answer: &mut dyn FnMut(&[u8])) -> Result<()> {
-    let mut bytes = vec![0; (size as usize).min(MAX_REQUEST as usize)];
-    let mut done = 0;
-    // A short answer would be taken for the file's end.
-    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + done as u64) {
-            Ok(0) => break,
-            Ok(read) => done += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::io("cannot read", error)),
-        }
-    }
-    answer(bytes.get(..done).unwrap_or_default());
-    Ok(())
-}
-
-fn seek_plain(file: &File, to: rustix::fs::SeekFrom) -> Result<Option<u64>> {
-    match rustix::fs::seek(file, to) {
-        Ok(found) => Ok(Some(found)),
-        Err(rustix::io::Errno::NXIO) => Ok(None),
-        Err(error) => Err(Error::io("cannot seek", error.into())),
     }
 }
 
@@ -377,7 +183,7 @@ impl Filesystem for WarpFilesystem {
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         shielded("open", || {
             if flags.acc_mode() == OpenAccMode::O_RDONLY {
-                self.open(NodeId(node.0), reply);
+                self.open_file(NodeId(node.0), reply);
             } else {
                 reply.error(Errno::EROFS);
             }
@@ -395,7 +201,7 @@ impl Filesystem for WarpFilesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        shielded("read", || self.read(handle, offset, size, reply));
+        shielded("read", || self.read_file(handle, offset, size, reply));
     }
 
     fn release(
@@ -427,7 +233,7 @@ impl Filesystem for WarpFilesystem {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        shielded("lseek", || match self.seek(handle, offset, whence) {
+        shielded("lseek", || match self.seek_file(handle, offset, whence) {
             Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Ok(None) => reply.error(Errno::ENXIO),
             Err(error) => reply.error(errno(&error)),

@@ -1,13 +1,15 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
-//! `mount` makes and ends the mount, `background` the daemon, `filesystem` answers requests, `handles` knows what is
-//! open, `errno` what an error is called. [`serve`] puts them together and holds the order of a mount's life: everything
-//! that can be refused is refused before the mount exists; nobody is told that it is ready before it answers.
+//! `mount` makes and ends the mount, `background` the daemon; `filesystem` answers requests, `files` those about files and
+//! `attributes` those about extended attributes; `handles` knows what is open, `errno` what an error is called. [`serve`]
+//! puts them together and holds the order of a mount's life: everything that can be refused is refused before the mount
+//! exists; nobody is told that it is ready before it answers.
 
 mod attributes;
 mod background;
 mod convert;
 mod errno;
+mod files;
 mod filesystem;
 mod handles;
 mod mount;

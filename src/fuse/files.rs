@@ -1,0 +1,163 @@
+//! Files: opened, looked at, read, sought in and let go. Packed ones are read by their reader, plain ones as they are.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use fuser::{BackingId, FileHandle, FopenFlags, ReplyData, ReplyOpen};
+
+use super::errno::errno;
+use super::filesystem::{MAX_REQUEST, WarpFilesystem};
+use super::handles::{Backing, Handle};
+use crate::archive::Source;
+use crate::error::{Error, ErrorKind, Result};
+use crate::reader::Reader;
+use crate::tree::{Attributes, NodeId, OpenedFile};
+
+impl WarpFilesystem {
+    /// A reader of a file that shows as its original; `None` for any other.
+    pub(super) fn open_reader(&self, opened: &OpenedFile) -> Result<Option<Reader>> {
+        if !opened.packed {
+            return Ok(None);
+        }
+        self.engine
+            .open_file(&opened.path, Arc::clone(&opened.file), opened.identity)
+            .map(Some)
+    }
+
+    pub(super) fn open_file(&self, node: NodeId, reply: ReplyOpen) {
+        let opened = self.tree.open_file(node).and_then(|opened| {
+            let reader = self.open_reader(&opened)?;
+            let pages_are_right = self.tree.hold(node, &opened)?;
+            Ok((opened, reader, pages_are_right))
+        });
+        let (opened, reader, pages_are_right) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let backing = if reader.is_none() {
+            self.handles
+                .back(node, || self.register(&opened.file, &reply))
+        } else {
+            Backing::Requests
+        };
+        let number = FileHandle(self.handles.add(Handle::File {
+            node,
+            identity: opened.identity,
+            file: opened.file,
+            reader,
+        }));
+        let mut flags = FopenFlags::FOPEN_NOFLUSH;
+        match backing {
+            Backing::Kernel(id) => reply.opened_passthrough(number, flags, &id),
+            Backing::Requests => {
+                if pages_are_right {
+                    flags |= FopenFlags::FOPEN_KEEP_CACHE;
+                }
+                reply.opened(number, flags);
+            }
+        }
+    }
+
+    /// A node's attributes; those of an open file also when its path leads to another file already, or the file was
+    /// changed: all who hold a packed file hold the same state of it.
+    pub(super) fn attributes(&self, node: NodeId) -> Result<Attributes> {
+        let error = match self.tree.attributes(node) {
+            Ok(attributes) => return Ok(attributes),
+            Err(error) => error,
+        };
+        match self.handles.of_node(node).as_deref() {
+            Some(Handle::File { file, reader, .. }) => {
+                self.tree
+                    .attributes_of_open(node, file, reader.as_ref().map(Reader::len))
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Offers a plain file to the kernel to read by itself. It may refuse: a file on a stacked file system, say.
+    fn register(&self, file: &File, reply: &ReplyOpen) -> Option<BackingId> {
+        if !self.passthrough {
+            return None;
+        }
+        reply.open_backing(file).ok()
+    }
+
+    pub(super) fn read_file(&self, number: FileHandle, offset: u64, size: u32, reply: ReplyData) {
+        let counters = self.engine.counters();
+        let mut reply = Some(reply);
+        let mut answer = |bytes: &[u8]| {
+            counters.reads.add(1);
+            counters.bytes_read.add(bytes.len() as u64);
+            if let Some(reply) = reply.take() {
+                reply.data(bytes);
+            }
+        };
+        let outcome = match self.handles.get(number.0).as_deref() {
+            Some(Handle::File {
+                reader: Some(reader),
+                ..
+            }) => reader.read_with(offset, size as usize, &mut answer),
+            Some(Handle::File { file, .. }) => read_plain(file, offset, size, &mut answer),
+            _ => Err(bad_handle()),
+        };
+        if let Err(error) = outcome {
+            let counter = match error.kind() {
+                _ if error.is_damage() => &counters.damage_errors,
+                ErrorKind::Changed => &counters.changed_errors,
+                _ => &counters.other_errors,
+            };
+            counter.add(1);
+            tracing::debug!("{error}");
+            if let Some(reply) = reply {
+                reply.error(errno(&error));
+            }
+        }
+    }
+
+    pub(super) fn seek_file(
+        &self,
+        number: FileHandle,
+        offset: i64,
+        whence: i32,
+    ) -> Result<Option<u64>> {
+        let offset = u64::try_from(offset).unwrap_or(u64::MAX);
+        let handle = self.handles.get(number.0);
+        let Some(Handle::File { file, reader, .. }) = handle.as_deref() else {
+            return Err(bad_handle());
+        };
+        match (reader, whence) {
+            (Some(reader), lseek::DATA) => reader.next_data(offset),
+            (Some(reader), lseek::HOLE) => reader.next_hole(offset),
+            (None, lseek::DATA) => seek_plain(file, rustix::fs::SeekFrom::Data(offset)),
+            (None, lseek::HOLE) => seek_plain(file, rustix::fs::SeekFrom::Hole(offset)),
+            _ => Err(Error::unusable("no such direction to seek")),
+        }
+    }
+}
+
+pub(super) fn bad_handle() -> Error {
+    Error::io("no such handle", rustix::io::Errno::BADF.into())
+}
+
+/// The numbers of lseek's directions, which the protocol passes on as they are.
+mod lseek {
+    pub(super) const DATA: i32 = 3;
+    pub(super) const HOLE: i32 = 4;
+}
+
+fn read_plain(file: &File, offset: u64, size: u32, answer: &mut dyn FnMut(&[u8])) -> Result<()> {
+    let mut bytes = vec![0; (size as usize).min(MAX_REQUEST as usize)];
+    // All that there is: a short answer would be taken for the file's end.
+    let read = Source::read_at(file, &mut bytes, offset);
+    let read = read.map_err(|error| Error::io("cannot read", error))?;
+    answer(bytes.get(..read).unwrap_or_default());
+    Ok(())
+}
+
+fn seek_plain(file: &File, to: rustix::fs::SeekFrom) -> Result<Option<u64>> {
+    match rustix::fs::seek(file, to) {
+        Ok(found) => Ok(Some(found)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(Error::io("cannot seek", error.into())),
+    }
+}
