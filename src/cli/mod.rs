@@ -5,13 +5,14 @@
 
 mod info;
 mod mount;
+mod outputs;
 mod pack;
 mod progress;
 mod size;
 mod unpack;
 mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,6 +21,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use warpfs::job::Control;
 use warpfs::{Error, ErrorKind};
 
+use self::outputs::Planned;
 use self::progress::Progress;
 
 /// Mount compressed .warp files as the files they hold, and pack, unpack and verify them.
@@ -81,30 +83,28 @@ impl Outcome {
 /// What a job is given with each input.
 struct Task<'a> {
     input: &'a Path,
-    /// Whether the input is the only one.
-    single: bool,
     /// Whether the input is a tree, and to be taken as one.
     tree: bool,
+    /// Where the result goes, as in [`Planned`].
+    output: Option<&'a Path>,
     progress: &'a Progress,
     control: Control<'a>,
 }
 
 /// Does a job for every input, the others too if one of them fails; signals stop it.
 fn for_each_input(
-    inputs: &[PathBuf],
-    recursive: bool,
+    plan: &[Planned<'_>],
     volume: Volume,
     job: impl Fn(&Task<'_>) -> warpfs::Result<Outcome>,
 ) -> warpfs::Result<Outcome> {
     let cancelled = stop_on_signals()?;
     let mut outcome = Outcome::Done;
-    for input in inputs {
-        let tree = recursive && input.is_dir();
-        let progress = Progress::new(volume, tree);
+    for planned in plan {
+        let progress = Progress::new(volume, planned.tree);
         let task = Task {
-            input,
-            single: inputs.len() == 1,
-            tree,
+            input: planned.input,
+            tree: planned.tree,
+            output: planned.output.as_deref(),
             progress: &progress,
             control: Control {
                 observer: &progress,
@@ -159,9 +159,16 @@ fn report(error: &Error) {
     eprintln!("warpfs: {error}");
 }
 
-/// Ends the process as clap does for wrong usage.
-fn wrong_usage(message: impl std::fmt::Display) -> ! {
-    Arguments::command()
+/// Ends the process as clap does for wrong usage of a command.
+fn wrong_usage(command: &str, message: impl std::fmt::Display) -> ! {
+    let mut program = Arguments::command();
+    // So that the usage of a command begins with the program's name.
+    program.build();
+    let command = match program.find_subcommand_mut(command) {
+        Some(command) => command,
+        None => &mut program,
+    };
+    command
         .error(clap::error::ErrorKind::ArgumentConflict, message)
         .exit()
 }
@@ -179,37 +186,6 @@ fn stop_on_signals() -> warpfs::Result<Arc<AtomicBool>> {
             .map_err(|error| Error::io("cannot listen to signals", error))?;
     }
     Ok(cancelled)
-}
-
-/// Where the results for each input go: `--output` itself for a single input, unless it is a directory that files are to
-/// be put into; beside the input without `--output`. `name` makes the output's name of the input's.
-fn output_for(
-    input: &Path,
-    output: Option<&Path>,
-    single: bool,
-    name: impl Fn(&Path) -> Option<PathBuf>,
-) -> Option<PathBuf> {
-    match output {
-        None => name(input),
-        Some(output) if output.is_dir() => {
-            name(Path::new(input.file_name()?)).map(|name| output.join(name))
-        }
-        Some(output) if single => Some(output.to_owned()),
-        Some(output) => wrong_usage(format!(
-            "--output '{}' must be a directory, for there are several inputs",
-            output.display()
-        )),
-    }
-}
-
-/// Where the results for an input that is a tree go: `--output` itself for a single input, a directory of the input's name
-/// in it for several.
-fn tree_output_for(input: &Path, output: Option<&Path>, single: bool) -> Option<PathBuf> {
-    let output = output?;
-    match single {
-        true => Some(output.to_owned()),
-        false => Some(output.join(input.file_name().unwrap_or_default())),
-    }
 }
 
 #[cfg(test)]

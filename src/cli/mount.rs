@@ -107,7 +107,7 @@ impl Mount {
     pub(super) fn run(mut self, volume: Volume) -> warpfs::Result<Outcome> {
         for option in std::mem::take(&mut self.options) {
             if let Err(why) = self.apply(&option) {
-                wrong_usage(format!("-o {option}: {why}"));
+                wrong_usage("mount", format!("-o {option}: {why}"));
             }
         }
         let defaults = EngineOptions::default();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use warpfs::recursive::verify_tree;
 use warpfs::verify::verify_file;
 
+use super::outputs::without_outputs;
 use super::{Outcome, Volume, for_each_input};
 
 /// Decode every chunk and check it all
@@ -27,8 +28,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
     let threads = arguments.threads.map(usize::from);
     for_each_input(
-        &arguments.files,
-        arguments.recursive,
+        &without_outputs(&arguments.files, arguments.recursive),
         volume,
         |task| match task.tree {
             true => {
