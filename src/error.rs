@@ -69,6 +69,12 @@ pub enum ErrorKind {
         /// Which of the table's two columns: "compressed" or "original".
         sizes: &'static str,
     },
+    /// The table has a payload of no bytes, which no codec makes.
+    #[error("chunk {chunk}'s compressed size is 0: there is no chunk without a payload")]
+    EmptyPayload {
+        /// The first such chunk.
+        chunk: u32,
+    },
     /// The chunks' original sizes are not the whole file's.
     #[error("chunk sizes add up to {sum}, header says {header}")]
     SizeSum {
@@ -244,6 +250,7 @@ impl Error {
             | K::EndsInside(_)
             | K::ChunkCount { .. }
             | K::SizesOverflow { .. }
+            | K::EmptyPayload { .. }
             | K::SizeSum { .. }
             | K::Decode { .. }
             | K::DecodedSize { .. }

@@ -127,12 +127,11 @@ impl<W: Write> Printer<W> {
         writeln!(out, "packed    {}", size(info.packed_size()))?;
         let ratio = percent(info.packed_size(), info.original_size());
         writeln!(out, "ratio     {ratio}")?;
-        let largest = size(info.largest_chunk());
-        writeln!(
-            out,
-            "chunks    {}, the largest of {largest}",
-            info.chunk_count()
-        )?;
+        let largest = match info.largest_chunk() {
+            Some(largest) => format!("the largest of {}", size(largest)),
+            None => "whose sizes only decoding tells".to_owned(),
+        };
+        writeln!(out, "chunks    {}, {largest}", info.chunk_count())?;
         writeln!(out, "checksum  {checksum}")?;
         self.print_chunks(info)
     }
@@ -170,6 +169,7 @@ impl<W: Write> Printer<W> {
             "{:>10} {:>16} {:>12} {:>16} {:>12} {:>7}",
             "CHUNK", "PACKED AT", "PACKED", "ORIGINAL AT", "ORIGINAL", "RATIO"
         )?;
+        let known = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
         for chunk in info.chunks() {
             writeln!(
                 self.out,
@@ -177,9 +177,9 @@ impl<W: Write> Printer<W> {
                 chunk.chunk,
                 chunk.packed_offset,
                 chunk.packed_size,
-                chunk.original_offset,
-                chunk.original_size,
-                percent(chunk.packed_size, chunk.original_size),
+                known(chunk.original_offset),
+                known(chunk.original_size),
+                percent(chunk.packed_size, chunk.original_size.unwrap_or(0)),
             )?;
         }
         Ok(())
