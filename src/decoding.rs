@@ -9,6 +9,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -189,7 +190,12 @@ impl Decoder<'_> {
                 if let Some((stream, path)) = &mut stream {
                     let wanted = self.wanted(decoded.chunk);
                     content.pieces(wanted, |bytes| {
-                        stream.write_all(bytes).context("cannot write", path)
+                        let written = stream.write_all(bytes);
+                        // A stream that was given up because of the signal has not failed.
+                        match written.is_err() && self.control.cancelled.load(Ordering::Relaxed) {
+                            true => Err(ErrorKind::Cancelled.into()),
+                            false => written.context("cannot write", path),
+                        }
                     })?;
                 }
                 if let Some((assembler, _)) = &mut checksum {

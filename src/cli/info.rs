@@ -4,12 +4,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use warpfs::Error;
+use warpfs::error::OneLine;
 use warpfs::info::Info;
 use warpfs::recursive::infos;
 
 use super::size::{human, percent};
-use super::{Outcome, report};
+use super::{Outcome, cannot_print, report};
 
 /// Show what .warp files say of themselves: version, codec, sizes, ratio, chunks, checksum; nothing is decoded
 #[derive(Debug, clap::Args)]
@@ -67,10 +67,6 @@ pub(super) fn run(arguments: &Arguments) -> warpfs::Result<Outcome> {
     Ok(outcome)
 }
 
-fn cannot_print(error: io::Error) -> Error {
-    Error::io("cannot write to standard output", error)
-}
-
 #[derive(Clone, Copy)]
 enum Style {
     Json,
@@ -120,7 +116,7 @@ impl<W: Write> Printer<W> {
             None => "none".to_owned(),
         };
         let out = &mut self.out;
-        writeln!(out, "file      {}", info.path().display())?;
+        writeln!(out, "file      {}", OneLine(info.path().display()))?;
         writeln!(out, "version   {}", info.version().number())?;
         writeln!(out, "codec     {}", info.codec())?;
         writeln!(out, "original  {}", size(info.original_size()))?;
@@ -155,7 +151,7 @@ impl<W: Write> Printer<W> {
             percent(info.packed_size(), info.original_size()),
             info.chunk_count(),
             checksum.map_or("none", |(checksum, _)| checksum.name()),
-            info.path().display(),
+            OneLine(info.path().display()),
         )?;
         self.print_chunks(info)
     }

@@ -9,15 +9,20 @@ mod outputs;
 mod pack;
 mod progress;
 mod size;
+mod standard_output;
 mod unpack;
 mod verify;
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
+use warpfs::error::OneLine;
 use warpfs::job::Control;
 use warpfs::{Error, ErrorKind};
 
@@ -152,11 +157,22 @@ pub(crate) fn run() -> ExitCode {
 /// Shows an error. A reader of our output that has gone away is not one.
 fn report(error: &Error) {
     if let ErrorKind::Io { source, .. } = error.kind()
-        && source.kind() == std::io::ErrorKind::BrokenPipe
+        && source.kind() == io::ErrorKind::BrokenPipe
     {
         return;
     }
-    eprintln!("warpfs: {error}");
+    say(format_args!("warpfs: {error}"));
+}
+
+/// Writes a line to standard error. Where nobody can be told, the work goes on all the same.
+fn say(line: impl std::fmt::Display) {
+    let line = format!("{}\n", OneLine(line));
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Standard output did not take what there is to show.
+fn cannot_print(error: io::Error) -> Error {
+    Error::io("cannot write to standard output", error)
 }
 
 /// Ends the process as clap does for wrong usage of a command.
@@ -169,7 +185,7 @@ fn wrong_usage(command: &str, message: impl std::fmt::Display) -> ! {
         None => &mut program,
     };
     command
-        .error(clap::error::ErrorKind::ArgumentConflict, message)
+        .error(clap::error::ErrorKind::ArgumentConflict, OneLine(message))
         .exit()
 }
 
@@ -178,14 +194,29 @@ fn threads_parser() -> impl clap::builder::TypedValueParser<Value = u16> {
     clap::value_parser!(u16).range(1..=1024)
 }
 
-/// A flag that SIGINT and SIGTERM set.
+/// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the process at once, whatever holds it up.
 fn stop_on_signals() -> warpfs::Result<Arc<AtomicBool>> {
+    let cannot_listen = |error| Error::io("cannot listen to signals", error);
     let cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, cancelled.clone())
-            .map_err(|error| Error::io("cannot listen to signals", error))?;
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
+        // In this order: the first signal finds the flag not set yet.
+        flag::register_conditional_default(signal, cancelled.clone()).map_err(cannot_listen)?;
+        flag::register(signal, cancelled.clone()).map_err(cannot_listen)?;
     }
+    // Writing beyond the limit of a file's size is then an error as any other.
+    flag::register(SIGXFSZ, Arc::default()).map_err(cannot_listen)?;
     Ok(cancelled)
+}
+
+/// Whether this process was started with the signal ignored, as by nohup.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.unwrap_or(0) >> (signal - 1) & 1 == 1
 }
 
 #[cfg(test)]

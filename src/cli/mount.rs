@@ -1,6 +1,7 @@
 //! `warpfs mount`, `umount` and `stats`.
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use warpfs::fuse::{self, MountOptions};
 use warpfs::{EngineOptions, Error};
 
-use super::{Outcome, Volume, size, threads_parser, wrong_usage};
+use super::{Outcome, Volume, cannot_print, size, threads_parser, wrong_usage};
 
 /// What stands for "forever" in a time-to-live: the kernel counts it in jiffies, which a century does not overflow.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -180,11 +181,12 @@ impl Stats {
         let fields = serde_json::to_value(&stats)
             .map_err(|error| Error::io("cannot write down the statistics", error.into()))?;
         if self.json {
-            println!("{fields:#}");
+            writeln!(io::stdout(), "{fields:#}").map_err(cannot_print)?;
             return Ok(Outcome::Done);
         }
         for (name, value) in fields.as_object().into_iter().flatten() {
-            println!("{:<20} {value:>16}", name.replace('_', " "));
+            let name = name.replace('_', " ");
+            writeln!(io::stdout(), "{name:<20} {value:>16}").map_err(cannot_print)?;
         }
         Ok(Outcome::Done)
     }
@@ -209,6 +211,8 @@ fn begin_logging(file: Option<File>, foreground: bool, volume: Volume) {
     let lines = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)
+        // What it would say of a line that cannot be written goes the same way, and panics there.
+        .log_internal_errors(false)
         .with_target(false);
     if let Some(file) = file {
         lines.with_writer(Mutex::new(file)).init();

@@ -1,8 +1,6 @@
 //! `warpfs unpack`.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use warpfs::Error;
@@ -11,7 +9,8 @@ use warpfs::recursive::unpack_tree;
 use warpfs::unpack::{UnpackOptions, original_name, unpack_file, unpack_to};
 
 use super::outputs::{output_parser, plan, without_outputs};
-use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
+use super::standard_output::StandardOutput;
+use super::{Outcome, Task, Volume, cannot_print, for_each_input, size, wrong_usage};
 
 /// Unpack files: x.warp becomes x beside it
 #[derive(Debug, clap::Args)]
@@ -79,12 +78,7 @@ fn to_standard_output(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> warpfs::Result<Outcome> {
-    // Without the buffer of `Stdout`, which is made for lines.
-    let mut output = std::io::stdout()
-        .as_fd()
-        .try_clone_to_owned()
-        .map(File::from)
-        .map_err(|error| Error::io("cannot write to standard output", error))?;
+    let mut output = StandardOutput::new(control.cancelled).map_err(cannot_print)?;
     unpack_to(input, &mut output, options, control)?;
     Ok(Outcome::Done)
 }
