@@ -170,6 +170,19 @@ fn a_signal_ends_a_job_that_waits_for_a_pipe() {
 }
 
 #[test]
+fn a_second_signal_ends_what_the_first_did_not() {
+    let directory = tempfile::tempdir().unwrap();
+    // One chunk, which keeps its codec busy for minutes.
+    let work =
+        "seq 20000000 >s; warpfs pack --codec brotli --brotli-quality 11 --chunk-size 256M s &
+        sleep 1; kill -TERM $!; sleep 0.2; kill -TERM $!; wait $!";
+    let started = Instant::now();
+    let output = script(directory.path(), work);
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert_eq!(output.status.code(), Some(128 + 15), "{}", said(&output));
+}
+
+#[test]
 fn a_pipe_that_gets_its_writer_late_is_packed_whole() {
     let directory = tempfile::tempdir().unwrap();
     let work = "mkfifo f; (sleep 0.4; exec >f; seq 1000; sleep 0.3; seq 300000) & warpfs pack -q -o x.warp f
