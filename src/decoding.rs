@@ -1,14 +1,15 @@
 //! All chunks of an archive, or those of a range, decoded in parallel and checked: what `unpack` and `verify` share.
 //!
 //! A chunk whose payload is the very bytes that were found to be zeros before is not decoded again, so that what was a
-//! hole costs its checksum only. A chunk announced to be huge is measured first, in little memory: an announcement alone
-//! makes nobody allocate it.
+//! hole costs its checksum only. A chunk announced to be huge, out of all proportion to its payload, is measured first, in
+//! little memory: an announcement alone makes nobody allocate it.
 
 use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -21,8 +22,11 @@ use crate::job::{ChunkReport, Control, threads_for};
 use crate::ordered::{self, Buffers, resize};
 use crate::zeros::is_zero;
 
-/// From which announced size on a chunk is measured before memory is allocated for it, in bytes.
-const MEASURE_FROM: u64 = 32 << 20;
+/// From which announced size on a chunk is suspected to be announced only, in bytes.
+const SUSPECT_FROM: u64 = 32 << 20;
+/// How many times its payload's size such a chunk may have and is still believed. Measuring is decoding, so what data
+/// compresses to is not to be measured; long runs of one byte do better than this, and are quick to decode.
+const BELIEVED_RATIO: u64 = 1000;
 /// The longest payload that is remembered as one of zeros, in bytes.
 const LONGEST_ZERO_PAYLOAD: usize = 4 << 20;
 /// The unit in which zeros are left out of a file, in bytes: what file systems make holes of.
@@ -186,7 +190,12 @@ impl Decoder<'_> {
                 if let Some((stream, path)) = &mut stream {
                     let wanted = self.wanted(decoded.chunk);
                     content.pieces(wanted, |bytes| {
-                        stream.write_all(bytes).context("cannot write", path)
+                        let written = stream.write_all(bytes);
+                        // A stream that was given up because of the signal has not failed.
+                        match written.is_err() && self.control.cancelled.load(Ordering::Relaxed) {
+                            true => Err(ErrorKind::Cancelled.into()),
+                            false => written.context("cannot write", path),
+                        }
                     })?;
                 }
                 if let Some((assembler, _)) = &mut checksum {
@@ -279,8 +288,8 @@ impl Decoder<'_> {
     /// Decodes a payload; `None` if all of it is zeros.
     fn decode_bytes(&self, payload: &[u8], len: u64) -> Result<Option<Vec<u8>>> {
         let codec = self.archive.header().codec;
-        if len >= MEASURE_FROM {
-            let found = codec::measure(codec, payload, len)?;
+        if is_suspect(payload.len() as u64, len) {
+            let found = codec::measure(codec, payload, len, self.control.cancelled)?;
             if found != len {
                 return Err(Error::new(ErrorKind::DecodedSize {
                     codec,
@@ -313,6 +322,11 @@ impl Decoder<'_> {
         };
         known.is_some_and(|known| known.len == len && known.payload == payload)
     }
+}
+
+/// Whether a chunk of `len` bytes is to be measured before memory is taken for it.
+fn is_suspect(payload_len: u64, len: u64) -> bool {
+    len >= SUSPECT_FROM && len / BELIEVED_RATIO > payload_len
 }
 
 /// Writes `bytes` at `offset` but for the aligned blocks of them that are all zero: a file that was extended without
@@ -372,6 +386,15 @@ fn compare_with_file(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_large_chunk_of_data_is_decoded_once_and_a_bomb_measured_first() {
+        // What `--level throughput` makes of large files: chunks of 32 MiB, text even at 200:1.
+        assert!(!is_suspect(12 << 20, 32 << 20));
+        assert!(!is_suspect(160 << 10, 32 << 20));
+        assert!(!is_suspect(20 << 20, 1 << 30));
+        assert!(is_suspect(2_000, 16 << 30));
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]

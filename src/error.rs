@@ -5,7 +5,7 @@
 //! ([`Error::in_file`], [`Error::in_chunk`]). Errors are cheap to clone, because everyone who waits for one decode gets
 //! the same one. What a kind means to the kernel (its errno) is decided at the FUSE edge, nowhere else.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +68,12 @@ pub enum ErrorKind {
         chunk: u32,
         /// Which of the table's two columns: "compressed" or "original".
         sizes: &'static str,
+    },
+    /// The table has a payload of no bytes, which no codec makes.
+    #[error("chunk {chunk}'s compressed size is 0: there is no chunk without a payload")]
+    EmptyPayload {
+        /// The first such chunk.
+        chunk: u32,
     },
     /// The chunks' original sizes are not the whole file's.
     #[error("chunk sizes add up to {sum}, header says {header}")]
@@ -244,6 +250,7 @@ impl Error {
             | K::EndsInside(_)
             | K::ChunkCount { .. }
             | K::SizesOverflow { .. }
+            | K::EmptyPayload { .. }
             | K::SizeSum { .. }
             | K::Decode { .. }
             | K::DecodedSize { .. }
@@ -262,17 +269,45 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = Escaping(f);
         if let Some(path) = &self.path {
-            write!(f, "{}: ", path.display())?;
+            write!(line, "{}: ", path.display())?;
         }
         if let Some(chunk) = self.chunk {
-            write!(f, "chunk {chunk}")?;
+            write!(line, "chunk {chunk}")?;
             if let Some(offset) = self.offset {
-                write!(f, " (from byte {offset})")?;
+                write!(line, " (from byte {offset})")?;
             }
-            f.write_str(": ")?;
+            line.write_str(": ")?;
         }
-        self.kind.fmt(f)
+        write!(line, "{}", self.kind)
+    }
+}
+
+/// Shows something on one line, whatever is in it: names may hold line feeds, and what a terminal takes for commands.
+/// Control characters are shown as they are written in a program.
+#[derive(Debug, Clone, Copy)]
+pub struct OneLine<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for OneLine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// Passes on all but control characters.
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(char::is_control) {
+            let plain = piece.trim_end_matches(char::is_control);
+            self.0.write_str(plain)?;
+            for control in piece.get(plain.len()..).unwrap_or_default().chars() {
+                write!(self.0, "{}", control.escape_default())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -320,6 +355,15 @@ mod tests {
             "a/b.warp: chunk 3 (from byte 12288): unknown codec id 77"
         );
         assert!(error.is_damage());
+    }
+
+    #[test]
+    fn control_characters_in_a_name_do_not_reach_the_terminal() {
+        let error = Error::new(ErrorKind::NotWarp).in_file(Path::new("a\nb\x1b[2Jü\t.warp"));
+        assert_eq!(
+            error.to_string(),
+            "a\\nb\\u{1b}[2Jü\\t.warp: not a .warp file: wrong magic"
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The container's bytes: header, chunk table and footer, as types.
 //!
 //! Everything here is parsing and writing of byte slices. Nothing is allocated before [`FixedHeader::check_room`] has
-//! compared what the header announces with the length of the file, and every sum is checked. All integers are
-//! little-endian. The layout is set down in `docs/FORMAT.md`.
+//! compared what the header announces with the length of the file, and every sum is checked. Tables are read a block at a
+//! time and take memory only as far as what was read of them can be true: a sparse file costs its author nothing, whatever
+//! its length. All integers are little-endian. The layout is set down in `docs/FORMAT.md`.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,6 +21,9 @@ pub const FOOTER_MAGIC: [u8; 4] = 0x3154_4657_u32.to_le_bytes();
 pub const FOOTER_HEAD_LEN: usize = 7;
 /// The length of the longest footer, in bytes.
 pub const FOOTER_MAX_LEN: usize = FOOTER_HEAD_LEN + 32;
+
+/// How much of a table is read at a time, in bytes.
+const TABLE_BLOCK_LEN: usize = 64 << 10;
 
 /// How a file's chunks are compressed; one codec serves a whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -268,69 +272,141 @@ impl FixedHeader {
     }
 }
 
+/// Where every payload lies in the file: a column of running sums, 8 bytes a chunk.
+///
+/// Invariant: the column ascends.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PayloadTable {
+    start: u64,
+    ends: Box<[u64]>,
+}
+
+impl PayloadTable {
+    /// Reads the compressed sizes, with which every table begins. `fill` is given one block after the other to fill with
+    /// the bytes that follow in the file.
+    ///
+    /// # Errors
+    /// Those of `fill`; a size is 0, or the sizes overflow; there is no memory for the table.
+    pub fn read(header: &FixedHeader, fill: impl FnMut(&mut [u8]) -> Result<()>) -> Result<Self> {
+        let start = header.payload_start();
+        let mut column = Column::new("compressed", start, header.chunk_count)?;
+        let mut chunk = 0;
+        read_sizes(header.chunk_count, fill, |size| {
+            // Not even a chunk of no bytes has an empty payload, in any codec.
+            if size == 0 {
+                return Err(ErrorKind::EmptyPayload { chunk }.into());
+            }
+            chunk += 1;
+            column.push(size)
+        })?;
+        Ok(Self {
+            start,
+            ends: column.finish(),
+        })
+    }
+
+    /// How many payloads there are.
+    pub fn len(&self) -> u32 {
+        // A header's count has 32 bits, so the cast loses nothing.
+        self.ends.len() as u32
+    }
+
+    /// Whether there are no payloads.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Where a chunk's payload lies in the file, in bytes; `None` past the last chunk.
+    pub fn range(&self, chunk: u32) -> Option<Range<u64>> {
+        range_between(&self.ends, self.start, chunk)
+    }
+
+    /// Where the last payload ends, in bytes from the start of the file.
+    pub fn end(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(self.start)
+    }
+}
+
 /// Where every chunk lies, in the file and in the original: two columns of running sums, 16 bytes a chunk.
 ///
 /// Invariant: both columns ascend (not strictly: chunks may be empty) and have the same length.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ChunkTable {
-    payload_start: u64,
-    compressed_ends: Box<[u64]>,
+    payloads: PayloadTable,
     original_ends: Box<[u64]>,
 }
 
 impl ChunkTable {
-    /// A table of the given sizes, in bytes, for payloads that begin at `payload_start`.
+    /// Reads the second column of a version 2 table; `fill` as in [`PayloadTable::read`], and behind what that has read.
     ///
     /// # Errors
-    /// [`ErrorKind::SizesOverflow`] if the sizes of a column do not add up to a 64-bit number.
-    pub fn new(
-        payload_start: u64,
-        compressed_sizes: impl ExactSizeIterator<Item = u64>,
-        original_sizes: impl ExactSizeIterator<Item = u64>,
+    /// Those of `fill`; the sizes overflow, or do not add up to the header's; there is no memory for the table.
+    pub fn read(
+        header: &FixedHeader,
+        payloads: PayloadTable,
+        fill: impl FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<Self> {
-        Ok(Self {
-            payload_start,
-            compressed_ends: running_sums("compressed", payload_start, compressed_sizes)?,
-            original_ends: running_sums("original", 0, original_sizes)?,
-        })
-    }
-
-    /// Reads a version 2 table: `bytes` are the [`FixedHeader::table_len`] bytes behind the header.
-    ///
-    /// # Errors
-    /// The sizes overflow, or the original sizes do not add up to the header's.
-    pub fn parse(header: &FixedHeader, bytes: &[u8]) -> Result<Self> {
-        let (sizes, _) = bytes.as_chunks::<8>();
-        let (compressed, original) = sizes
-            .split_at_checked(header.chunk_count as usize)
-            .ok_or(ErrorKind::EndsInside(Part::ChunkTable))?;
-        let number = |size: &[u8; 8]| u64::from_le_bytes(*size);
-        let table = Self::new(
-            header.payload_start(),
-            compressed.iter().map(number),
-            original.iter().map(number),
-        )?;
+        let mut column = Column::new("original", 0, header.chunk_count)?;
+        read_sizes(header.chunk_count, fill, |size| column.push(size))?;
+        let table = Self {
+            payloads,
+            original_ends: column.finish(),
+        };
         table.check_sum(header)?;
         Ok(table)
     }
 
-    /// Reads the compressed sizes of a version 1 table, the only ones it has.
+    /// A table of payloads whose original sizes, in bytes, were found in another way: as many as there are payloads.
     ///
     /// # Errors
-    /// [`ErrorKind::EndsInside`] if there are too few bytes.
-    pub fn parse_compressed_sizes(header: &FixedHeader, bytes: &[u8]) -> Result<Vec<u64>> {
-        let (sizes, _) = bytes.as_chunks::<8>();
-        let sizes = sizes
-            .get(..header.chunk_count as usize)
-            .ok_or(ErrorKind::EndsInside(Part::ChunkTable))?;
-        Ok(sizes.iter().map(|size| u64::from_le_bytes(*size)).collect())
+    /// The sizes overflow, or do not add up to the header's.
+    pub fn of_sizes(
+        header: &FixedHeader,
+        payloads: PayloadTable,
+        mut sizes: Vec<u64>,
+    ) -> Result<Self> {
+        let mut end = 0;
+        for (chunk, size) in sizes.iter_mut().enumerate() {
+            end = add("original", end, *size, chunk)?;
+            *size = end;
+        }
+        let table = Self {
+            payloads,
+            original_ends: sizes.into_boxed_slice(),
+        };
+        table.check_sum(header)?;
+        Ok(table)
+    }
+
+    /// A table of the given sizes, in bytes.
+    #[cfg(test)]
+    pub(crate) fn new(
+        payload_start: u64,
+        compressed_sizes: impl ExactSizeIterator<Item = u64>,
+        original_sizes: impl ExactSizeIterator<Item = u64>,
+    ) -> Result<Self> {
+        let column = |name, start, sizes: &mut dyn ExactSizeIterator<Item = u64>| {
+            let mut column = Column::new(name, start, sizes.len() as u32)?;
+            for size in sizes {
+                column.push(size)?;
+            }
+            Ok::<_, Error>(column.finish())
+        };
+        let (mut compressed_sizes, mut original_sizes) = (compressed_sizes, original_sizes);
+        Ok(Self {
+            payloads: PayloadTable {
+                start: payload_start,
+                ends: column("compressed", payload_start, &mut compressed_sizes)?,
+            },
+            original_ends: column("original", 0, &mut original_sizes)?,
+        })
     }
 
     /// Checks that the chunks make up the file the header announces.
     ///
     /// # Errors
     /// [`ErrorKind::SizeSum`] if they do not.
-    pub fn check_sum(&self, header: &FixedHeader) -> Result<()> {
+    fn check_sum(&self, header: &FixedHeader) -> Result<()> {
         if self.original_size() != header.original_size {
             return Err(ErrorKind::SizeSum {
                 sum: self.original_size(),
@@ -354,7 +430,7 @@ impl ChunkTable {
 
     /// Where a chunk's payload lies in the file, in bytes; `None` past the last chunk.
     pub fn compressed_range(&self, chunk: u32) -> Option<Range<u64>> {
-        range_between(&self.compressed_ends, self.payload_start, chunk)
+        self.payloads.range(chunk)
     }
 
     /// Which bytes of the original a chunk holds; `None` past the last chunk.
@@ -382,47 +458,75 @@ impl ChunkTable {
 
     /// Where the last payload ends and a footer may begin, in bytes from the start of the file.
     pub fn payload_end(&self) -> u64 {
-        self.compressed_ends
-            .last()
-            .copied()
-            .unwrap_or(self.payload_start)
+        self.payloads.end()
     }
 
     /// The memory the table takes, in bytes.
     pub fn memory(&self) -> usize {
-        size_of_val(&*self.compressed_ends) + size_of_val(&*self.original_ends)
-    }
-
-    /// The table as version 2 writes it behind the fixed header.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let sizes = |ends: &[u64], start: u64| {
-            let starts = std::iter::once(start).chain(ends.iter().copied());
-            ends.iter()
-                .zip(starts)
-                .flat_map(|(end, start)| (end - start).to_le_bytes())
-                .collect::<Vec<u8>>()
-        };
-        let mut bytes = sizes(&self.compressed_ends, self.payload_start);
-        bytes.extend(sizes(&self.original_ends, 0));
-        bytes
+        size_of_val(&*self.payloads.ends) + size_of_val(&*self.original_ends)
     }
 }
 
-fn running_sums(
-    column: &'static str,
-    start: u64,
-    sizes: impl ExactSizeIterator<Item = u64>,
-) -> Result<Box<[u64]>> {
-    let mut end = start;
-    let mut ends = Vec::with_capacity(sizes.len());
-    for (chunk, size) in sizes.enumerate() {
-        end = end.checked_add(size).ok_or(ErrorKind::SizesOverflow {
-            chunk: chunk as u32,
-            sizes: column,
+/// The running sums of one kind of size, as they are read.
+struct Column {
+    name: &'static str,
+    end: u64,
+    ends: Vec<u64>,
+}
+
+impl Column {
+    /// A column for `count` sizes, whose sums begin at `start`. It takes memory as it grows.
+    fn new(name: &'static str, start: u64, count: u32) -> Result<Self> {
+        let mut ends = Vec::new();
+        ends.try_reserve_exact(count as usize).map_err(|_| {
+            Error::unusable(format!(
+                "a table of {count} chunks is more than there is memory for"
+            ))
         })?;
-        ends.push(end);
+        Ok(Self {
+            name,
+            end: start,
+            ends,
+        })
     }
-    Ok(ends.into_boxed_slice())
+
+    fn push(&mut self, size: u64) -> Result<()> {
+        self.end = add(self.name, self.end, size, self.ends.len())?;
+        self.ends.push(self.end);
+        Ok(())
+    }
+
+    fn finish(self) -> Box<[u64]> {
+        self.ends.into_boxed_slice()
+    }
+}
+
+fn add(column: &'static str, end: u64, size: u64, chunk: usize) -> Result<u64> {
+    let sum = end.checked_add(size).ok_or(ErrorKind::SizesOverflow {
+        chunk: chunk as u32,
+        sizes: column,
+    })?;
+    Ok(sum)
+}
+
+/// Hands the next `count` sizes of a table to `take`.
+fn read_sizes(
+    count: u32,
+    mut fill: impl FnMut(&mut [u8]) -> Result<()>,
+    mut take: impl FnMut(u64) -> Result<()>,
+) -> Result<()> {
+    let mut block = [[0; 8]; TABLE_BLOCK_LEN / 8];
+    let mut left = count as usize;
+    while left > 0 {
+        let wanted = left.min(block.len());
+        let sizes = block.get_mut(..wanted).unwrap_or_default();
+        fill(sizes.as_flattened_mut())?;
+        for size in sizes {
+            take(u64::from_le_bytes(*size))?;
+        }
+        left -= wanted;
+    }
+    Ok(())
 }
 
 fn range_between(ends: &[u64], start: u64, chunk: u32) -> Option<Range<u64>> {
@@ -516,6 +620,21 @@ mod tests {
         }
     }
 
+    /// The table that stands in `bytes`.
+    fn parse(header: &FixedHeader, bytes: &[u8]) -> Result<ChunkTable> {
+        let mut rest = bytes;
+        let mut fill = |block: &mut [u8]| {
+            let (taken, behind) = rest
+                .split_at_checked(block.len())
+                .ok_or(ErrorKind::EndsInside(Part::ChunkTable))?;
+            block.copy_from_slice(taken);
+            rest = behind;
+            Ok(())
+        };
+        let payloads = PayloadTable::read(header, &mut fill)?;
+        ChunkTable::read(header, payloads, &mut fill)
+    }
+
     #[test]
     fn an_empty_file_is_a_bare_header() {
         let empty = FixedHeader {
@@ -525,19 +644,19 @@ mod tests {
         let vector = include_bytes!("../tests/data/v2-empty.warp");
         assert_eq!(empty.to_bytes(), *vector);
         assert_eq!(FixedHeader::parse(vector).unwrap(), empty);
-        let table = ChunkTable::parse(&empty, &[]).unwrap();
+        let table = parse(&empty, &[]).unwrap();
         assert_eq!(table.chunks_holding(&(0..1)), 0..0);
         assert_eq!(table.payload_end(), 18);
     }
 
     #[test]
-    fn header_and_table_of_a_foreign_file_are_written_back_byte_by_byte() {
+    fn header_and_footer_of_a_foreign_file_are_written_back_byte_by_byte() {
         let vector = include_bytes!("../tests/data/v2-zstd-blake3.warp");
         let header = FixedHeader::parse(vector).unwrap();
         let table_bytes = &vector[FIXED_HEADER_LEN..header.payload_start() as usize];
-        let table = ChunkTable::parse(&header, table_bytes).unwrap();
+        let table = parse(&header, table_bytes).unwrap();
         assert_eq!(header.to_bytes(), vector[..FIXED_HEADER_LEN]);
-        assert_eq!(table.to_bytes(), table_bytes);
+        assert_eq!(table.len(), header.chunk_count);
         let footer_bytes = &vector[table.payload_end() as usize..];
         let footer = Footer::parse(footer_bytes).unwrap().unwrap();
         assert_eq!(footer.checksum, Checksum::Blake3);
@@ -563,6 +682,19 @@ mod tests {
             error.kind(),
             ErrorKind::SizesOverflow { chunk: 1, .. }
         ));
+    }
+
+    #[test]
+    fn a_payload_of_no_bytes_is_refused_before_the_rest_of_the_table_is_read() {
+        // What a table in a hole of a sparse file looks like.
+        let mut blocks = 0;
+        let error = PayloadTable::read(&header(1 << 26, 1), |_| {
+            blocks += 1;
+            Ok(())
+        });
+        let error = error.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::EmptyPayload { chunk: 0 }));
+        assert_eq!(blocks, 1);
     }
 
     #[test]
@@ -606,7 +738,7 @@ mod tests {
             if let Ok(header) = FixedHeader::parse(&bytes)
                 && header.check_room(bytes.len() as u64).is_ok()
             {
-                let _ = ChunkTable::parse(&header, &bytes[FIXED_HEADER_LEN..]);
+                let _ = parse(&header, &bytes[FIXED_HEADER_LEN..]);
             }
         }
     }

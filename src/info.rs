@@ -1,17 +1,20 @@
-//! What a `.warp` file says of itself, without decoding it. (Version 1 says too little: where its chunks' headers do not
-//! tell their sizes either, they are decoded once to be measured.)
+//! What a `.warp` file says of itself. Nothing is decoded: version 1 says too little, and where its chunks' own headers
+//! do not tell their original sizes either, these stay unknown.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use crate::archive::Archive;
-use crate::error::{IoContext, Result};
+use crate::archive::{Conditions, Cut, Outline, open_regular};
+use crate::error::Result;
 use crate::format::{Checksum, Codec, Version};
+use crate::memory::Budget;
 
 /// A file's header, table and footer.
 #[derive(Debug)]
 pub struct Info {
-    archive: Archive,
+    path: PathBuf,
+    outline: Outline,
 }
 
 /// One chunk's place.
@@ -23,10 +26,10 @@ pub struct ChunkInfo {
     pub packed_offset: u64,
     /// Its payload's size, in bytes.
     pub packed_size: u64,
-    /// Where it begins in the original, in bytes.
-    pub original_offset: u64,
-    /// Its size in the original, in bytes.
-    pub original_size: u64,
+    /// Where it begins in the original, in bytes, if that is known without decoding.
+    pub original_offset: Option<u64>,
+    /// Its size in the original, in bytes, if that is known without decoding.
+    pub original_size: Option<u64>,
 }
 
 impl Info {
@@ -35,57 +38,65 @@ impl Info {
     /// # Errors
     /// Header, table or footer is damaged, the file was cut short, or it cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).context("cannot open", path)?;
-        Self::from_file(file, path)
+        Self::from_file(open_regular(path)?, path)
     }
 
-    /// As [`Info::read`], for a file that is open; `path` is its name in messages.
+    /// As [`Info::read`], for a regular file that is open; `path` is its name in messages.
     pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
-        let archive = Archive::from_file(file, path)?;
-        Ok(Self { archive })
+        let conditions = Conditions {
+            cut: Cut::Refuse,
+            budget: &Budget::unlimited(),
+            make_room: &|| false,
+            cancelled: &AtomicBool::new(false),
+        };
+        let outline =
+            Outline::read(&file, path, &conditions).map_err(|error| error.in_file(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            outline,
+        })
     }
 
     /// The file's name.
     pub fn path(&self) -> &Path {
-        self.archive.path()
+        &self.path
     }
 
     /// The container's version.
     pub fn version(&self) -> Version {
-        self.archive.header().version
+        self.outline.header.version
     }
 
     /// The codec of all chunks.
     pub fn codec(&self) -> Codec {
-        self.archive.header().codec
+        self.outline.header.codec
     }
 
     /// The original's size, in bytes.
     pub fn original_size(&self) -> u64 {
-        self.archive.header().original_size
+        self.outline.header.original_size
     }
 
     /// The file's own size, in bytes.
     pub fn packed_size(&self) -> u64 {
-        self.archive.file_len()
+        self.outline.identity.size
     }
 
     /// How many chunks there are.
     pub fn chunk_count(&self) -> u32 {
-        self.archive.table().len()
+        self.outline.header.chunk_count
     }
 
-    /// The size of the largest chunk's original, in bytes: what a random read costs at most. 0 if there is none.
-    pub fn largest_chunk(&self) -> u64 {
+    /// The size of the largest chunk's original, in bytes: what a random read costs at most. 0 if there is no chunk,
+    /// `None` if the sizes are not known without decoding.
+    pub fn largest_chunk(&self) -> Option<u64> {
         self.chunks()
-            .map(|chunk| chunk.original_size)
-            .max()
-            .unwrap_or(0)
+            .try_fold(0, |largest, chunk| Some(chunk.original_size?.max(largest)))
     }
 
     /// The stored checksum and its digest in hexadecimal, if there is one.
     pub fn checksum(&self) -> Option<(Checksum, String)> {
-        let footer = self.archive.footer()?;
+        let footer = self.outline.footer.as_ref()?;
         Some((
             footer.checksum,
             crate::decoding::hexadecimal(&footer.digest),
@@ -94,16 +105,16 @@ impl Info {
 
     /// The chunks, in order.
     pub fn chunks(&self) -> impl Iterator<Item = ChunkInfo> + '_ {
-        let table = self.archive.table();
-        (0..table.len()).filter_map(move |chunk| {
-            let packed = table.compressed_range(chunk)?;
-            let original = table.original_range(chunk)?;
+        let chunks = &self.outline.chunks;
+        (0..self.chunk_count()).filter_map(move |chunk| {
+            let packed = chunks.payload(chunk)?;
+            let original = chunks.original(chunk);
             Some(ChunkInfo {
                 chunk,
                 packed_offset: packed.start,
                 packed_size: packed.end - packed.start,
-                original_offset: original.start,
-                original_size: original.end - original.start,
+                original_offset: original.as_ref().map(|range| range.start),
+                original_size: original.map(|range| range.end - range.start),
             })
         })
     }

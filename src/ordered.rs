@@ -55,7 +55,14 @@ pub(crate) fn run<Item: Send, Done: Send, Scratch>(
     } else {
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(|| engine.take_part(&scratch, &work));
+                let part = || engine.take_part(&scratch, &work);
+                // Where no more threads may be had, those there are do the work; this one is always there.
+                if std::thread::Builder::new()
+                    .spawn_scoped(scope, part)
+                    .is_err()
+                {
+                    break;
+                }
             }
             engine.take_part(&scratch, &work);
         });
@@ -236,21 +243,29 @@ impl Buffers {
 /// # Errors
 /// There is not so much memory.
 pub(crate) fn resize(buffer: &mut Vec<u8>, len: u64) -> Result<()> {
+    if len > buffer.capacity() as u64 {
+        *buffer = Vec::new();
+        *buffer = vec![0; check_available(len)?];
+    }
+    buffer.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
+    Ok(())
+}
+
+/// Checks that there is so much memory, so that a size that cannot be had is an error and not the end of the process.
+///
+/// # Errors
+/// There is not.
+pub(crate) fn check_available(len: u64) -> Result<usize> {
     let too_large = || {
         crate::Error::unusable(format!(
             "a chunk of {len} bytes is more than there is memory for"
         ))
     };
     let len = usize::try_from(len).map_err(|_| too_large())?;
-    if len > buffer.capacity() {
-        // Tried first, so that a size that cannot be had is an error and not the end of the process.
-        *buffer = Vec::new();
-        buffer.try_reserve_exact(len).map_err(|_| too_large())?;
-        *buffer = Vec::new();
-        *buffer = vec![0; len];
-    }
-    buffer.resize(len, 0);
-    Ok(())
+    Vec::<u8>::new()
+        .try_reserve_exact(len)
+        .map_err(|_| too_large())?;
+    Ok(len)
 }
 
 #[cfg(test)]

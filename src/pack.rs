@@ -21,7 +21,7 @@ pub use choice::{
     MIN_CHUNK_SIZE,
 };
 
-use crate::archive::Archive;
+use crate::archive::{Archive, open_at_once};
 use crate::decoding::{self, Sink};
 use crate::error::{Error, IoContext, Result};
 use crate::format::{Checksum, Codec, FIXED_HEADER_LEN, FixedHeader, Footer};
@@ -101,7 +101,7 @@ pub fn pack_file(
     options: &PackOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let file = File::open(input).context("cannot open", input)?;
+    let file = open_at_once(input)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
     let written = pack_opened(&file, &stat, input, output, options, control)?;
     let summary = written.summary;
@@ -227,7 +227,7 @@ fn read_back(
     new.sync()?;
     // So that what is verified comes from the disk and not from memory, as far as the system goes along.
     let _ = rustix::fs::fadvise(new.file(), 0, None, Advice::DontNeed);
-    let archive = Archive::open(new.temporary_path())?;
+    let archive = Archive::open(new.temporary_path(), control.cancelled)?;
     let unobserved = Control {
         observer: &crate::job::Unobserved,
         ..control

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, Stat};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, open_regular};
 use crate::decoding::{self, Sink};
 use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
@@ -49,7 +49,7 @@ pub fn unpack_file(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let file = File::open(input).context("cannot open", input)?;
+    let file = open_regular(input)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
     let (new, summary) = unpack_opened(&file, &stat, input, output, options, control)?;
     new.publish()?;
@@ -70,7 +70,7 @@ pub fn unpack_to(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let archive = Archive::open(input)?;
+    let archive = Archive::open(input, control.cancelled)?;
     let name = Path::new("standard output");
     decode(&archive, options, control, &mut Sink::Stream(output, name))?;
     output.flush().context("cannot write", name)?;
@@ -88,7 +88,7 @@ pub(crate) fn unpack_opened(
     control: Control<'_>,
 ) -> Result<(NewFile, Summary)> {
     let own = file.try_clone().context("cannot open", input)?;
-    let archive = Archive::from_file(own, input)?;
+    let archive = Archive::from_file(own, input, control.cancelled)?;
     if options.remove {
         check_removable(input, stat, options.force)?;
     }

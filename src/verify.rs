@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, open_regular};
 use crate::decoding::{self, Sink};
-use crate::error::{IoContext, Result};
+use crate::error::Result;
 use crate::job::{Control, thread_count};
 use crate::pack::Summary;
 use crate::unpack::summary;
@@ -15,8 +15,7 @@ use crate::unpack::summary;
 /// # Errors
 /// The first damage found, in the order of the file; or the file cannot be read.
 pub fn verify_file(path: &Path, threads: Option<usize>, control: Control<'_>) -> Result<Summary> {
-    let file = File::open(path).context("cannot open", path)?;
-    verify_opened(file, path, threads, control)
+    verify_opened(open_regular(path)?, path, threads, control)
 }
 
 /// Decodes and checks a whole file that is open; `path` is its name.
@@ -26,7 +25,7 @@ pub(crate) fn verify_opened(
     threads: Option<usize>,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let archive = Archive::from_file(file, path)?;
+    let archive = Archive::from_file(file, path, control.cancelled)?;
     let original_size = archive.header().original_size;
     control.observer.begin(path, Some(original_size));
     let result = decoding::decode_all(

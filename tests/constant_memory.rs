@@ -68,3 +68,20 @@ fn packing_and_unpacking_take_no_more_memory_for_a_larger_file() {
         assert!(bounded(&["verify", &at("x.warp")], None).success());
     }
 }
+
+#[test]
+fn a_million_chunks_take_a_few_bytes_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x");
+    // A hole of 4 GiB, so that there is little to be done but to keep count.
+    File::create(&path).unwrap().set_len(4 << 30).unwrap();
+    let pack = [
+        "pack",
+        "--chunk-size",
+        "4K",
+        "--checksum",
+        "none",
+        path.to_str().unwrap(),
+    ];
+    assert!(bounded(&pack, None).success());
+}

@@ -5,15 +5,20 @@
 //! it still holds. Damage that leaves the file's time as it was is found by decoding.
 
 mod contents;
+mod outline;
 mod source;
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-pub(crate) use contents::{Contents, Cut};
+use rustix::fs::{Mode, OFlags};
+
+pub(crate) use contents::Contents;
+pub(crate) use outline::{Conditions, Cut, Outline};
 pub(crate) use source::Source;
 
 use crate::codec;
@@ -21,6 +26,7 @@ use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};
 use crate::format::{ChunkTable, FixedHeader, Footer};
 use crate::identity::Identity;
 use crate::memory::Budget;
+use crate::ordered::resize;
 
 /// How long ago a file must have been written to last before it is taken for one that was cut short. One that is
 /// written anew from nothing may look like it, but it does not stay so.
@@ -40,23 +46,24 @@ impl Archive {
     /// Opens a whole file; one that ends inside its payloads is refused.
     ///
     /// # Errors
-    /// The system's, or those of a file that is not what it should be.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).context("cannot open", path)?;
-        Self::from_file(file, path)
+    /// The system's, or those of a file that is not what it should be; or [`ErrorKind::Cancelled`].
+    pub(crate) fn open(path: &Path, cancelled: &AtomicBool) -> Result<Self> {
+        Self::from_file(open_regular(path)?, path, cancelled)
     }
 
-    /// As [`Archive::open`], for a file that is open; `path` is its name in messages.
+    /// As [`Archive::open`], for a regular file that is open; `path` is its name in messages.
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
-        let kind = file.metadata().context("cannot examine", path)?;
-        if !kind.is_file() {
-            return Err(Error::unusable("not a regular file").in_file(path));
-        }
-        let contents = Contents::read(&file, path, Cut::Refuse, &Budget::unlimited(), &|| false)
-            .map_err(|error| error.in_file(path))?;
+    pub(crate) fn from_file(file: File, path: &Path, cancelled: &AtomicBool) -> Result<Self> {
+        let conditions = Conditions {
+            cut: Cut::Refuse,
+            budget: &Budget::unlimited(),
+            make_room: &|| false,
+            cancelled,
+        };
+        let contents =
+            Contents::read(&file, path, &conditions).map_err(|error| error.in_file(path))?;
         Ok(Self::new(path, Box::new(file), Arc::new(contents)))
     }
 
@@ -110,7 +117,7 @@ impl Archive {
             if range.end > self.file_len() {
                 return Err(ErrorKind::EndsInside(Part::Payload).into());
             }
-            payload.resize(length(&range), 0);
+            resize(payload, range.end - range.start)?;
             self.read_into(range.start, payload)
         };
         read().map_err(|error| self.placed(error, chunk))
@@ -175,9 +182,19 @@ impl Archive {
     }
 
     fn payload_range(&self, chunk: u32) -> Result<Range<u64>> {
-        self.table()
+        let table = self.table();
+        let Some((packed, original)) = table
             .compressed_range(chunk)
-            .ok_or_else(|| Error::unusable(format!("there is no chunk {chunk}")))
+            .zip(table.original_range(chunk))
+        else {
+            return Err(Error::unusable(format!("there is no chunk {chunk}")));
+        };
+        codec::check_payload_len(
+            self.header().codec,
+            packed.end - packed.start,
+            original.end - original.start,
+        )?;
+        Ok(packed)
     }
 
     fn read_into(&self, offset: u64, payload: &mut [u8]) -> Result<()> {
@@ -201,7 +218,30 @@ impl Archive {
     }
 }
 
-/// The length of a range that was checked against the file.
-fn length(range: &Range<u64>) -> usize {
-    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+/// Opens a file that must be a regular one. A pipe is not waited for.
+///
+/// # Errors
+/// The system's, or it is something else.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    let file = open_at_once(path)?;
+    let kind = file.metadata().context("cannot examine", path)?;
+    if kind.is_dir() {
+        return Err(
+            Error::unusable("is a directory: add -r to go through its files").in_file(path),
+        );
+    }
+    if !kind.is_file() {
+        return Err(Error::unusable("not a regular file").in_file(path));
+    }
+    Ok(file)
+}
+
+/// Opens whatever stands under a name for reading; a pipe that nobody writes to too, without waiting for somebody to.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn open_at_once(path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).context("cannot open", path)?;
+    Ok(File::from(file))
 }

@@ -4,12 +4,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use warpfs::Error;
+use warpfs::error::OneLine;
 use warpfs::info::Info;
 use warpfs::recursive::infos;
 
 use super::size::{human, percent};
-use super::{Outcome, report};
+use super::{Outcome, cannot_print, report};
 
 /// Show what .warp files say of themselves: version, codec, sizes, ratio, chunks, checksum; nothing is decoded
 #[derive(Debug, clap::Args)]
@@ -67,10 +67,6 @@ pub(super) fn run(arguments: &Arguments) -> warpfs::Result<Outcome> {
     Ok(outcome)
 }
 
-fn cannot_print(error: io::Error) -> Error {
-    Error::io("cannot write to standard output", error)
-}
-
 #[derive(Clone, Copy)]
 enum Style {
     Json,
@@ -120,19 +116,18 @@ impl<W: Write> Printer<W> {
             None => "none".to_owned(),
         };
         let out = &mut self.out;
-        writeln!(out, "file      {}", info.path().display())?;
+        writeln!(out, "file      {}", OneLine(info.path().display()))?;
         writeln!(out, "version   {}", info.version().number())?;
         writeln!(out, "codec     {}", info.codec())?;
         writeln!(out, "original  {}", size(info.original_size()))?;
         writeln!(out, "packed    {}", size(info.packed_size()))?;
         let ratio = percent(info.packed_size(), info.original_size());
         writeln!(out, "ratio     {ratio}")?;
-        let largest = size(info.largest_chunk());
-        writeln!(
-            out,
-            "chunks    {}, the largest of {largest}",
-            info.chunk_count()
-        )?;
+        let largest = match info.largest_chunk() {
+            Some(largest) => format!("the largest of {}", size(largest)),
+            None => "whose sizes only decoding tells".to_owned(),
+        };
+        writeln!(out, "chunks    {}, {largest}", info.chunk_count())?;
         writeln!(out, "checksum  {checksum}")?;
         self.print_chunks(info)
     }
@@ -156,7 +151,7 @@ impl<W: Write> Printer<W> {
             percent(info.packed_size(), info.original_size()),
             info.chunk_count(),
             checksum.map_or("none", |(checksum, _)| checksum.name()),
-            info.path().display(),
+            OneLine(info.path().display()),
         )?;
         self.print_chunks(info)
     }
@@ -170,6 +165,7 @@ impl<W: Write> Printer<W> {
             "{:>10} {:>16} {:>12} {:>16} {:>12} {:>7}",
             "CHUNK", "PACKED AT", "PACKED", "ORIGINAL AT", "ORIGINAL", "RATIO"
         )?;
+        let known = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
         for chunk in info.chunks() {
             writeln!(
                 self.out,
@@ -177,9 +173,9 @@ impl<W: Write> Printer<W> {
                 chunk.chunk,
                 chunk.packed_offset,
                 chunk.packed_size,
-                chunk.original_offset,
-                chunk.original_size,
-                percent(chunk.packed_size, chunk.original_size),
+                known(chunk.original_offset),
+                known(chunk.original_size),
+                percent(chunk.packed_size, chunk.original_size.unwrap_or(0)),
             )?;
         }
         Ok(())

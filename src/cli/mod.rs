@@ -7,21 +7,28 @@ mod allocator;
 mod info;
 mod logging;
 mod mount;
+mod outputs;
 mod pack;
 mod progress;
 mod size;
+mod standard_output;
 mod unpack;
 mod verify;
 
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
+use warpfs::error::OneLine;
 use warpfs::job::Control;
 use warpfs::{Error, ErrorKind};
 
+use self::outputs::Planned;
 use self::progress::Progress;
 
 /// Mount compressed .warp files as the files they hold, and pack, unpack and verify them.
@@ -83,30 +90,28 @@ impl Outcome {
 /// What a job is given with each input.
 struct Task<'a> {
     input: &'a Path,
-    /// Whether the input is the only one.
-    single: bool,
     /// Whether the input is a tree, and to be taken as one.
     tree: bool,
+    /// Where the result goes, as in [`Planned`].
+    output: Option<&'a Path>,
     progress: &'a Progress,
     control: Control<'a>,
 }
 
 /// Does a job for every input, the others too if one of them fails; signals stop it.
 fn for_each_input(
-    inputs: &[PathBuf],
-    recursive: bool,
+    plan: &[Planned<'_>],
     volume: Volume,
     job: impl Fn(&Task<'_>) -> warpfs::Result<Outcome>,
 ) -> warpfs::Result<Outcome> {
     let cancelled = stop_on_signals()?;
     let mut outcome = Outcome::Done;
-    for input in inputs {
-        let tree = recursive && input.is_dir();
-        let progress = Progress::new(volume, tree);
+    for planned in plan {
+        let progress = Progress::new(volume, planned.tree);
         let task = Task {
-            input,
-            single: inputs.len() == 1,
-            tree,
+            input: planned.input,
+            tree: planned.tree,
+            output: planned.output.as_deref(),
             progress: &progress,
             control: Control {
                 observer: &progress,
@@ -154,17 +159,35 @@ pub(crate) fn run() -> ExitCode {
 /// Shows an error. A reader of our output that has gone away is not one.
 fn report(error: &Error) {
     if let ErrorKind::Io { source, .. } = error.kind()
-        && source.kind() == std::io::ErrorKind::BrokenPipe
+        && source.kind() == io::ErrorKind::BrokenPipe
     {
         return;
     }
-    eprintln!("warpfs: {error}");
+    say(format_args!("warpfs: {error}"));
 }
 
-/// Ends the process as clap does for wrong usage.
-fn wrong_usage(message: impl std::fmt::Display) -> ! {
-    Arguments::command()
-        .error(clap::error::ErrorKind::ArgumentConflict, message)
+/// Writes a line to standard error. Where nobody can be told, the work goes on all the same.
+fn say(line: impl std::fmt::Display) {
+    let line = format!("{}\n", OneLine(line));
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Standard output did not take what there is to show.
+fn cannot_print(error: io::Error) -> Error {
+    Error::io("cannot write to standard output", error)
+}
+
+/// Ends the process as clap does for wrong usage of a command.
+fn wrong_usage(command: &str, message: impl std::fmt::Display) -> ! {
+    let mut program = Arguments::command();
+    // So that the usage of a command begins with the program's name.
+    program.build();
+    let command = match program.find_subcommand_mut(command) {
+        Some(command) => command,
+        None => &mut program,
+    };
+    command
+        .error(clap::error::ErrorKind::ArgumentConflict, OneLine(message))
         .exit()
 }
 
@@ -173,45 +196,29 @@ fn threads_parser() -> impl clap::builder::TypedValueParser<Value = u16> {
     clap::value_parser!(u16).range(1..=1024)
 }
 
-/// A flag that SIGINT and SIGTERM set.
+/// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the process at once, whatever holds it up.
 fn stop_on_signals() -> warpfs::Result<Arc<AtomicBool>> {
+    let cannot_listen = |error| Error::io("cannot listen to signals", error);
     let cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, cancelled.clone())
-            .map_err(|error| Error::io("cannot listen to signals", error))?;
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
+        // In this order: the first signal finds the flag not set yet.
+        flag::register_conditional_default(signal, cancelled.clone()).map_err(cannot_listen)?;
+        flag::register(signal, cancelled.clone()).map_err(cannot_listen)?;
     }
+    // Writing beyond the limit of a file's size is then an error as any other.
+    flag::register(SIGXFSZ, Arc::default()).map_err(cannot_listen)?;
     Ok(cancelled)
 }
 
-/// Where the results for each input go: `--output` itself for a single input, unless it is a directory that files are to
-/// be put into; beside the input without `--output`. `name` makes the output's name of the input's.
-fn output_for(
-    input: &Path,
-    output: Option<&Path>,
-    single: bool,
-    name: impl Fn(&Path) -> Option<PathBuf>,
-) -> Option<PathBuf> {
-    match output {
-        None => name(input),
-        Some(output) if output.is_dir() => {
-            name(Path::new(input.file_name()?)).map(|name| output.join(name))
-        }
-        Some(output) if single => Some(output.to_owned()),
-        Some(output) => wrong_usage(format!(
-            "--output '{}' must be a directory, for there are several inputs",
-            output.display()
-        )),
-    }
-}
-
-/// Where the results for an input that is a tree go: `--output` itself for a single input, a directory of the input's name
-/// in it for several.
-fn tree_output_for(input: &Path, output: Option<&Path>, single: bool) -> Option<PathBuf> {
-    let output = output?;
-    match single {
-        true => Some(output.to_owned()),
-        false => Some(output.join(input.file_name().unwrap_or_default())),
-    }
+/// Whether this process was started with the signal ignored, as by nohup.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.unwrap_or(0) >> (signal - 1) & 1 == 1
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `warpfs mount`, `umount` and `stats`.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use warpfs::{EngineOptions, Error};
 
 use super::allocator::give_large_buffers_back;
 use super::logging::{begin_logging, open_log};
-use super::{Outcome, Volume, size, threads_parser, wrong_usage};
+use super::{Outcome, Volume, cannot_print, size, threads_parser, wrong_usage};
 
 /// What stands for "forever" in a time-to-live: the kernel counts it in jiffies, which a century does not overflow.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -104,7 +105,7 @@ impl Mount {
     pub(super) fn run(mut self, volume: Volume) -> warpfs::Result<Outcome> {
         for option in std::mem::take(&mut self.options) {
             if let Err(why) = self.apply(&option) {
-                wrong_usage(format!("-o {option}: {why}"));
+                wrong_usage("mount", format!("-o {option}: {why}"));
             }
         }
         let defaults = EngineOptions::default();
@@ -178,11 +179,12 @@ impl Stats {
         let fields = serde_json::to_value(&stats)
             .map_err(|error| Error::io("cannot write down the statistics", error.into()))?;
         if self.json {
-            println!("{fields:#}");
+            writeln!(io::stdout(), "{fields:#}").map_err(cannot_print)?;
             return Ok(Outcome::Done);
         }
         for (name, value) in fields.as_object().into_iter().flatten() {
-            println!("{:<20} {value:>16}", name.replace('_', " "));
+            let name = name.replace('_', " ");
+            writeln!(io::stdout(), "{name:<20} {value:>16}").map_err(cannot_print)?;
         }
         Ok(Outcome::Done)
     }

@@ -10,9 +10,8 @@ use warpfs::pack::{
 };
 use warpfs::recursive::pack_tree;
 
-use super::{
-    Outcome, Task, Volume, for_each_input, output_for, size, tree_output_for, wrong_usage,
-};
+use super::outputs::{Planned, output_parser, plan};
+use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 
 /// Pack files: x becomes x.warp beside it
 #[derive(Debug, clap::Args)]
@@ -25,7 +24,7 @@ pub(super) struct Arguments {
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     /// Where the result goes: a file, a directory to put files into, or a tree with -r
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", value_parser = output_parser())]
     output: Option<PathBuf>,
     /// Pack trees: beside the files, or with -o into another tree, where files that do not shrink are copied
     #[arg(short, long)]
@@ -93,10 +92,11 @@ fn checksum_parser() -> impl TypedValueParser<Value = ChecksumChoice> {
     })
 }
 
+/// What stands for standard input among the inputs.
+const STANDARD_INPUT: &str = "-";
+
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
-    if arguments.rm && arguments.recursive && arguments.output.is_some() {
-        wrong_usage("--rm with --recursive packs in place: leave --output out");
-    }
+    let plan = checked_plan(arguments).unwrap_or_else(|why| wrong_usage("pack", why));
     let options = PackOptions {
         level: arguments.level,
         codec: arguments.codec,
@@ -109,53 +109,55 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         force: arguments.force,
         remove: arguments.rm,
     };
-    for_each_input(
-        &arguments.inputs,
-        arguments.recursive,
-        volume,
-        |task| match task.tree {
-            true => tree_of(arguments, &options, task),
-            false => file(arguments, &options, task),
-        },
-    )
+    for_each_input(&plan, volume, |task| match task.tree {
+        true => tree_of(&options, task),
+        false => file(&options, task),
+    })
 }
 
-fn tree_of(
-    arguments: &Arguments,
-    options: &PackOptions,
-    task: &Task<'_>,
-) -> warpfs::Result<Outcome> {
-    let output = tree_output_for(task.input, arguments.output.as_deref(), task.single);
-    let summary = pack_tree(task.input, output.as_deref(), options, task.control)?;
+/// Where the results go, or what is wrong with the command line.
+fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
+    let output = arguments.output.as_deref();
+    if arguments.rm && arguments.recursive && output.is_some() {
+        return Err("--rm with --recursive packs in place: leave --output out".to_owned());
+    }
+    let inputs = &arguments.inputs;
+    if inputs
+        .iter()
+        .any(|input| input == Path::new(STANDARD_INPUT))
+    {
+        if inputs.len() > 1 || output.is_none_or(Path::is_dir) {
+            return Err(
+                "standard input comes alone and has no name: give the result one with --output"
+                    .to_owned(),
+            );
+        }
+        if arguments.rm {
+            return Err("--rm cannot remove standard input".to_owned());
+        }
+    }
+    let name = |input: &Path| Some(packed_name(input));
+    let plan = plan(inputs, arguments.recursive, output, arguments.force, name)?;
+    let nameless = |planned: &&Planned<'_>| !planned.tree && planned.output.is_none();
+    match plan.iter().find(nameless) {
+        Some(planned) => Err(format!("'{}' has no name", planned.input.display())),
+        None => Ok(plan),
+    }
+}
+
+fn tree_of(options: &PackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+    let summary = pack_tree(task.input, task.output, options, task.control)?;
     task.progress.summarize_tree(task.input, "packed", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))
 }
 
-fn file(arguments: &Arguments, options: &PackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
-    let &Task {
-        input,
-        single,
-        control,
-        progress,
-        ..
-    } = task;
-    let output = arguments.output.as_deref();
-    if input == Path::new("-") {
-        let Some(output) = output.filter(|output| single && !output.is_dir()) else {
-            wrong_usage("standard input has no name: give the result one with --output");
-        };
-        if options.remove {
-            wrong_usage("--rm cannot remove standard input");
-        }
-        let summary = pack_standard_input(output, options, control)?;
-        progress.summarize(output, "packed", &summary);
-        return Ok(Outcome::Done);
-    }
-    let name = |input: &Path| Some(packed_name(input));
-    let Some(output) = output_for(input, output, single, name) else {
-        wrong_usage(format!("'{}' has no name", input.display()));
+fn file(options: &PackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+    // The plan has an output for every file.
+    let output = task.output.unwrap_or(task.input);
+    let summary = match task.input == Path::new(STANDARD_INPUT) {
+        true => pack_standard_input(output, options, task.control)?,
+        false => pack_file(task.input, output, options, task.control)?,
     };
-    let summary = pack_file(input, &output, options, control)?;
-    progress.summarize(&output, "packed", &summary);
+    task.progress.summarize(output, "packed", &summary);
     Ok(Outcome::Done)
 }

@@ -10,8 +10,8 @@ use warpfs::job::{ChunkReport, Observer};
 use warpfs::pack::Summary;
 use warpfs::recursive::TreeSummary;
 
-use super::Volume;
 use super::size::{human, percent};
+use super::{Volume, say};
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(200);
@@ -42,7 +42,10 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
-        bar.enable_steady_tick(TICK);
+        // This takes a thread.
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(TICK);
+        }
         Self {
             volume,
             bar,
@@ -59,7 +62,7 @@ impl Progress {
             return;
         }
         let seconds = self.started.elapsed().as_secs_f64();
-        eprintln!(
+        say(format_args!(
             "{}: {verb}, {} original, {} packed ({}), {} in {} chunks, {seconds:.1} s, {}/s",
             path.display(),
             human(summary.original_size),
@@ -68,7 +71,7 @@ impl Progress {
             summary.codec,
             summary.chunks,
             human(rate(summary.original_size, seconds)),
-        );
+        ));
     }
 
     /// Says what became of a tree.
@@ -78,7 +81,7 @@ impl Progress {
             return;
         }
         let seconds = self.started.elapsed().as_secs_f64();
-        eprintln!(
+        say(format_args!(
             "{}: {} files {verb}, {} original, {} packed ({}), {} copied, {} left as they are, {} links, {} failed, \
              {seconds:.1} s",
             path.display(),
@@ -90,12 +93,12 @@ impl Progress {
             summary.left,
             summary.links,
             summary.failed,
-        );
+        ));
     }
 
     /// A line among the progress.
     fn line(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| say(line));
     }
 }
 

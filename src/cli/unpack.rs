@@ -1,8 +1,6 @@
 //! `warpfs unpack`.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use warpfs::Error;
@@ -10,9 +8,9 @@ use warpfs::job::Control;
 use warpfs::recursive::unpack_tree;
 use warpfs::unpack::{UnpackOptions, original_name, unpack_file, unpack_to};
 
-use super::{
-    Outcome, Task, Volume, for_each_input, output_for, size, tree_output_for, wrong_usage,
-};
+use super::outputs::{output_parser, plan, without_outputs};
+use super::standard_output::StandardOutput;
+use super::{Outcome, Task, Volume, cannot_print, for_each_input, size, wrong_usage};
 
 /// Unpack files: x.warp becomes x beside it
 #[derive(Debug, clap::Args)]
@@ -25,7 +23,7 @@ pub(super) struct Arguments {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Where the result goes: a file, a directory to put files into, or a tree with -r
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", value_parser = output_parser())]
     output: Option<PathBuf>,
     /// Write the originals to standard output, one after the other
     #[arg(short = 'c', long, conflicts_with_all = ["output", "recursive", "rm"])]
@@ -50,7 +48,10 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
     if arguments.rm && arguments.recursive && arguments.output.is_some() {
-        wrong_usage("--rm with --recursive unpacks in place: leave --output out");
+        wrong_usage(
+            "unpack",
+            "--rm with --recursive unpacks in place: leave --output out",
+        );
     }
     let options = UnpackOptions {
         range: arguments.range.clone(),
@@ -58,16 +59,18 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         force: arguments.force,
         remove: arguments.rm,
     };
-    for_each_input(
-        &arguments.files,
-        arguments.recursive,
-        volume,
-        |task| match (task.tree, arguments.stdout) {
-            (true, _) => tree_of(arguments, &options, task),
-            (false, true) => to_standard_output(task.input, &options, task.control),
-            (false, false) => file(arguments, &options, task),
-        },
-    )
+    let (files, recursive) = (&arguments.files, arguments.recursive);
+    let output = arguments.output.as_deref();
+    let plan = match arguments.stdout {
+        true => without_outputs(files, recursive),
+        false => plan(files, recursive, output, options.force, original_name)
+            .unwrap_or_else(|why| wrong_usage("unpack", why)),
+    };
+    for_each_input(&plan, volume, |task| match (task.tree, arguments.stdout) {
+        (true, _) => tree_of(&options, task),
+        (false, true) => to_standard_output(task.input, &options, task.control),
+        (false, false) => file(&options, task),
+    })
 }
 
 fn to_standard_output(
@@ -75,46 +78,24 @@ fn to_standard_output(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> warpfs::Result<Outcome> {
-    // Without the buffer of `Stdout`, which is made for lines.
-    let mut output = std::io::stdout()
-        .as_fd()
-        .try_clone_to_owned()
-        .map(File::from)
-        .map_err(|error| Error::io("cannot write to standard output", error))?;
+    let mut output = StandardOutput::new(control.cancelled).map_err(cannot_print)?;
     unpack_to(input, &mut output, options, control)?;
     Ok(Outcome::Done)
 }
 
-fn tree_of(
-    arguments: &Arguments,
-    options: &UnpackOptions,
-    task: &Task<'_>,
-) -> warpfs::Result<Outcome> {
-    let output = tree_output_for(task.input, arguments.output.as_deref(), task.single);
-    let summary = unpack_tree(task.input, output.as_deref(), options, task.control)?;
+fn tree_of(options: &UnpackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+    let summary = unpack_tree(task.input, task.output, options, task.control)?;
     task.progress
         .summarize_tree(task.input, "unpacked", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))
 }
 
-fn file(
-    arguments: &Arguments,
-    options: &UnpackOptions,
-    task: &Task<'_>,
-) -> warpfs::Result<Outcome> {
-    let &Task {
-        input,
-        single,
-        control,
-        progress,
-        ..
-    } = task;
-    let output = output_for(input, arguments.output.as_deref(), single, original_name);
-    let output = output.ok_or_else(|| {
+fn file(options: &UnpackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+    let output = task.output.ok_or_else(|| {
         Error::unusable("the name does not end in .warp: name the result with --output")
-            .in_file(input)
+            .in_file(task.input)
     })?;
-    let summary = unpack_file(input, &output, options, control)?;
-    progress.summarize(&output, "unpacked", &summary);
+    let summary = unpack_file(task.input, output, options, task.control)?;
+    task.progress.summarize(output, "unpacked", &summary);
     Ok(Outcome::Done)
 }

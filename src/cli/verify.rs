@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use warpfs::recursive::verify_tree;
 use warpfs::verify::verify_file;
 
-use super::{Outcome, Volume, for_each_input};
+use super::outputs::without_outputs;
+use super::{Outcome, Volume, for_each_input, say};
 
 /// Decode every chunk and check it all
 #[derive(Debug, clap::Args)]
@@ -27,12 +28,19 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
     let threads = arguments.threads.map(usize::from);
     for_each_input(
-        &arguments.files,
-        arguments.recursive,
+        &without_outputs(&arguments.files, arguments.recursive),
         volume,
         |task| match task.tree {
             true => {
                 let summary = verify_tree(task.input, threads, task.control)?;
+                if summary.files == 0 && summary.failed == 0 {
+                    // Also if summaries are not wanted: who asks for nothing but errors must not take this for success.
+                    say(format_args!(
+                        "warpfs: {}: nothing was verified: no file in it has a name that ends in .warp",
+                        task.input.display()
+                    ));
+                    return Ok(Outcome::Done);
+                }
                 task.progress
                     .summarize_tree(task.input, "verified", &summary);
                 Ok(Outcome::failed_if(summary.failed > 0))

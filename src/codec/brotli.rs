@@ -3,11 +3,13 @@
 //! Streams with a large window (up to 1 GiB, a later extension) are refused: no writer of the container makes them, and
 //! the decoder's memory would be at the mercy of a payload. The ordinary window has 16 MiB at most.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use brotli::enc::{BrotliEncoderParams, StandardAlloc};
 use brotli::{BrotliDecompressStream, BrotliResult, BrotliState};
 
 use super::{Settings, cannot_encode, damaged, larger_than, shorter};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::Codec;
 
 /// The window's size as a power of two, in bytes: what the Python package uses. It also bounds a reader's memory.
@@ -79,7 +81,7 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
     }
 }
 
-pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
+pub(super) fn measure(payload: &[u8], limit: u64, cancelled: &AtomicBool) -> Result<u64> {
     let mut cursor = Cursor {
         payload,
         offset: 0,
@@ -88,6 +90,9 @@ pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
     let mut window = vec![0; STEP_LEN];
     let mut len = 0_u64;
     loop {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(ErrorKind::Cancelled.into());
+        }
         let (result, filled) = cursor.step(&mut window);
         len += filled as u64;
         if len > limit {

@@ -12,12 +12,20 @@ mod lz4;
 mod snappy;
 mod zstd;
 
+use std::sync::atomic::AtomicBool;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Codec;
 
 /// How many of a payload's first bytes [`decoded_len`] looks at: the longest header that tells a size, an LZ4 frame's
 /// with content size and dictionary id. Zstandard's has 18 bytes at most, Snappy's 5.
 pub(crate) const SIZE_PROBE_LEN: usize = 19;
+
+/// How many times its chunk's size a payload may have, in bytes, and how many bytes more. The worst that a legal frame
+/// makes of a byte is an LZ4 block of its own, with a checksum: ten bytes.
+const WORST_EXPANSION: u64 = 16;
+/// See [`WORST_EXPANSION`].
+const WORST_OVERHEAD: u64 = 64 << 10;
 
 /// What an encoder may choose; each codec looks at its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,18 +63,42 @@ pub(crate) fn decoded_len(codec: Codec, beginning: &[u8]) -> Option<u64> {
     }
 }
 
-/// The decoded length in bytes, found by going through the whole payload in constant memory.
+/// Checks that a payload of `packed` bytes may hold a chunk of `original` bytes, before memory is taken for it: payloads
+/// in the hole of a sparse file cost nothing, however long.
 ///
 /// # Errors
-/// The payload is damaged, or decodes to more than `limit` bytes.
-pub(crate) fn measure(codec: Codec, payload: &[u8], limit: u64) -> Result<u64> {
+/// [`ErrorKind::Decode`] if it is too long.
+pub(crate) fn check_payload_len(codec: Codec, packed: u64, original: u64) -> Result<()> {
+    let longest = original
+        .saturating_mul(WORST_EXPANSION)
+        .saturating_add(WORST_OVERHEAD);
+    match packed <= longest {
+        true => Ok(()),
+        false => Err(damaged(
+            codec,
+            format!("a payload of {packed} bytes cannot be that of {original} bytes"),
+        )),
+    }
+}
+
+/// The decoded length in bytes, found by going through the whole payload in constant memory. A small payload may take
+/// long, so there is an eye on `cancelled`.
+///
+/// # Errors
+/// The payload is damaged, or decodes to more than `limit` bytes; or [`ErrorKind::Cancelled`].
+pub(crate) fn measure(
+    codec: Codec,
+    payload: &[u8],
+    limit: u64,
+    cancelled: &AtomicBool,
+) -> Result<u64> {
     let len = match codec {
         Codec::Lz4 => lz4::measure(payload, limit)?,
-        Codec::Zstd => zstd::measure(payload, limit)?,
+        Codec::Zstd => zstd::measure(payload, limit, cancelled)?,
         Codec::Snappy => {
             snappy::decoded_len(payload).ok_or_else(|| damaged(codec, "no length in front"))?
         }
-        Codec::Brotli => brotli::measure(payload, limit)?,
+        Codec::Brotli => brotli::measure(payload, limit, cancelled)?,
     };
     if len > limit {
         return Err(larger_than(codec, limit));
@@ -133,6 +165,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    static NEVER: AtomicBool = AtomicBool::new(false);
+
     const SETTINGS: Settings = Settings {
         zstd_level: 3,
         zstd_threads: 0,
@@ -190,11 +224,11 @@ mod tests {
             } else {
                 prop_assert_eq!(codec, Codec::Brotli);
             }
-            prop_assert_eq!(measure(codec, &payload, u64::MAX).unwrap(), input.len() as u64);
+            prop_assert_eq!(measure(codec, &payload, u64::MAX, &NEVER).unwrap(), input.len() as u64);
             prop_assert!(decode_guarded(codec, &payload, input.len() + 1).0.unwrap_err().is_damage());
             if let Some(shorter) = input.len().checked_sub(1) {
                 prop_assert!(decode_guarded(codec, &payload, shorter).0.unwrap_err().is_damage());
-                prop_assert!(measure(codec, &payload, shorter as u64).is_err());
+                prop_assert!(measure(codec, &payload, shorter as u64, &NEVER).is_err());
             }
         }
 
@@ -209,7 +243,7 @@ mod tests {
             let payload = encoded(codec, &input);
             let cut = &payload[..cut.index(payload.len())];
             prop_assert!(decode_guarded(codec, cut, input.len()).0.is_err());
-            let _ = measure(codec, cut, 1 << 20);
+            let _ = measure(codec, cut, 1 << 20, &NEVER);
             let _ = decoded_len(codec, cut);
             let mut flipped = payload;
             for (place, mask) in flips {
@@ -218,7 +252,7 @@ mod tests {
             }
             let _ = decode_guarded(codec, &flipped, input.len());
             let _ = decode_guarded(codec, &flipped, len);
-            let _ = measure(codec, &flipped, 1 << 20);
+            let _ = measure(codec, &flipped, 1 << 20, &NEVER);
             let _ = decoded_len(codec, &flipped);
         }
 
@@ -229,7 +263,7 @@ mod tests {
             len in 0_usize..5_000,
         ) {
             let _ = decode_guarded(codec, &noise, len);
-            let _ = measure(codec, &noise, 1 << 20);
+            let _ = measure(codec, &noise, 1 << 20, &NEVER);
             let _ = decoded_len(codec, &noise);
         }
     }

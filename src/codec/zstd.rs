@@ -4,13 +4,14 @@
 //! writers may cut a chunk into them. Legacy frames, which no writer of the container ever made, are not compiled in.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use zstd::zstd_safe::{
     self, CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective, get_error_name,
 };
 
 use super::{Settings, cannot_encode, damaged, larger_than, shorter};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::Codec;
 
 /// The first four bytes of a frame that carries data; skippable frames have others, and tell the wrong size.
@@ -46,7 +47,7 @@ pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {
     zstd_safe::get_frame_content_size(beginning).ok().flatten()
 }
 
-pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
+pub(super) fn measure(payload: &[u8], limit: u64, cancelled: &AtomicBool) -> Result<u64> {
     let mut window = vec![0; DCtx::out_size()];
     let mut input = InBuffer::around(payload);
     let mut len = 0_u64;
@@ -55,6 +56,9 @@ pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
             .reset(ResetDirective::SessionOnly)
             .map_err(|code| damaged(Codec::Zstd, get_error_name(code)))?;
         loop {
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(ErrorKind::Cancelled.into());
+            }
             let mut output = OutBuffer::around(&mut window[..]);
             let hint = decoder
                 .decompress_stream(&mut output, &mut input)
@@ -97,17 +101,42 @@ pub(super) fn encode(input: &[u8], settings: &Settings, output: &mut Vec<u8>) ->
 mod tests {
     use super::*;
 
+    static NEVER: AtomicBool = AtomicBool::new(false);
+
     #[test]
     fn frames_without_a_content_size_are_measured_and_decoded() {
         let input = b"no size in front ".repeat(20_000);
         let mut frame = Vec::new();
         zstd::stream::copy_encode(&input[..], &mut frame, 3).unwrap();
         assert_eq!(decoded_len(&frame), None);
-        assert_eq!(measure(&frame, u64::MAX).unwrap(), input.len() as u64);
-        assert!(measure(&frame[..frame.len() - 1], u64::MAX).is_err());
+        assert_eq!(
+            measure(&frame, u64::MAX, &NEVER).unwrap(),
+            input.len() as u64
+        );
+        assert!(measure(&frame[..frame.len() - 1], u64::MAX, &NEVER).is_err());
         let mut output = vec![0; input.len()];
         decode_into(&frame, &mut output).unwrap();
         assert_eq!(output, input);
+    }
+
+    #[test]
+    fn measuring_a_terabyte_of_one_byte_stops_when_told_to() {
+        // Blocks of 128 KiB in four bytes each.
+        let mut frame = FRAME_MAGIC.to_vec();
+        frame.extend([0, 0x38]);
+        for _ in 0..8 << 20 {
+            frame.extend([0b10, 0, 0x10, b'x']);
+        }
+        let cancelled = AtomicBool::new(false);
+        let started = std::time::Instant::now();
+        let error = std::thread::scope(|scope| {
+            let measured = scope.spawn(|| measure(&frame, u64::MAX, &cancelled));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            cancelled.store(true, Ordering::Relaxed);
+            measured.join().unwrap().unwrap_err()
+        });
+        assert!(matches!(error.kind(), ErrorKind::Cancelled), "{error}");
+        assert!(started.elapsed() < std::time::Duration::from_secs(5));
     }
 
     #[test]
@@ -117,6 +146,6 @@ mod tests {
         let mut output = [0; 11];
         decode_into(&payload, &mut output).unwrap();
         assert_eq!(&output, b"one and two");
-        assert_eq!(measure(&payload, 100).unwrap(), 11);
+        assert_eq!(measure(&payload, 100, &NEVER).unwrap(), 11);
     }
 }

@@ -18,6 +18,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         | ErrorKind::EndsInside(_)
         | ErrorKind::ChunkCount { .. }
         | ErrorKind::SizesOverflow { .. }
+        | ErrorKind::EmptyPayload { .. }
         | ErrorKind::SizeSum { .. }
         | ErrorKind::Decode { .. }
         | ErrorKind::DecodedSize { .. }

@@ -16,7 +16,7 @@ use super::{PackOptions, Summary};
 use crate::codec;
 use crate::digest::{Assembler, Content, Subtrees, hashes_in_parallel, subtrees};
 use crate::error::{Error, IoContext, Result};
-use crate::format::{Checksum, ChunkTable, Codec, FixedHeader, Footer, Version};
+use crate::format::{Checksum, Codec, FixedHeader, Footer, Version};
 use crate::job::{ChunkReport, Control, thread_count, threads_for};
 use crate::ordered::{self, Buffers, resize};
 use crate::output::NewFile;
@@ -206,7 +206,8 @@ struct Encoder<'a> {
 
 /// All chunks encoded and written.
 struct Done {
-    sizes: Vec<u64>,
+    /// The payloads' sizes in bytes, for the table; 4 bytes a chunk, for there may be 2^32 of them.
+    sizes: Vec<u32>,
     chunk_size: u64,
     original_size: u64,
     digest: Option<Footer>,
@@ -279,7 +280,9 @@ impl<'a> Encoder<'a> {
                         elapsed: encoded.started.elapsed(),
                     },
                 );
-                sizes.push(payload.len() as u64);
+                sizes.push(u32::try_from(payload.len()).map_err(|_| {
+                    Error::unusable("a chunk takes more than 4 GiB: choose a smaller --chunk-size")
+                })?);
                 original_size = encoded.range.end;
                 if let Payload::Own(payload) = encoded.payload {
                     self.buffers.give(payload);
@@ -396,36 +399,42 @@ impl<'a> Encoder<'a> {
 }
 
 impl Done {
-    /// Writes the table and the header in front of the payloads and the footer behind them.
+    /// Writes the header and the table in front of the payloads and the footer behind them.
     fn finish(self, header: FixedHeader, new: &NewFile) -> Result<Packed> {
-        let original_sizes = self.sizes.iter().enumerate().map(|(chunk, _)| {
-            let start = chunk as u64 * self.chunk_size;
-            self.chunk_size.min(self.original_size - start)
-        });
-        let table = ChunkTable::new(
-            header.payload_start(),
-            self.sizes.iter().copied(),
-            original_sizes,
-        )?;
-        let mut beginning = header.to_bytes().to_vec();
-        beginning.extend(table.to_bytes());
+        let payload_len: u64 = self.sizes.iter().map(|&size| u64::from(size)).sum();
+        let payload_end = header.payload_start() + payload_len;
         let footer = match &self.digest {
             // An empty file is a bare header.
-            Some(footer) if self.store_digest && !table.is_empty() => footer.to_bytes(),
+            Some(footer) if self.store_digest && !self.sizes.is_empty() => footer.to_bytes(),
             _ => Vec::new(),
         };
-        let file = new.file();
-        file.write_all_at(&beginning, 0)
-            .and_then(|()| file.write_all_at(&footer, table.payload_end()))
+        self.write_beginning(&header, new.file())
+            .and_then(|()| new.file().write_all_at(&footer, payload_end))
             .context("cannot write", new.temporary_path())?;
         Ok(Packed {
             summary: Summary {
                 codec: header.codec,
-                chunks: table.len(),
+                chunks: header.chunk_count,
                 original_size: header.original_size,
-                packed_size: table.payload_end() + footer.len() as u64,
+                packed_size: payload_end + footer.len() as u64,
             },
             digest: self.digest,
         })
+    }
+
+    fn write_beginning(&self, header: &FixedHeader, mut file: &File) -> std::io::Result<()> {
+        file.rewind()?;
+        let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, file);
+        writer.write_all(&header.to_bytes())?;
+        for &size in &self.sizes {
+            writer.write_all(&u64::from(size).to_le_bytes())?;
+        }
+        let mut left = self.original_size;
+        for _ in &self.sizes {
+            let size = left.min(self.chunk_size);
+            writer.write_all(&size.to_le_bytes())?;
+            left -= size;
+        }
+        writer.flush()
     }
 }

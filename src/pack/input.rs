@@ -152,7 +152,12 @@ pub(crate) fn fill(
         match file.read(room) {
             Ok(0) => break,
             Ok(len) => filled += len,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            // Somebody else may have read what there was.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock
+                ) => {}
             Err(error) => return Err(crate::Error::io("cannot read", error).in_file(path)),
         }
     }

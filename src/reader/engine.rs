@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::available_parallelism;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use lru::LruCache;
 
 use super::Reader;
-use crate::archive::{Archive, Contents, Cut, Source};
+use crate::archive::{Archive, Conditions, Contents, Cut, Source};
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
@@ -121,9 +122,13 @@ impl Engine {
             Some(contents) => contents,
             None => {
                 let read = || {
-                    Contents::read(&file, path, Cut::Accept, self.cache.budget(), &|| {
-                        self.cache.evict_one()
-                    })
+                    let conditions = Conditions {
+                        cut: Cut::Accept,
+                        budget: self.cache.budget(),
+                        make_room: &|| self.cache.evict_one(),
+                        cancelled: &AtomicBool::new(false),
+                    };
+                    Contents::read(&file, path, &conditions)
                 };
                 let contents = match read() {
                     Err(error) if matches!(error.kind(), ErrorKind::OverBudget { .. }) => {

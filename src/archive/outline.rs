@@ -1,0 +1,232 @@
+//! What a file's header, table and footer say, with nothing decoded.
+//!
+//! This is all that `info` shows. Whoever wants to decode needs the chunks' original sizes too, which version 1 does not
+//! have: the payloads' own first bytes tell them in most codecs. They can be wrong (a frame may be followed by another in
+//! its payload), so if they do not add up to the header's size, none of them is believed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use xxhash_rust::xxh64::Xxh64;
+
+use super::source::Source;
+use crate::codec;
+use crate::error::{Error, ErrorKind, IoContext, Part, Result};
+use crate::format::{
+    ChunkTable, FIXED_HEADER_LEN, FOOTER_MAX_LEN, FixedHeader, Footer, PayloadTable, Version,
+};
+use crate::identity::Identity;
+use crate::memory::{Budget, Charge};
+
+/// What an open file takes beside its table, in bytes, roughly: what is remembered of it, its reader and its handle.
+pub(super) const OVERHEAD: usize = 1024;
+
+/// Whether a file that ends inside its payloads is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// It is: the chunks it still holds are served.
+    Accept,
+    /// It is not.
+    Refuse,
+}
+
+/// How a file is read.
+pub(crate) struct Conditions<'a> {
+    pub(crate) cut: Cut,
+    /// What the table counts against, before it is allocated.
+    pub(crate) budget: &'a Arc<Budget>,
+    /// As in [`Budget::acquire`].
+    pub(crate) make_room: &'a (dyn Fn() -> bool + Sync),
+    /// Once set, reading stops with [`ErrorKind::Cancelled`].
+    pub(crate) cancelled: &'a AtomicBool,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    pub(crate) header: FixedHeader,
+    pub(crate) chunks: Chunks,
+    pub(crate) footer: Option<Footer>,
+    /// The file all this was read from.
+    pub(crate) identity: Identity,
+    /// Of the header and the table as they stand in the file.
+    pub(super) fingerprint: u64,
+    pub(super) charge: Charge,
+}
+
+/// Where the chunks lie, as far as that is known.
+#[derive(Debug)]
+pub(crate) enum Chunks {
+    Known(ChunkTable),
+    /// Of the `unknown` chunks nothing but decoding tells the original size; the others' are in `sizes`.
+    Unmeasured {
+        payloads: PayloadTable,
+        sizes: Vec<u64>,
+        unknown: Vec<u32>,
+    },
+}
+
+impl Chunks {
+    /// Where a chunk's payload lies in the file, in bytes.
+    pub(crate) fn payload(&self, chunk: u32) -> Option<std::ops::Range<u64>> {
+        match self {
+            Chunks::Known(table) => table.compressed_range(chunk),
+            Chunks::Unmeasured { payloads, .. } => payloads.range(chunk),
+        }
+    }
+
+    /// Which bytes of the original a chunk holds, if that is known.
+    pub(crate) fn original(&self, chunk: u32) -> Option<std::ops::Range<u64>> {
+        match self {
+            Chunks::Known(table) => table.original_range(chunk),
+            Chunks::Unmeasured { .. } => None,
+        }
+    }
+
+    fn payload_end(&self) -> u64 {
+        match self {
+            Chunks::Known(table) => table.payload_end(),
+            Chunks::Unmeasured { payloads, .. } => payloads.end(),
+        }
+    }
+}
+
+impl Outline {
+    /// Reads header, table and footer of `source`.
+    ///
+    /// # Errors
+    /// The file is no `.warp`, or what it says of itself cannot be true, or it changes meanwhile.
+    pub(crate) fn read(
+        source: &dyn Source,
+        path: &Path,
+        conditions: &Conditions<'_>,
+    ) -> Result<Self> {
+        let &Conditions {
+            budget, make_room, ..
+        } = conditions;
+        let identity = source.identity().context("cannot examine", path)?;
+        let mut start = [0; FIXED_HEADER_LEN];
+        let read = source.read_at(&mut start, 0).context("cannot read", path)?;
+        let header = FixedHeader::parse(start.get(..read).unwrap_or_default())?;
+        header.check_room(identity.size)?;
+        let count = u64::from(header.chunk_count);
+        // Every chunk has a payload of a byte at the least.
+        if conditions.cut == Cut::Refuse && header.payload_start() + count > identity.size {
+            return Err(ErrorKind::EndsInside(Part::Payload).into());
+        }
+
+        // Two columns of 8 bytes a chunk stay in memory.
+        let charge = budget.charge(16 * count + OVERHEAD as u64, make_room)?;
+        let mut fingerprint = Xxh64::new(0);
+        fingerprint.update(&start);
+        let mut offset = FIXED_HEADER_LEN as u64;
+        let mut fill = |block: &mut [u8]| {
+            stop_if_set(conditions.cancelled)?;
+            let read = source.read_at(block, offset).context("cannot read", path)?;
+            if read < block.len() {
+                return Err(ErrorKind::EndsInside(Part::ChunkTable).into());
+            }
+            fingerprint.update(block);
+            offset += block.len() as u64;
+            Ok(())
+        };
+        let payloads = PayloadTable::read(&header, &mut fill)?;
+        let chunks = match header.version {
+            Version::V2 => Chunks::Known(ChunkTable::read(&header, payloads, &mut fill)?),
+            Version::V1 => {
+                // Which of the chunks are unknown takes 4 bytes for each of them, until they are measured.
+                let _numbers = budget.charge(4 * count, make_room)?;
+                version_1_chunks(source, path, &header, payloads, conditions.cancelled)?
+            }
+        };
+        let whole = chunks.payload_end() <= identity.size;
+        if !whole && conditions.cut == Cut::Refuse {
+            return Err(cut_short(&chunks, &header, identity.size));
+        }
+        let mut end = [0; FOOTER_MAX_LEN];
+        let read = if whole {
+            source
+                .read_at(&mut end, chunks.payload_end())
+                .context("cannot read", path)?
+        } else {
+            0
+        };
+        let footer = Footer::parse(end.get(..read).unwrap_or_default())?;
+        if source.identity().context("cannot examine", path)? != identity {
+            return Err(ErrorKind::Changed.into());
+        }
+        Ok(Self {
+            header,
+            chunks,
+            footer,
+            identity,
+            fingerprint: fingerprint.digest(),
+            charge,
+        })
+    }
+}
+
+fn stop_if_set(cancelled: &AtomicBool) -> Result<()> {
+    match cancelled.load(Ordering::Relaxed) {
+        true => Err(ErrorKind::Cancelled.into()),
+        false => Ok(()),
+    }
+}
+
+/// The file ends inside the first of these chunks that it does not hold.
+fn cut_short(chunks: &Chunks, header: &FixedHeader, file_len: u64) -> Error {
+    let is_cut = |chunk: &u32| {
+        chunks
+            .payload(*chunk)
+            .is_some_and(|range| range.end > file_len)
+    };
+    let chunk = (0..header.chunk_count).find(is_cut).unwrap_or(0);
+    let offset = chunks.original(chunk).map_or(0, |range| range.start);
+    Error::new(ErrorKind::EndsInside(Part::Payload)).in_chunk(chunk, offset)
+}
+
+/// The original sizes a version 1 file does not have, from the payloads' own first bytes where they tell.
+fn version_1_chunks(
+    source: &dyn Source,
+    path: &Path,
+    header: &FixedHeader,
+    payloads: PayloadTable,
+    cancelled: &AtomicBool,
+) -> Result<Chunks> {
+    let mut sizes = Vec::with_capacity(payloads.len() as usize);
+    let mut unknown = Vec::new();
+    let mut sum = Some(0_u64);
+    for chunk in 0..payloads.len() {
+        stop_if_set(cancelled)?;
+        let mut beginning = [0; codec::SIZE_PROBE_LEN];
+        let range = payloads.range(chunk).unwrap_or_default();
+        let length = (range.end - range.start).min(beginning.len() as u64) as usize;
+        let wanted = beginning.get_mut(..length).unwrap_or_default();
+        let read = source
+            .read_at(wanted, range.start)
+            .context("cannot read", path)?;
+        let told = codec::decoded_len(header.codec, beginning.get(..read).unwrap_or_default());
+        if told.is_none() {
+            unknown.push(chunk);
+        }
+        let size = told.unwrap_or(0);
+        sum = sum.and_then(|sum| sum.checked_add(size));
+        sizes.push(size);
+    }
+    let believable = match unknown.is_empty() {
+        true => sum == Some(header.original_size),
+        false => sum.is_some_and(|sum| sum <= header.original_size),
+    };
+    if believable && unknown.is_empty() {
+        return ChunkTable::of_sizes(header, payloads, sizes).map(Chunks::Known);
+    }
+    if !believable {
+        unknown = (0..payloads.len()).collect();
+    }
+    Ok(Chunks::Unmeasured {
+        payloads,
+        sizes,
+        unknown,
+    })
+}
