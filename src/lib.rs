@@ -24,6 +24,7 @@ mod memory;
 mod ordered;
 mod output;
 pub mod pack;
+mod place;
 mod prefetch;
 mod reader;
 pub mod recursive;

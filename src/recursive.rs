@@ -12,12 +12,14 @@
 mod names;
 mod plain;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use names::{Batch, Deferred, make_directory, make_hard_link, make_room};
+use names::{Batch, Deferred, FirstTarget, Leave, make_directory, make_symlink};
 use rustix::fs::{AtFlags, CWD, FileType, Stat};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -25,12 +27,11 @@ use crate::info::Info;
 use crate::job::{Control, thread_count};
 use crate::ordered;
 use crate::output::NewFile;
-use crate::pack::{
-    PackOptions, Summary, is_packed, open_entry, pack_opened, packed_name, remove_input,
-};
+use crate::pack::{PackOptions, Summary, is_packed, open_entry, pack_opened, packed_name};
+use crate::place::{Place, inode_of};
 use crate::unpack::{UnpackOptions, original_name, unpack_opened};
 use crate::verify::verify_opened;
-use crate::walk::{Entry, Step, Walk};
+use crate::walk::{Descent, Entry, Step, Walk};
 
 /// From which size on a file has all threads to itself, in bytes.
 const LARGE: i64 = 16 << 20;
@@ -50,6 +51,8 @@ pub struct TreeSummary {
     pub left: u64,
     /// How many symbolic and hard links were made.
     pub links: u64,
+    /// How many devices, pipes and sockets were left out.
+    pub special: u64,
     /// How many things failed, each reported to the observer.
     pub failed: u64,
 }
@@ -145,17 +148,29 @@ struct Tree<'a> {
     output: Option<&'a Path>,
     threads: usize,
     control: Control<'a>,
+    /// Directories that everything was made for, and that wait for it to be taken, in that order. Not among the items,
+    /// so that they can be finished after an interruption too.
+    leaving: Mutex<VecDeque<Leave>>,
 }
 
 /// What goes from the walk through the threads and back into order.
 enum Item {
     Failed(Error),
     /// To be done by one thread, along with others.
-    Small(Entry),
+    Small(Work),
     /// To be done in order: whatever is no file, is large, or has several names.
-    InOrder(Entry),
-    Done(Result<(Entry, Outcome)>),
-    Leave(Entry),
+    InOrder(Work),
+    Done(Result<(Work, Outcome)>),
+    /// The first of `leaving` is to be taken.
+    Leave,
+}
+
+/// Something in the tree, and the directory for what is made of it.
+struct Work {
+    entry: Entry,
+    into: Arc<OwnedFd>,
+    /// The root of the tree that directory is in.
+    root: Arc<OwnedFd>,
 }
 
 /// What became of one file.
@@ -170,8 +185,19 @@ enum Outcome {
 /// What a further name of the same file is to be linked with.
 struct FirstName {
     stat: Stat,
-    target: PathBuf,
+    target: FirstTarget,
     made: bool,
+}
+
+/// What the walk and the making of directories need to remember.
+struct Drawing {
+    walk: Walk,
+    /// Inodes met under one of several names; removing one may leave the next the only one.
+    linked: HashSet<(u64, u64)>,
+    /// The root of the tree that is made, or of the one that is worked on in place.
+    root: Option<Arc<OwnedFd>>,
+    /// Of another tree, the directory that the walk's goes to, and whether it is to be given that one's attributes.
+    targets: Descent<bool>,
 }
 
 /// What is put together in the order of the walk.
@@ -182,6 +208,20 @@ struct Progress {
     batch: Batch,
 }
 
+impl TreeSummary {
+    /// Counts a file that was made, or copied if nothing was made of it.
+    fn count(&mut self, made: Option<&Summary>) {
+        match made {
+            Some(made) => {
+                self.files += 1;
+                self.original_size += made.original_size;
+                self.packed_size += made.packed_size;
+            }
+            None => self.copied += 1,
+        }
+    }
+}
+
 impl Progress {
     fn fail(&mut self, error: &Error, control: Control<'_>) {
         self.summary.failed += 1;
@@ -189,11 +229,12 @@ impl Progress {
     }
 
     fn settle(&mut self, control: Control<'_>) {
-        let summary = &mut self.summary;
-        self.batch.settle(|error| {
-            summary.failed += 1;
+        let mut failed = 0;
+        self.batch.settle(&mut self.summary, |error| {
+            failed += 1;
             control.observer.failed(error);
         });
+        self.summary.failed += failed;
     }
 }
 
@@ -209,94 +250,168 @@ impl<'a> Tree<'a> {
             output,
             threads: thread_count(threads),
             control,
+            leaving: Mutex::default(),
         }
     }
 
     fn run(&self, root: &Path) -> Result<TreeSummary> {
-        let except = match self.output {
+        let mut except = None;
+        let mut drawing_root = None;
+        if let Some(output) = self.output {
+            let (directory, made) = make_root(output)?;
+            let stat = rustix::fs::fstat(&directory).context("cannot examine", output)?;
             // So that a tree packed into itself does not grow forever.
-            Some(output) => {
-                make_directory(output)?;
-                let stat = rustix::fs::stat(output).context("cannot examine", output)?;
-                Some((stat.st_dev, stat.st_ino))
-            }
-            None => None,
+            except = Some(inode_of(&stat));
+            drawing_root = Some((Arc::new(directory), made));
+        }
+        let mut drawing = Drawing {
+            walk: Walk::new(root, except),
+            linked: HashSet::new(),
+            root: drawing_root.as_ref().map(|(root, _)| root.clone()),
+            targets: Descent::new(),
         };
-        let mut walk = Walk::new(root, except);
-        // Inodes met under one of several names; removing one may leave the next the only one.
-        let mut linked = HashSet::new();
+        if let Some((directory, made)) = drawing_root {
+            let output = self.output.unwrap_or(root);
+            let renewed = made || self.task.replaces();
+            let entered = drawing.targets.enter(directory, renewed);
+            entered.context("cannot examine", output)?;
+        }
         let mut progress = Progress::default();
-        ordered::run(
+        let done = ordered::run(
             self.threads,
             self.control.cancelled,
             || (),
-            || Ok(self.draw(&mut walk, &mut linked)),
+            || Ok(self.draw(&mut drawing)),
             |(), item| match item {
-                Item::Small(entry) => {
-                    let done = self.process(&entry, 1).map(|outcome| (entry, outcome));
+                Item::Small(work) => {
+                    let done = self.process(&work, 1).map(|outcome| (work, outcome));
                     stop_if_cancelled(done).map(Item::Done)
                 }
                 item => Ok(item),
             },
             |item| self.take(item, &mut progress),
-        )?;
+        );
+        // What was finished before an interruption is kept, and the directories it is in are made ready.
         progress.settle(self.control);
+        while let Some(entry) = drawing.walk.leave() {
+            self.leave(entry, &mut drawing.targets);
+        }
+        while let Some(leave) = self.next_leaving() {
+            if let Err(error) = leave.finish() {
+                progress.fail(&error, self.control);
+            }
+        }
+        done.map_err(|error| error.in_file(root))?;
         Ok(progress.summary)
     }
 
     /// The next thing to be done. Directories are made here, before anything is made in them.
-    fn draw(&self, walk: &mut Walk, linked: &mut HashSet<(u64, u64)>) -> Option<Item> {
+    fn draw(&self, drawing: &mut Drawing) -> Option<Item> {
         loop {
-            match walk.next()? {
+            let entry = match drawing.walk.next()? {
                 Err(error) => return Some(Item::Failed(error)),
-                Ok(Step::Other(entry)) => {
-                    if entry.kind() != FileType::RegularFile || entry.stat.st_size >= LARGE {
-                        return Some(Item::InOrder(entry));
+                Ok(Step::Leave(entry)) => {
+                    if let Some(left) = self.leave(entry, &mut drawing.targets) {
+                        return Some(left);
                     }
-                    let inode = inode_of(&entry.stat);
-                    if entry.stat.st_nlink > 1 {
-                        linked.insert(inode);
-                    }
-                    return Some(match linked.contains(&inode) {
-                        true => Item::InOrder(entry),
-                        false => Item::Small(entry),
-                    });
+                    continue;
                 }
-                Ok(Step::Leave(entry)) if self.output.is_some() => {
-                    return Some(Item::Leave(entry));
-                }
-                Ok(Step::Leave(_)) => {}
                 Ok(Step::Enter(entry)) => {
-                    let Some(target) = self.target(&entry) else {
-                        continue;
-                    };
-                    if let Err(error) = make_directory(&target) {
-                        walk.skip_directory();
+                    if let Err(error) = self.enter(&entry, drawing) {
+                        drawing.walk.leave();
                         return Some(Item::Failed(error));
                     }
+                    continue;
                 }
+                Ok(Step::Other(entry)) => entry,
+            };
+            let into = match self.output {
+                Some(_) => drawing.targets.innermost().map(|(into, _)| into),
+                None => Some(entry.directory.clone()),
+            };
+            let (Some(into), Some(root)) = (into, drawing.root.clone()) else {
+                // The way in the other tree was lost, which has been said.
+                continue;
+            };
+            let stat = entry.stat;
+            let is_small = entry.kind() == FileType::RegularFile && stat.st_size < LARGE;
+            let work = Work { entry, into, root };
+            if is_small && stat.st_nlink > 1 {
+                drawing.linked.insert(inode_of(&stat));
             }
+            return Some(
+                match is_small && !drawing.linked.contains(&inode_of(&stat)) {
+                    true => Item::Small(work),
+                    false => Item::InOrder(work),
+                },
+            );
         }
+    }
+
+    /// Makes the directory of the other tree for one of this.
+    fn enter(&self, entry: &Entry, drawing: &mut Drawing) -> Result<()> {
+        let Some(target) = self.target(entry) else {
+            drawing.root.get_or_insert_with(|| entry.directory.clone());
+            return Ok(());
+        };
+        // The root is made already.
+        if entry.relative.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let Some((parent, _)) = drawing.targets.innermost() else {
+            return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
+        };
+        let (directory, made) = make_directory(&*parent, &entry.name, &target)?;
+        let renewed = made || self.task.replaces();
+        let entered = drawing.targets.enter(Arc::new(directory), renewed);
+        entered.context("cannot examine", &target)
+    }
+
+    /// Goes back out of a directory, in both trees.
+    fn leave(&self, entry: Entry, targets: &mut Descent<bool>) -> Option<Item> {
+        let path = self.target(&entry)?;
+        let (directory, renewed, back) = targets.leave()?;
+        if renewed {
+            let leave = Leave {
+                entry,
+                directory,
+                path: path.clone(),
+            };
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.push_back(leave);
+        }
+        match back {
+            Err(error) => Some(Item::Failed(error.in_file(&path))),
+            Ok(()) if renewed => Some(Item::Leave),
+            Ok(()) => None,
+        }
+    }
+
+    fn next_leaving(&self) -> Option<Leave> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.pop_front()
     }
 
     /// Does what has to be done in order, and keeps count.
     fn take(&self, item: Item, progress: &mut Progress) -> Result<()> {
         let done = match item {
             Item::Failed(error) => Err(error),
-            Item::Done(Ok((entry, outcome))) => self.keep(&entry, outcome, progress),
+            Item::Done(Ok((work, outcome))) => self.keep(&work, outcome, progress),
             Item::Done(Err(error)) => Err(error),
-            Item::Leave(entry) => {
-                if let Some(target) = self.target(&entry) {
-                    progress.batch.push(Deferred::Leave { entry, target });
-                }
+            Item::Leave => {
+                let leave = self.next_leaving().map(Deferred::Leave);
+                leave
+                    .into_iter()
+                    .for_each(|leave| progress.batch.push(leave));
                 Ok(())
             }
-            Item::Small(entry) | Item::InOrder(entry) => match entry.kind() {
-                FileType::RegularFile => self.take_file(&entry, progress),
-                FileType::Symlink => self.take_symlink(&entry, &mut progress.summary),
+            Item::Small(work) | Item::InOrder(work) => match work.entry.kind() {
+                FileType::RegularFile => self.take_file(&work, progress),
+                FileType::Symlink => self.take_symlink(&work, &mut progress.summary),
                 _ => {
+                    progress.summary.special += 1;
                     let why = "not a file, a directory or a link";
-                    self.control.observer.skipped(&entry.path, why);
+                    self.control.observer.skipped(&work.entry.path, why);
                     Ok(())
                 }
             },
@@ -310,92 +425,100 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Counts what became of a file, and sees to it that it gets its name.
-    fn keep(&self, entry: &Entry, outcome: Outcome, progress: &mut Progress) -> Result<()> {
-        let (new, made) = match outcome {
-            Outcome::Made(new, made) => (Some(new), Some(made)),
-            Outcome::Verified(made) => (None, Some(made)),
-            Outcome::Copied(new) => (Some(new), None),
-            Outcome::Left => (None, None),
-        };
-        let copied = new.is_some() && made.is_none();
-        let left = new.is_none() && made.is_none();
-        match new {
+    /// Sees to it that what became of a file gets its name, and is counted.
+    fn keep(&self, work: &Work, outcome: Outcome, progress: &mut Progress) -> Result<()> {
+        match outcome {
             // What an input is removed for was synced already, to be read back.
-            Some(new) if made.is_some() && self.task.removes() => {
+            Outcome::Made(new, made) if self.task.removes() => {
                 new.publish()?;
-                remove_input(&entry.path, &entry.stat)?;
+                progress.summary.count(Some(&made));
+                work.source().remove(&work.entry.stat)
             }
-            Some(new) => progress.batch.push(Deferred::Rename(new.finish())),
-            None => {}
+            Outcome::Made(new, made) => progress.batch.push_file(new, Some(made)),
+            Outcome::Copied(new) => progress.batch.push_file(new, None),
+            Outcome::Verified(made) => {
+                progress.summary.count(Some(&made));
+                Ok(())
+            }
+            Outcome::Left => {
+                progress.summary.left += 1;
+                Ok(())
+            }
         }
-        let summary = &mut progress.summary;
-        summary.copied += u64::from(copied);
-        summary.left += u64::from(left);
-        if let Some(made) = made {
-            summary.files += 1;
-            summary.original_size += made.original_size;
-            summary.packed_size += made.packed_size;
-        }
-        Ok(())
     }
 
     /// A file that is large or has several names.
-    fn take_file(&self, entry: &Entry, progress: &mut Progress) -> Result<()> {
-        let plain = self.target(entry).unwrap_or_else(|| entry.path.clone());
+    fn take_file(&self, work: &Work, progress: &mut Progress) -> Result<()> {
+        let entry = &work.entry;
         if let Some(first) = progress.names.get(&inode_of(&entry.stat))
             && is_same_state(&first.stat, &entry.stat)
         {
             let name = match first.made {
-                true => self.task.name(&plain),
-                false => Some(plain.clone()),
+                true => self.task.name(Path::new(&entry.name)),
+                false => Some(PathBuf::from(&entry.name)),
             };
             if let Some(name) = name {
+                let target = self.place(work, name);
+                let replace = self.task.replaces();
                 if first.made && self.task.removes() {
-                    make_hard_link(&first.target, &name, self.task.replaces())?;
-                    remove_input(&entry.path, &entry.stat)?;
-                } else {
-                    progress.batch.push(Deferred::Link {
-                        first: first.target.clone(),
-                        name,
-                        replace: self.task.replaces(),
-                    });
+                    let (file, _) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
+                    first.target.link(target, replace)?.publish(&file)?;
+                    progress.summary.links += 1;
+                    return work.source().remove(&entry.stat);
                 }
-                progress.summary.links += 1;
+                progress.batch.push(Deferred::Link {
+                    first: first.target.clone(),
+                    target,
+                    replace,
+                });
                 return Ok(());
             }
         }
-        let outcome = self.process(entry, self.threads)?;
-        let made = matches!(outcome, Outcome::Made(..));
-        self.keep(entry, outcome, progress)?;
-        let target = match made {
-            true => self.task.name(&plain),
-            false => Some(plain).filter(|_| self.output.is_some()),
+        let outcome = self.process(work, self.threads)?;
+        let first = match &outcome {
+            Outcome::Made(new, _) | Outcome::Copied(new) if entry.stat.st_nlink > 1 => {
+                let stat = rustix::fs::fstat(new.file()).context("cannot examine", new.target())?;
+                let made = matches!(outcome, Outcome::Made(..));
+                let name = match made {
+                    true => self.task.name(Path::new(&entry.name)),
+                    false => Some(PathBuf::from(&entry.name)),
+                };
+                name.map(|name| FirstName {
+                    stat: entry.stat,
+                    target: FirstTarget {
+                        root: work.root.clone(),
+                        relative: entry
+                            .relative
+                            .parent()
+                            .map(Path::to_owned)
+                            .unwrap_or_default(),
+                        name: name.into_os_string(),
+                        inode: inode_of(&stat),
+                    },
+                    made,
+                })
+            }
+            _ => None,
         };
-        if let Some(target) = target
-            && entry.stat.st_nlink > 1
-        {
-            let first = FirstName {
-                stat: entry.stat,
-                target,
-                made,
-            };
+        self.keep(work, outcome, progress)?;
+        if let Some(first) = first {
             progress.names.insert(inode_of(&entry.stat), first);
         }
         Ok(())
     }
 
     /// Packs, unpacks, verifies or copies a regular file.
-    fn process(&self, entry: &Entry, threads: usize) -> Result<Outcome> {
+    fn process(&self, work: &Work, threads: usize) -> Result<Outcome> {
+        let entry = &work.entry;
         let (file, stat) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
-        let plain = self.target(entry).unwrap_or_else(|| entry.path.clone());
-        let made = self.task.name(&plain);
+        let made = self.task.name(Path::new(&entry.name));
         let threads = Some(threads);
         let as_it_is = || match self.output {
             None => Ok(Outcome::Left),
             Some(_) => {
                 let replace = self.task.replaces();
-                plain::copy(&file, &stat, &entry.path, &plain, replace, self.control)
+                let target = self.place(work, PathBuf::from(&entry.name));
+                plain::copy(&file, &stat, &entry.path, target, replace, self.control)
                     .map(Outcome::Copied)
             }
         };
@@ -407,15 +530,25 @@ impl<'a> Tree<'a> {
             (Task::Verify, _) => Ok(Outcome::Left),
             (_, None) => as_it_is(),
             (Task::Pack(options), Some(made)) => {
-                let packed = !options.force && is_packed(&file, &stat);
-                if stat.st_size == 0 || packed || self.is_name_taken(entry) {
+                // In a tree, --force replaces and does not mean to pack once more what is packed.
+                if stat.st_size == 0 || is_packed(&file, &stat) || self.is_name_taken(entry) {
                     return as_it_is();
+                }
+                if options.remove {
+                    work.source().check_removable(&stat, options.force)?;
                 }
                 let options = PackOptions {
                     threads,
                     ..options.clone()
                 };
-                let written = pack_opened(&file, &stat, &entry.path, &made, &options, control)?;
+                let written = pack_opened(
+                    &file,
+                    &stat,
+                    &entry.path,
+                    self.place(work, made),
+                    &options,
+                    control,
+                )?;
                 let summary = written.summary;
                 if summary.packed_size >= summary.original_size {
                     return as_it_is();
@@ -432,12 +565,22 @@ impl<'a> Tree<'a> {
                 if self.is_name_taken(entry) {
                     return as_it_is();
                 }
+                if options.remove {
+                    work.source().check_removable(&stat, options.force)?;
+                }
                 let options = UnpackOptions {
                     threads,
                     ..options.clone()
                 };
-                unpack_opened(&file, &stat, &entry.path, &made, &options, control)
-                    .map(|(new, summary)| Outcome::Made(new, summary))
+                unpack_opened(
+                    &file,
+                    &stat,
+                    &entry.path,
+                    self.place(work, made),
+                    &options,
+                    control,
+                )
+                .map(|(new, summary)| Outcome::Made(new, summary))
             }
         }
     }
@@ -452,17 +595,30 @@ impl<'a> Tree<'a> {
             })
     }
 
-    fn take_symlink(&self, entry: &Entry, summary: &mut TreeSummary) -> Result<()> {
-        let Some(target) = self.target(entry) else {
+    fn take_symlink(&self, work: &Work, summary: &mut TreeSummary) -> Result<()> {
+        let entry = &work.entry;
+        if self.output.is_none() {
             return Ok(());
-        };
+        }
         let text = rustix::fs::readlinkat(&*entry.directory, &entry.name, Vec::new())
             .context("cannot read the link", &entry.path)?;
-        make_room(&target, self.task.replaces())?;
-        rustix::fs::symlinkat(&text, CWD, &target).context("cannot make the link", &target)?;
-        plain::copy_link_attributes(&entry.stat, &target)?;
+        let target = self.place(work, PathBuf::from(&entry.name));
+        make_symlink(&text, &entry.stat, target, self.task.replaces())?;
         summary.links += 1;
         Ok(())
+    }
+
+    /// The place for what is made of an entry, under that name.
+    fn place(&self, work: &Work, name: PathBuf) -> Place {
+        let plain = self.target(&work.entry);
+        Place {
+            directory: work.into.clone(),
+            path: plain
+                .as_ref()
+                .unwrap_or(&work.entry.path)
+                .with_file_name(&name),
+            name: name.into_os_string(),
+        }
     }
 
     /// Where an entry goes under its own name, if there is another tree for it to go to.
@@ -479,14 +635,32 @@ fn is_named_packed(name: &OsStr) -> bool {
     name.as_bytes().ends_with(b".warp")
 }
 
-fn inode_of(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
-}
-
-/// Whether a file was not written to from one look to the next.
+/// Whether a file was not written to from one look to the next. The change time may differ: removing another of the
+/// file's names changes it.
 fn is_same_state(before: &Stat, after: &Stat) -> bool {
     let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     state(before) == state(after)
+}
+
+/// Makes the directory that a tree goes to and those it is in, and opens it; the second says whether it is new.
+fn make_root(output: &Path) -> Result<(OwnedFd, bool)> {
+    // Without "." and the like at the end, which cannot be made.
+    let output: PathBuf = output.components().collect();
+    if let Some(parent) = output.parent() {
+        std::fs::create_dir_all(parent).context("cannot make the directory", parent)?;
+    }
+    make_directory(CWD, output.as_os_str(), &output)
+}
+
+impl Work {
+    /// The entry's own place.
+    fn source(&self) -> Place {
+        Place {
+            directory: self.entry.directory.clone(),
+            name: self.entry.name.clone(),
+            path: self.entry.path.clone(),
+        }
+    }
 }
 
 /// Of all a file's errors, being cancelled concerns the whole tree.
