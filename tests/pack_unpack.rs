@@ -829,9 +829,13 @@ fn a_directory_that_was_there_keeps_its_mode_unless_forced() {
 #[test]
 fn a_tree_deeper_than_there_may_be_open_files_goes_to_a_tree_and_back() {
     let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("x"), text(5_000)).unwrap();
-    let script = "set -e; X=$PWD/x; ulimit -n 1024
-        (mkdir tree; cd tree; for level in $(seq 1200); do mkdir d; cd d; cp $X x; done)
+    let mut deep = directory.path().join("tree");
+    for _ in 0..1_200 {
+        fs::create_dir(&deep).unwrap();
+        fs::write(deep.join("x"), text(5_000)).unwrap();
+        deep.push("d");
+    }
+    let script = "set -e; ulimit -n 1024
         $WARPFS pack -rq -o packed tree
         $WARPFS verify -rq packed
         $WARPFS unpack -rq -o back packed
@@ -982,4 +986,54 @@ fn a_directory_that_cannot_be_read_can_be_written_into() {
     let paths = [drop_box.as_os_str(), input.as_os_str()];
     system("setpriv", &[&words[..], &program, &rest, &paths].concat());
     assert_eq!(names(&drop_box), ["x.warp"]);
+}
+
+#[test]
+fn a_file_that_did_not_get_its_name_is_not_counted_as_packed() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/x"), text(100_000)).unwrap();
+    let meddler = Meddler(|| fs::write(at("tree/x.warp"), "faster").unwrap());
+    let control = Control {
+        observer: &meddler,
+        ..never()
+    };
+    let options = PackOptions {
+        chunk_size: Some(4096),
+        ..PackOptions::default()
+    };
+    let summary = warpfs::recursive::pack_tree(&at("tree"), None, &options, control).unwrap();
+    assert_eq!((summary.files, summary.failed), (0, 1));
+    assert_eq!(names(&at("tree")), ["x", "x.warp"]);
+    assert_eq!(fs::read(at("tree/x.warp")).unwrap(), b"faster");
+}
+
+#[test]
+fn a_full_disk_is_told_of_the_file_that_does_not_fit() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can mount a small disk");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::create_dir(at("small")).unwrap();
+    fs::write(at("tree/noise"), noise(1_000_000)).unwrap();
+    // In a namespace of its own, so that the mount goes with the process.
+    let script = "mount -t tmpfs -o size=100k none small && exec $WARPFS pack -rq -o small tree";
+    let output = Command::new("unshare")
+        .args(["-m", "bash", "-c", script])
+        .env("WARPFS", env!("CARGO_BIN_EXE_warpfs"))
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("unshare") || said.contains("mount:") {
+        println!("skipped: {said}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.starts_with("warpfs: small/noise"), "{said}");
+    assert!(said.contains("No space left"), "{said}");
 }
