@@ -9,18 +9,20 @@
 //! system can; symbolic links are kept as they read; hard links stay links of each other. Beside the originals, what is
 //! not packed is left alone. Nothing is read through a symbolic link.
 
+mod drawing;
 mod names;
 mod plain;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use names::{Batch, Deferred, FirstTarget, Leave, make_directory, make_symlink};
-use rustix::fs::{AtFlags, CWD, FileType, Stat};
+use drawing::Drawing;
+use names::{Batch, Deferred, FirstTarget, Leave, make_symlink};
+use rustix::fs::{AtFlags, FileType, Stat};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::info::Info;
@@ -31,7 +33,7 @@ use crate::pack::{PackOptions, Summary, is_packed, open_entry, pack_opened, pack
 use crate::place::{Place, inode_of};
 use crate::unpack::{UnpackOptions, original_name, unpack_opened};
 use crate::verify::verify_opened;
-use crate::walk::{Descent, Entry, Step, Walk};
+use crate::walk::{Entry, Step, Walk};
 
 /// From which size on a file has all threads to itself, in bytes.
 const LARGE: i64 = 16 << 20;
@@ -189,17 +191,6 @@ struct FirstName {
     made: bool,
 }
 
-/// What the walk and the making of directories need to remember.
-struct Drawing {
-    walk: Walk,
-    /// Inodes met under one of several names; removing one may leave the next the only one.
-    linked: HashSet<(u64, u64)>,
-    /// The root of the tree that is made, or of the one that is worked on in place.
-    root: Option<Arc<OwnedFd>>,
-    /// Of another tree, the directory that the walk's goes to, and whether it is to be given that one's attributes.
-    targets: Descent<bool>,
-}
-
 /// What is put together in the order of the walk.
 #[derive(Default)]
 struct Progress {
@@ -255,27 +246,7 @@ impl<'a> Tree<'a> {
     }
 
     fn run(&self, root: &Path) -> Result<TreeSummary> {
-        let mut except = None;
-        let mut drawing_root = None;
-        if let Some(output) = self.output {
-            let (directory, made) = make_root(output)?;
-            let stat = rustix::fs::fstat(&directory).context("cannot examine", output)?;
-            // So that a tree packed into itself does not grow forever.
-            except = Some(inode_of(&stat));
-            drawing_root = Some((Arc::new(directory), made));
-        }
-        let mut drawing = Drawing {
-            walk: Walk::new(root, except),
-            linked: HashSet::new(),
-            root: drawing_root.as_ref().map(|(root, _)| root.clone()),
-            targets: Descent::new(),
-        };
-        if let Some((directory, made)) = drawing_root {
-            let output = self.output.unwrap_or(root);
-            let renewed = made || self.task.replaces();
-            let entered = drawing.targets.enter(directory, renewed);
-            entered.context("cannot examine", output)?;
-        }
+        let mut drawing = Drawing::new(root, self.output, self.task.replaces())?;
         let mut progress = Progress::default();
         let done = ordered::run(
             self.threads,
@@ -293,9 +264,7 @@ impl<'a> Tree<'a> {
         );
         // What was finished before an interruption is kept, and the directories it is in are made ready.
         progress.settle(self.control);
-        while let Some(entry) = drawing.walk.leave() {
-            self.leave(entry, &mut drawing.targets);
-        }
+        self.leave_all(&mut drawing);
         while let Some(leave) = self.next_leaving() {
             if let Err(error) = leave.finish() {
                 progress.fail(&error, self.control);
@@ -303,88 +272,6 @@ impl<'a> Tree<'a> {
         }
         done.map_err(|error| error.in_file(root))?;
         Ok(progress.summary)
-    }
-
-    /// The next thing to be done. Directories are made here, before anything is made in them.
-    fn draw(&self, drawing: &mut Drawing) -> Option<Item> {
-        loop {
-            let entry = match drawing.walk.next()? {
-                Err(error) => return Some(Item::Failed(error)),
-                Ok(Step::Leave(entry)) => {
-                    if let Some(left) = self.leave(entry, &mut drawing.targets) {
-                        return Some(left);
-                    }
-                    continue;
-                }
-                Ok(Step::Enter(entry)) => {
-                    if let Err(error) = self.enter(&entry, drawing) {
-                        drawing.walk.leave();
-                        return Some(Item::Failed(error));
-                    }
-                    continue;
-                }
-                Ok(Step::Other(entry)) => entry,
-            };
-            let into = match self.output {
-                Some(_) => drawing.targets.innermost().map(|(into, _)| into),
-                None => Some(entry.directory.clone()),
-            };
-            let (Some(into), Some(root)) = (into, drawing.root.clone()) else {
-                // The way in the other tree was lost, which has been said.
-                continue;
-            };
-            let stat = entry.stat;
-            let is_small = entry.kind() == FileType::RegularFile && stat.st_size < LARGE;
-            let work = Work { entry, into, root };
-            if is_small && stat.st_nlink > 1 {
-                drawing.linked.insert(inode_of(&stat));
-            }
-            return Some(
-                match is_small && !drawing.linked.contains(&inode_of(&stat)) {
-                    true => Item::Small(work),
-                    false => Item::InOrder(work),
-                },
-            );
-        }
-    }
-
-    /// Makes the directory of the other tree for one of this.
-    fn enter(&self, entry: &Entry, drawing: &mut Drawing) -> Result<()> {
-        let Some(target) = self.target(entry) else {
-            drawing.root.get_or_insert_with(|| entry.directory.clone());
-            return Ok(());
-        };
-        // The root is made already.
-        if entry.relative.as_os_str().is_empty() {
-            return Ok(());
-        }
-        let Some((parent, _)) = drawing.targets.innermost() else {
-            return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
-        };
-        let (directory, made) = make_directory(&*parent, &entry.name, &target)?;
-        let renewed = made || self.task.replaces();
-        let entered = drawing.targets.enter(Arc::new(directory), renewed);
-        entered.context("cannot examine", &target)
-    }
-
-    /// Goes back out of a directory, in both trees.
-    fn leave(&self, entry: Entry, targets: &mut Descent<bool>) -> Option<Item> {
-        let path = self.target(&entry)?;
-        let (directory, renewed, back) = targets.leave()?;
-        if renewed {
-            let leave = Leave {
-                entry,
-                directory,
-                path: path.clone(),
-            };
-            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-            leaving.push_back(leave);
-        }
-        match back {
-            Err(error) => Some(Item::Failed(error.in_file(&path))),
-            Ok(()) if renewed => Some(Item::Leave),
-            Ok(()) => None,
-        }
     }
 
     fn next_leaving(&self) -> Option<Leave> {
@@ -640,16 +527,6 @@ fn is_named_packed(name: &OsStr) -> bool {
 fn is_same_state(before: &Stat, after: &Stat) -> bool {
     let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     state(before) == state(after)
-}
-
-/// Makes the directory that a tree goes to and those it is in, and opens it; the second says whether it is new.
-fn make_root(output: &Path) -> Result<(OwnedFd, bool)> {
-    // Without "." and the like at the end, which cannot be made.
-    let output: PathBuf = output.components().collect();
-    if let Some(parent) = output.parent() {
-        std::fs::create_dir_all(parent).context("cannot make the directory", parent)?;
-    }
-    make_directory(CWD, output.as_os_str(), &output)
 }
 
 impl Work {
