@@ -31,25 +31,20 @@ impl Drawing {
     /// Makes the root of the other tree, if there is to be one. The attributes of directories that were there are
     /// replaced only if `replace` is set.
     pub(super) fn new(root: &Path, output: Option<&Path>, replace: bool) -> Result<Self> {
-        let mut except = None;
-        let mut made_root = None;
+        let mut drawing = Self {
+            walk: Walk::new(root, None),
+            linked: HashSet::new(),
+            root: None,
+            targets: Descent::new(),
+        };
         if let Some(output) = output {
             let (directory, made) = make_root(output)?;
             let stat = rustix::fs::fstat(&directory).context("cannot examine", output)?;
             // So that a tree packed into itself does not grow forever.
-            except = Some(inode_of(&stat));
-            made_root = Some((Arc::new(directory), made));
-        }
-        let mut drawing = Self {
-            walk: Walk::new(root, except),
-            linked: HashSet::new(),
-            root: made_root.as_ref().map(|(root, _)| root.clone()),
-            targets: Descent::new(),
-        };
-        if let Some((directory, made)) = made_root {
-            let output = output.unwrap_or(root);
-            let renewed = made || replace;
-            let entered = drawing.targets.enter(directory, renewed);
+            drawing.walk = Walk::new(root, Some(inode_of(&stat)));
+            let directory = Arc::new(directory);
+            drawing.root = Some(directory.clone());
+            let entered = drawing.targets.enter(directory, made || replace);
             entered.context("cannot examine", output)?;
         }
         Ok(drawing)
