@@ -26,6 +26,7 @@ mod mount_table;
 mod ordered;
 mod output;
 pub mod pack;
+mod place;
 mod prefetch;
 mod reader;
 pub mod recursive;

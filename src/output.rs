@@ -1,94 +1,89 @@
 //! New files that appear under their name only when they are whole.
 //!
 //! A file is written under a temporary name beside its target, given the attributes of the file it was made from,
-//! synced, and renamed; the directory is synced last. Many small files are synced and renamed together. Whatever goes wrong on the way, the temporary file is removed and
-//! the target is as it was. The temporary name does not end in `.warp`, so that a mount shows it as what it is.
+//! synced, and renamed; the directory is synced last. Many small files are synced and renamed together. Links are made
+//! the same way. Whatever goes wrong on the way, the temporary name is removed and the target is as it was. The temporary
+//! name does not end in `.warp`, so that a mount shows it as what it is.
+//!
+//! All names are made, renamed and removed through one descriptor of the directory ([`Place`]), opened at the beginning.
 
-use std::ffi::OsString;
-use std::fs::{File, Permissions};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+mod attributes;
 
-use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
-use tempfile::{NamedTempFile, TempPath};
+
+pub(crate) use attributes::{copy_attributes, times_of};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::place::Place;
 
 /// The longest part of the target's name that goes into the temporary one, so that it stays within the 255 bytes a file
 /// system allows.
 const NAME_PART_LEN: usize = 200;
+/// How many temporary names are tried: each is one of 2^64, so that a second one is hardly ever needed.
+const MOST_NAMES: usize = 16;
 
 /// A file being written; dropped without [`NewFile::publish`], nothing of it stays.
 #[derive(Debug)]
 pub(crate) struct NewFile {
-    temporary: NamedTempFile,
-    target: PathBuf,
-    replace: bool,
+    file: File,
+    name: NewName,
 }
 
 impl NewFile {
-    /// Begins a file that will be called `target`, and will have the attributes of `like`: until then, its owner alone
-    /// may read it. Without `like` it has those of any new file.
+    /// Begins a file that will be called `target` and is made from `input`: if that is a regular file, the owner alone
+    /// may read the new one until it has the input's attributes. Else it has those of any new file.
     ///
     /// # Errors
-    /// [`ErrorKind::Exists`] if the target exists and `replace` is not set, or the system's.
-    pub(crate) fn create(target: &Path, replace: bool, like: Option<&Stat>) -> Result<Self> {
-        match std::fs::symlink_metadata(target) {
-            Ok(existing) if existing.is_dir() => {
-                return Err(
-                    Error::unusable("is a directory, a file cannot take its place").in_file(target),
-                );
-            }
-            Ok(_) if !replace => return Err(Error::new(ErrorKind::Exists).in_file(target)),
-            _ => {}
-        }
-        let name = target.file_name().unwrap_or_default().as_bytes();
-        let mut prefix = OsString::from(".");
-        prefix.push(std::ffi::OsStr::from_bytes(
-            name.get(..NAME_PART_LEN).unwrap_or(name),
-        ));
-        prefix.push(".");
-        let mode = if like.is_some() { 0o600 } else { 0o666 };
-        let temporary = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(".part")
-            .permissions(Permissions::from_mode(mode))
-            .tempfile_in(directory_of(target))
-            .context("cannot create a file beside it", target)?;
-        Ok(Self {
-            temporary,
-            target: target.to_owned(),
-            replace,
-        })
+    /// [`ErrorKind::Exists`] if the target exists and `replace` is not set; it is the input, or something that is not
+    /// replaced; or the system's.
+    pub(crate) fn create(target: Place, replace: bool, input: &Stat) -> Result<Self> {
+        target.check_is_not(input)?;
+        let mode = match FileType::from_raw_mode(input.st_mode) {
+            FileType::RegularFile => Mode::RUSR | Mode::WUSR,
+            _ => Mode::from_raw_mode(0o666),
+        };
+        let (name, file) = NewName::make(target, replace, |directory, name| {
+            create_file(directory, name, mode)
+        })?;
+        Ok(Self { file, name })
     }
 
     pub(crate) fn file(&self) -> &File {
-        self.temporary.as_file()
+        &self.file
     }
 
-    /// Where the file is for now.
-    pub(crate) fn temporary_path(&self) -> &Path {
-        self.temporary.path()
-    }
-
-    /// The name the file will have.
+    /// The name the file will have, for messages.
     pub(crate) fn target(&self) -> &Path {
-        &self.target
+        &self.name.target.path
+    }
+
+    /// An unnamed file in the same directory.
+    pub(crate) fn spool(&self) -> Result<File> {
+        let target = self.name.target.clone();
+        let mode = Mode::RUSR | Mode::WUSR;
+        // Its name goes at once.
+        NewName::make(target, true, |directory, name| {
+            create_file(directory, name, mode)
+        })
+        .map(|(_, file)| file)
     }
 
     /// Writes everything down to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.file()
-            .sync_all()
-            .context("cannot sync", self.temporary_path())
+        self.file.sync_all().context("cannot sync", self.target())
     }
 
     /// Gives the file the attributes of `file`, of which `stat` was taken before it was read.
     pub(crate) fn copy_attributes(&self, file: &File, stat: &Stat) -> Result<()> {
-        copy_attributes(file, stat, self.file(), &self.target)
+        copy_attributes(file, stat, &self.file, self.target())
     }
 
     /// Syncs the file and lets it appear under its name.
@@ -97,151 +92,152 @@ impl NewFile {
     /// [`ErrorKind::Exists`] if somebody else was faster, or the system's.
     pub(crate) fn publish(self) -> Result<()> {
         self.sync()?;
-        let finished = self.finish();
-        let directory = finished.directory().to_owned();
-        finished.rename()?;
-        sync_directory(&directory)
+        self.name.publish(&self.file)
     }
 
-    /// Closes the file, to be synced together with others and renamed then.
-    pub(crate) fn finish(self) -> FinishedFile {
-        FinishedFile {
-            temporary: self.temporary.into_temp_path(),
-            target: self.target,
-            replace: self.replace,
-        }
+    /// The file and its name apart, to be synced together with others and renamed then.
+    pub(crate) fn finish(self) -> (File, NewName) {
+        (self.file, self.name)
     }
 }
 
-/// A file that is written and has only to be synced and renamed; dropped before that, nothing of it stays.
+/// A name that something new is to have, and has under a temporary name so far; dropped before it is renamed, nothing of
+/// it stays.
 #[derive(Debug)]
-pub(crate) struct FinishedFile {
-    temporary: TempPath,
-    target: PathBuf,
+pub(crate) struct NewName {
+    target: Place,
+    temporary: OsString,
     replace: bool,
 }
 
-impl FinishedFile {
-    /// The directory it is in.
-    pub(crate) fn directory(&self) -> &Path {
-        directory_of(&self.target)
+impl NewName {
+    /// Makes something that will be called `target`: `make` is given a directory and a free name in it.
+    ///
+    /// # Errors
+    /// As [`NewFile::create`].
+    pub(crate) fn make<T>(
+        target: Place,
+        replace: bool,
+        mut make: impl FnMut(BorrowedFd<'_>, &OsStr) -> rustix::io::Result<T>,
+    ) -> Result<(Self, T)> {
+        check_room(&target, replace)?;
+        let random = RandomState::new();
+        let mut made = Err(Errno::EXIST);
+        for attempt in 0..MOST_NAMES {
+            let temporary = temporary_name(&target.name, random.hash_one(attempt));
+            made = make(target.directory.as_fd(), &temporary);
+            if !matches!(made, Err(Errno::EXIST)) {
+                let made = made.context("cannot make a file beside it", &target.path)?;
+                let name = Self {
+                    target,
+                    temporary,
+                    replace,
+                };
+                return Ok((name, made));
+            }
+        }
+        made.context("cannot make a file beside it", &target.path)
+            .and(Err(Error::new(ErrorKind::Exists).in_file(&target.path)))
     }
 
-    /// Lets a file that was synced appear under its name. That the name stays takes [`sync_directory`].
+    /// Where it is for now.
+    pub(crate) fn temporary(&self) -> (BorrowedFd<'_>, &OsStr) {
+        (self.target.directory.as_fd(), &self.temporary)
+    }
+
+    /// The name it will have.
+    pub(crate) fn target(&self) -> &Place {
+        &self.target
+    }
+
+    /// Lets what was synced appear under its name. That the name stays takes [`NewName::publish`], or a sync of the file
+    /// system.
     ///
     /// # Errors
     /// [`ErrorKind::Exists`] if somebody else was faster, or the system's.
-    pub(crate) fn rename(self) -> Result<()> {
-        let persisted = match self.replace {
-            true => self.temporary.persist(&self.target),
-            false => self.temporary.persist_noclobber(&self.target),
+    pub(crate) fn rename(&self) -> Result<()> {
+        let directory = &*self.target.directory;
+        let (from, to) = (&self.temporary, &self.target.name);
+        let renamed = match self.replace {
+            true => rustix::fs::renameat(directory, from, directory, to),
+            false => {
+                let flags = RenameFlags::NOREPLACE;
+                match rustix::fs::renameat_with(directory, from, directory, to, flags) {
+                    // Not every file system can; a link does not replace anything either.
+                    Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                        rustix::fs::linkat(directory, from, directory, to, AtFlags::empty())
+                    }
+                    renamed => renamed,
+                }
+            }
         };
-        persisted.map_err(|error| {
-            let error = match error.error.kind() {
-                std::io::ErrorKind::AlreadyExists => ErrorKind::Exists.into(),
-                _ => Error::io("cannot rename the finished file to it", error.error),
-            };
-            error.in_file(&self.target)
-        })
-    }
-}
-
-/// The directory a name is in.
-pub(crate) fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Makes the names of a directory durable. File systems that cannot do that say so with EINVAL; there is nothing to be
-/// done about it then.
-fn sync_directory(directory: &Path) -> Result<()> {
-    let file = File::open(directory).context("cannot open", directory)?;
-    match rustix::fs::fsync(&file) {
-        Ok(()) | Err(Errno::INVAL) => Ok(()),
-        Err(error) => Err(error).context("cannot sync", directory),
-    }
-}
-
-/// Copies mode, times, owner as far as allowed, and `user.*` attributes from a file or directory to another; `path` is
-/// the name of the latter in messages.
-pub(crate) fn copy_attributes(
-    from: impl AsFd,
-    stat: &Stat,
-    to: impl AsFd,
-    path: &Path,
-) -> Result<()> {
-    copy_user_attributes(from.as_fd(), to.as_fd(), path)?;
-    // The owner before the mode: changing the owner takes the set-user-id bits away.
-    let owned = match rustix::fs::fchown(
-        &to,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    ) {
-        Ok(()) => true,
-        Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP) => false,
-        Err(error) => return Err(error).context("cannot set the owner of", path),
-    };
-    let mut mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-    if !owned {
-        // A program must not come to run as another user than the one it was meant to run as.
-        mode -= Mode::SUID | Mode::SGID;
-    }
-    rustix::fs::fchmod(&to, mode).context("cannot set the mode of", path)?;
-    rustix::fs::futimens(&to, &times_of(stat)).context("cannot set the times of", path)
-}
-
-/// A file's access and modification time.
-pub(crate) fn times_of(stat: &Stat) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: stat.st_atime_nsec as i64,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: stat.st_mtime_nsec as i64,
-        },
-    }
-}
-
-fn copy_user_attributes(from: impl AsFd, to: impl AsFd, path: &Path) -> Result<()> {
-    let mut names = vec![0_u8; 64 << 10];
-    let len = match rustix::fs::flistxattr(&from, &mut names[..]) {
-        Ok(len) => len,
-        Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(()),
-        Err(error) => return Err(error).context("cannot list the attributes for", path),
-    };
-    let mut value = Vec::new();
-    for name in names
-        .get(..len)
-        .unwrap_or(&[])
-        .split(|&byte| byte == 0)
-        // What a mount adds to packed files says nothing of a copy.
-        .filter(|name| name.starts_with(b"user.") && !name.starts_with(b"user.warpfs."))
-    {
-        // The longest value Linux allows.
-        value.resize(64 << 10, 0);
-        let len = match rustix::fs::fgetxattr(&from, name, &mut value[..]) {
-            Ok(len) => len,
-            Err(Errno::NODATA) => continue,
-            Err(error) => return Err(error).context("cannot read the attributes for", path),
-        };
-        let value = value.get(..len).unwrap_or(&[]);
-        match rustix::fs::fsetxattr(&to, name, value, XattrFlags::empty()) {
-            Ok(()) | Err(Errno::NOTSUP) => {}
-            Err(error) => return Err(error).context("cannot set the attributes of", path),
+        match renamed {
+            Err(Errno::EXIST) => Err(Error::new(ErrorKind::Exists).in_file(&self.target.path)),
+            renamed => renamed.context("cannot rename the finished file to it", &self.target.path),
         }
     }
-    Ok(())
+
+    /// As [`NewName::rename`], and makes the name durable; `file` is any file of the same file system.
+    pub(crate) fn publish(self, file: &File) -> Result<()> {
+        self.rename()?;
+        match rustix::fs::fsync(&*self.target.directory) {
+            // A file system that cannot sync a directory says so; there is nothing to be done about it.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            // The directory may be written to and not be read: it cannot be synced alone.
+            Err(Errno::BADF) => rustix::fs::syncfs(file),
+            Err(error) => Err(error),
+        }
+        .context("cannot sync the directory of", &self.target.path)
+    }
+}
+
+impl Drop for NewName {
+    fn drop(&mut self) {
+        // After a rename it is gone already, but for a rename of one name of a file to another, which does nothing.
+        let _ = rustix::fs::unlinkat(&*self.target.directory, &self.temporary, AtFlags::empty());
+    }
+}
+
+/// Checks that what is to have this name may take it.
+fn check_room(target: &Place, replace: bool) -> Result<()> {
+    let Ok(existing) = target.stat() else {
+        return Ok(());
+    };
+    let refusal = match FileType::from_raw_mode(existing.st_mode) {
+        FileType::RegularFile | FileType::Symlink if replace => return Ok(()),
+        FileType::RegularFile | FileType::Symlink => ErrorKind::Exists.into(),
+        FileType::Directory => Error::unusable("is a directory, a file cannot take its place"),
+        _ => Error::unusable(
+            "is a device, a pipe or a socket, which is not replaced: unpack -c writes to standard output, and so into it",
+        ),
+    };
+    Err(refusal.in_file(&target.path))
+}
+
+fn create_file(directory: BorrowedFd<'_>, name: &OsStr, mode: Mode) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, mode).map(File::from)
+}
+
+fn temporary_name(target: &OsStr, random: u64) -> OsString {
+    let name = target.as_bytes();
+    let name = name.get(..NAME_PART_LEN).unwrap_or(name);
+    let ending = format!(".{random:016x}.part");
+    OsString::from_vec([b".", name, ending.as_bytes()].concat())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{Timespec, Timestamps, XattrFlags};
     use std::io::Write;
     use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    fn create(target: &Path, replace: bool) -> Result<NewFile> {
+        let input = rustix::fs::fstat(tempfile::tempfile().unwrap()).unwrap();
+        NewFile::create(Place::of(target)?, replace, &input)
+    }
 
     fn names(directory: &Path) -> Vec<OsString> {
         let mut names: Vec<_> = std::fs::read_dir(directory)
@@ -256,7 +252,7 @@ mod tests {
     fn a_file_given_up_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("x".repeat(250));
-        let new = NewFile::create(&target, false, None).unwrap();
+        let new = create(&target, false).unwrap();
         new.file().write_all(b"half").unwrap();
         assert!(
             !names(directory.path())[0]
@@ -271,15 +267,15 @@ mod tests {
     fn what_exists_is_replaced_only_when_asked_for() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("x");
-        let slow = NewFile::create(&target, false, None).unwrap();
+        let slow = create(&target, false).unwrap();
         std::fs::write(&target, "old").unwrap();
-        let refused = NewFile::create(&target, false, None).unwrap_err();
+        let refused = create(&target, false).unwrap_err();
         assert!(matches!(refused.kind(), ErrorKind::Exists));
         assert!(matches!(
             slow.publish().unwrap_err().kind(),
             ErrorKind::Exists
         ));
-        let new = NewFile::create(&target, true, None).unwrap();
+        let new = create(&target, true).unwrap();
         new.file().write_all(b"new").unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
         new.publish().unwrap();
@@ -307,7 +303,7 @@ mod tests {
         rustix::fs::futimens(&source, &times).unwrap();
         let stat = rustix::fs::fstat(&source).unwrap();
         let target = directory.path().join("target");
-        let new = NewFile::create(&target, false, Some(&stat)).unwrap();
+        let new = create(&target, false).unwrap();
         let before = new.file().metadata().unwrap();
         assert_eq!(before.mode() & 0o777, 0o600);
         new.copy_attributes(&source, &stat).unwrap();

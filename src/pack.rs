@@ -9,6 +9,8 @@ mod choice;
 mod chunks;
 mod input;
 
+pub(crate) use input::check_unchanged;
+
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -26,7 +28,8 @@ use crate::decoding::{self, Sink};
 use crate::error::{Error, IoContext, Result};
 use crate::format::{Checksum, Codec, FIXED_HEADER_LEN, FixedHeader, Footer};
 use crate::job::{Control, thread_count};
-use crate::output::{NewFile, directory_of};
+use crate::output::NewFile;
+use crate::place::Place;
 
 /// How to pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,12 +106,29 @@ pub fn pack_file(
 ) -> Result<Summary> {
     let file = open_at_once(input)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::Directory {
+        return Err(Error::unusable("is a directory: add -r to pack what is in it").in_file(input));
+    }
+    if kind == FileType::RegularFile && !options.force && is_packed(&file, &stat) {
+        return Err(
+            Error::unusable("is packed already; add --force to pack it once more").in_file(input),
+        );
+    }
+    let output = Place::of(output)?;
+    let named = match options.remove {
+        true => Some(Place::of(input)?),
+        false => None,
+    };
+    if let Some(named) = &named {
+        named.check_removable(&stat, options.force)?;
+    }
     let written = pack_opened(&file, &stat, input, output, options, control)?;
     let summary = written.summary;
     let new = written.complete(&file, &stat, options, control)?;
     new.publish()?;
-    if options.remove {
-        remove_input(input, &stat)?;
+    if let Some(named) = named {
+        named.remove(&stat)?;
     }
     Ok(summary)
 }
@@ -125,11 +145,13 @@ pub fn pack_standard_input(
     let path = Path::new("standard input");
     let stdin = std::io::stdin().as_fd().try_clone_to_owned();
     let file = File::from(stdin.context("cannot open", path)?);
-    let mut new = NewFile::create(output, options.force, None)?;
+    let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
+    let mut new = NewFile::create(Place::of(output)?, options.force, &stat)?;
     control.observer.begin(path, None);
     let packed = chunks::pack_stream(&file, path, &mut new, options, control);
     control.observer.end(path);
     let packed = packed?;
+    check_stream_unchanged(&file, &stat, path)?;
     new.publish()?;
     Ok(packed.summary)
 }
@@ -165,31 +187,12 @@ pub(crate) fn pack_opened(
     file: &File,
     stat: &Stat,
     input: &Path,
-    output: &Path,
+    output: Place,
     options: &PackOptions,
     control: Control<'_>,
 ) -> Result<Written> {
     let kind = FileType::from_raw_mode(stat.st_mode);
-    if kind == FileType::Directory {
-        return Err(Error::unusable("is a directory: add -r to pack what is in it").in_file(input));
-    }
-    if kind == FileType::RegularFile && !options.force && is_packed(file, stat) {
-        return Err(
-            Error::unusable("is packed already; add --force to pack it once more").in_file(input),
-        );
-    }
-    if options.remove {
-        check_removable(input, stat, options.force)?;
-    }
-    let like = (kind == FileType::RegularFile).then_some(stat);
-    let mut new = NewFile::create(output, options.force, like)?;
-    if let Ok(target) = rustix::fs::stat(output)
-        && (target.st_dev, target.st_ino) == (stat.st_dev, stat.st_ino)
-    {
-        return Err(
-            Error::unusable("the output is the input: choose another --output").in_file(input),
-        );
-    }
+    let mut new = NewFile::create(output, options.force, stat)?;
     // Files that are made up as they are read, as in /proc, say that they are empty.
     let sized = kind == FileType::RegularFile && stat.st_size > 0;
     control.observer.begin(
@@ -202,11 +205,22 @@ pub(crate) fn pack_opened(
     };
     control.observer.end(input);
     let packed = packed?;
+    if !sized {
+        check_stream_unchanged(file, stat, input)?;
+    }
     Ok(Written {
         new,
         digest: packed.digest,
         summary: packed.summary,
     })
+}
+
+/// Checks that what was read to its end is what it was before, if that can be said of it.
+fn check_stream_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()> {
+    match FileType::from_raw_mode(before.st_mode) {
+        FileType::RegularFile => check_unchanged(file, before, path),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a file is packed by the rule that decides how a mount shows it: its fixed header, and room for its table.
@@ -227,7 +241,11 @@ fn read_back(
     new.sync()?;
     // So that what is verified comes from the disk and not from memory, as far as the system goes along.
     let _ = rustix::fs::fadvise(new.file(), 0, None, Advice::DontNeed);
-    let archive = Archive::open(new.temporary_path(), control.cancelled)?;
+    let own = new
+        .file()
+        .try_clone()
+        .context("cannot open", new.target())?;
+    let archive = Archive::from_file(own, new.target(), control.cancelled)?;
     let unobserved = Control {
         observer: &crate::job::Unobserved,
         ..control
@@ -241,45 +259,6 @@ fn read_back(
         &mut Sink::Nowhere,
     )
     .map_err(|error| Error::unusable(format!("what was written does not verify: {error}")))
-}
-
-/// Checks that removing a name removes what was packed, and nothing else.
-pub(crate) fn check_removable(path: &Path, stat: &Stat, force: bool) -> Result<()> {
-    let refuse = |why: String| Err(Error::unusable(why).in_file(path));
-    let named = rustix::fs::lstat(path).context("cannot examine", path)?;
-    if (named.st_dev, named.st_ino) != (stat.st_dev, stat.st_ino) {
-        return refuse("--rm does not go through symbolic links: name the file itself".to_owned());
-    }
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return refuse("--rm removes regular files only".to_owned());
-    }
-    if stat.st_nlink > 1 && !force {
-        return refuse(format!(
-            "has {} names (hard links), and removing one frees nothing: add --force to remove it",
-            stat.st_nlink
-        ));
-    }
-    Ok(())
-}
-
-/// Removes an input, if its name still stands for the file that was read.
-pub(crate) fn remove_input(path: &Path, stat: &Stat) -> Result<()> {
-    let named = rustix::fs::lstat(path).context("cannot examine", path)?;
-    let identity = |stat: &Stat| {
-        (
-            (stat.st_dev, stat.st_ino, stat.st_size),
-            (stat.st_mtime, stat.st_mtime_nsec),
-        )
-    };
-    if identity(&named) != identity(stat) {
-        return Err(Error::new(crate::ErrorKind::InputChanged).in_file(path));
-    }
-    std::fs::remove_file(path).context("cannot remove", path)
-}
-
-/// An unnamed file in the directory of `target`.
-fn unnamed_file_beside(target: &Path) -> Result<File> {
-    tempfile::tempfile_in(directory_of(target)).context("cannot create a file beside it", target)
 }
 
 /// Opens a directory's entry for reading, whatever it has become since it was listed: a symbolic link is refused, a pipe

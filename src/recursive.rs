@@ -9,27 +9,30 @@
 //! system can; symbolic links are kept as they read; hard links stay links of each other. Beside the originals, what is
 //! not packed is left alone. Nothing is read through a symbolic link.
 
+mod drawing;
+mod file;
 mod names;
 mod plain;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use names::{Batch, Deferred, make_directory, make_hard_link, make_room};
-use rustix::fs::{AtFlags, CWD, FileType, Stat};
+use drawing::Drawing;
+use names::{Batch, Deferred, FirstTarget, Leave, make_symlink};
+use rustix::fs::{FileType, Stat};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::info::Info;
 use crate::job::{Control, thread_count};
 use crate::ordered;
 use crate::output::NewFile;
-use crate::pack::{
-    PackOptions, Summary, is_packed, open_entry, pack_opened, packed_name, remove_input,
-};
-use crate::unpack::{UnpackOptions, original_name, unpack_opened};
-use crate::verify::verify_opened;
+use crate::pack::{PackOptions, Summary, open_entry, packed_name};
+use crate::place::{Place, inode_of};
+use crate::unpack::{UnpackOptions, original_name};
 use crate::walk::{Entry, Step, Walk};
 
 /// From which size on a file has all threads to itself, in bytes.
@@ -50,6 +53,8 @@ pub struct TreeSummary {
     pub left: u64,
     /// How many symbolic and hard links were made.
     pub links: u64,
+    /// How many devices, pipes and sockets were left out.
+    pub special: u64,
     /// How many things failed, each reported to the observer.
     pub failed: u64,
 }
@@ -145,17 +150,29 @@ struct Tree<'a> {
     output: Option<&'a Path>,
     threads: usize,
     control: Control<'a>,
+    /// Directories that everything was made for, and that wait for it to be taken, in that order. Not among the items,
+    /// so that they can be finished after an interruption too.
+    leaving: Mutex<VecDeque<Leave>>,
 }
 
 /// What goes from the walk through the threads and back into order.
 enum Item {
     Failed(Error),
     /// To be done by one thread, along with others.
-    Small(Entry),
+    Small(Work),
     /// To be done in order: whatever is no file, is large, or has several names.
-    InOrder(Entry),
-    Done(Result<(Entry, Outcome)>),
-    Leave(Entry),
+    InOrder(Work),
+    Done(Result<(Work, Outcome)>),
+    /// The first of `leaving` is to be taken.
+    Leave,
+}
+
+/// Something in the tree, and the directory for what is made of it.
+struct Work {
+    entry: Entry,
+    into: Arc<OwnedFd>,
+    /// The root of the tree that directory is in.
+    root: Arc<OwnedFd>,
 }
 
 /// What became of one file.
@@ -170,7 +187,7 @@ enum Outcome {
 /// What a further name of the same file is to be linked with.
 struct FirstName {
     stat: Stat,
-    target: PathBuf,
+    target: FirstTarget,
     made: bool,
 }
 
@@ -182,6 +199,20 @@ struct Progress {
     batch: Batch,
 }
 
+impl TreeSummary {
+    /// Counts a file that was made, or copied if nothing was made of it.
+    fn count(&mut self, made: Option<&Summary>) {
+        match made {
+            Some(made) => {
+                self.files += 1;
+                self.original_size += made.original_size;
+                self.packed_size += made.packed_size;
+            }
+            None => self.copied += 1,
+        }
+    }
+}
+
 impl Progress {
     fn fail(&mut self, error: &Error, control: Control<'_>) {
         self.summary.failed += 1;
@@ -189,11 +220,12 @@ impl Progress {
     }
 
     fn settle(&mut self, control: Control<'_>) {
-        let summary = &mut self.summary;
-        self.batch.settle(|error| {
-            summary.failed += 1;
+        let mut failed = 0;
+        self.batch.settle(&mut self.summary, |error| {
+            failed += 1;
             control.observer.failed(error);
         });
+        self.summary.failed += failed;
     }
 }
 
@@ -209,94 +241,64 @@ impl<'a> Tree<'a> {
             output,
             threads: thread_count(threads),
             control,
+            leaving: Mutex::default(),
         }
     }
 
     fn run(&self, root: &Path) -> Result<TreeSummary> {
-        let except = match self.output {
-            // So that a tree packed into itself does not grow forever.
-            Some(output) => {
-                make_directory(output)?;
-                let stat = rustix::fs::stat(output).context("cannot examine", output)?;
-                Some((stat.st_dev, stat.st_ino))
-            }
-            None => None,
-        };
-        let mut walk = Walk::new(root, except);
-        // Inodes met under one of several names; removing one may leave the next the only one.
-        let mut linked = HashSet::new();
+        let mut drawing = Drawing::new(root, self.output, self.task.replaces())?;
         let mut progress = Progress::default();
-        ordered::run(
+        let done = ordered::run(
             self.threads,
             self.control.cancelled,
             || (),
-            || Ok(self.draw(&mut walk, &mut linked)),
+            || Ok(self.draw(&mut drawing)),
             |(), item| match item {
-                Item::Small(entry) => {
-                    let done = self.process(&entry, 1).map(|outcome| (entry, outcome));
+                Item::Small(work) => {
+                    let done = self.process(&work, 1).map(|outcome| (work, outcome));
                     stop_if_cancelled(done).map(Item::Done)
                 }
                 item => Ok(item),
             },
             |item| self.take(item, &mut progress),
-        )?;
+        );
+        // What was finished before an interruption is kept, and the directories it is in are made ready.
         progress.settle(self.control);
+        self.leave_all(&mut drawing);
+        while let Some(leave) = self.next_leaving() {
+            if let Err(error) = leave.finish() {
+                progress.fail(&error, self.control);
+            }
+        }
+        done.map_err(|error| error.in_file(root))?;
         Ok(progress.summary)
     }
 
-    /// The next thing to be done. Directories are made here, before anything is made in them.
-    fn draw(&self, walk: &mut Walk, linked: &mut HashSet<(u64, u64)>) -> Option<Item> {
-        loop {
-            match walk.next()? {
-                Err(error) => return Some(Item::Failed(error)),
-                Ok(Step::Other(entry)) => {
-                    if entry.kind() != FileType::RegularFile || entry.stat.st_size >= LARGE {
-                        return Some(Item::InOrder(entry));
-                    }
-                    let inode = inode_of(&entry.stat);
-                    if entry.stat.st_nlink > 1 {
-                        linked.insert(inode);
-                    }
-                    return Some(match linked.contains(&inode) {
-                        true => Item::InOrder(entry),
-                        false => Item::Small(entry),
-                    });
-                }
-                Ok(Step::Leave(entry)) if self.output.is_some() => {
-                    return Some(Item::Leave(entry));
-                }
-                Ok(Step::Leave(_)) => {}
-                Ok(Step::Enter(entry)) => {
-                    let Some(target) = self.target(&entry) else {
-                        continue;
-                    };
-                    if let Err(error) = make_directory(&target) {
-                        walk.skip_directory();
-                        return Some(Item::Failed(error));
-                    }
-                }
-            }
-        }
+    fn next_leaving(&self) -> Option<Leave> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.pop_front()
     }
 
     /// Does what has to be done in order, and keeps count.
     fn take(&self, item: Item, progress: &mut Progress) -> Result<()> {
         let done = match item {
             Item::Failed(error) => Err(error),
-            Item::Done(Ok((entry, outcome))) => self.keep(&entry, outcome, progress),
+            Item::Done(Ok((work, outcome))) => self.keep(&work, outcome, progress),
             Item::Done(Err(error)) => Err(error),
-            Item::Leave(entry) => {
-                if let Some(target) = self.target(&entry) {
-                    progress.batch.push(Deferred::Leave { entry, target });
-                }
+            Item::Leave => {
+                let leave = self.next_leaving().map(Deferred::Leave);
+                leave
+                    .into_iter()
+                    .for_each(|leave| progress.batch.push(leave));
                 Ok(())
             }
-            Item::Small(entry) | Item::InOrder(entry) => match entry.kind() {
-                FileType::RegularFile => self.take_file(&entry, progress),
-                FileType::Symlink => self.take_symlink(&entry, &mut progress.summary),
+            Item::Small(work) | Item::InOrder(work) => match work.entry.kind() {
+                FileType::RegularFile => self.take_file(&work, progress),
+                FileType::Symlink => self.take_symlink(&work, &mut progress.summary),
                 _ => {
+                    progress.summary.special += 1;
                     let why = "not a file, a directory or a link";
-                    self.control.observer.skipped(&entry.path, why);
+                    self.control.observer.skipped(&work.entry.path, why);
                     Ok(())
                 }
             },
@@ -310,159 +312,112 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Counts what became of a file, and sees to it that it gets its name.
-    fn keep(&self, entry: &Entry, outcome: Outcome, progress: &mut Progress) -> Result<()> {
-        let (new, made) = match outcome {
-            Outcome::Made(new, made) => (Some(new), Some(made)),
-            Outcome::Verified(made) => (None, Some(made)),
-            Outcome::Copied(new) => (Some(new), None),
-            Outcome::Left => (None, None),
-        };
-        let copied = new.is_some() && made.is_none();
-        let left = new.is_none() && made.is_none();
-        match new {
+    /// Sees to it that what became of a file gets its name, and is counted.
+    fn keep(&self, work: &Work, outcome: Outcome, progress: &mut Progress) -> Result<()> {
+        match outcome {
             // What an input is removed for was synced already, to be read back.
-            Some(new) if made.is_some() && self.task.removes() => {
+            Outcome::Made(new, made) if self.task.removes() => {
                 new.publish()?;
-                remove_input(&entry.path, &entry.stat)?;
+                progress.summary.count(Some(&made));
+                work.source().remove(&work.entry.stat)
             }
-            Some(new) => progress.batch.push(Deferred::Rename(new.finish())),
-            None => {}
+            Outcome::Made(new, made) => progress.batch.push_file(new, Some(made)),
+            Outcome::Copied(new) => progress.batch.push_file(new, None),
+            Outcome::Verified(made) => {
+                progress.summary.count(Some(&made));
+                Ok(())
+            }
+            Outcome::Left => {
+                progress.summary.left += 1;
+                Ok(())
+            }
         }
-        let summary = &mut progress.summary;
-        summary.copied += u64::from(copied);
-        summary.left += u64::from(left);
-        if let Some(made) = made {
-            summary.files += 1;
-            summary.original_size += made.original_size;
-            summary.packed_size += made.packed_size;
-        }
-        Ok(())
     }
 
     /// A file that is large or has several names.
-    fn take_file(&self, entry: &Entry, progress: &mut Progress) -> Result<()> {
-        let plain = self.target(entry).unwrap_or_else(|| entry.path.clone());
+    fn take_file(&self, work: &Work, progress: &mut Progress) -> Result<()> {
+        let entry = &work.entry;
         if let Some(first) = progress.names.get(&inode_of(&entry.stat))
             && is_same_state(&first.stat, &entry.stat)
         {
             let name = match first.made {
-                true => self.task.name(&plain),
-                false => Some(plain.clone()),
+                true => self.task.name(Path::new(&entry.name)),
+                false => Some(PathBuf::from(&entry.name)),
             };
             if let Some(name) = name {
+                let target = self.place(work, name);
+                let replace = self.task.replaces();
                 if first.made && self.task.removes() {
-                    make_hard_link(&first.target, &name, self.task.replaces())?;
-                    remove_input(&entry.path, &entry.stat)?;
-                } else {
-                    progress.batch.push(Deferred::Link {
-                        first: first.target.clone(),
-                        name,
-                        replace: self.task.replaces(),
-                    });
+                    let (file, _) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
+                    first.target.link(target, replace)?.publish(&file)?;
+                    progress.summary.links += 1;
+                    return work.source().remove(&entry.stat);
                 }
-                progress.summary.links += 1;
+                progress.batch.push(Deferred::Link {
+                    first: first.target.clone(),
+                    target,
+                    replace,
+                });
                 return Ok(());
             }
         }
-        let outcome = self.process(entry, self.threads)?;
-        let made = matches!(outcome, Outcome::Made(..));
-        self.keep(entry, outcome, progress)?;
-        let target = match made {
-            true => self.task.name(&plain),
-            false => Some(plain).filter(|_| self.output.is_some()),
+        let outcome = self.process(work, self.threads)?;
+        let first = match &outcome {
+            Outcome::Made(new, _) | Outcome::Copied(new) if entry.stat.st_nlink > 1 => {
+                let stat = rustix::fs::fstat(new.file()).context("cannot examine", new.target())?;
+                let made = matches!(outcome, Outcome::Made(..));
+                let name = match made {
+                    true => self.task.name(Path::new(&entry.name)),
+                    false => Some(PathBuf::from(&entry.name)),
+                };
+                name.map(|name| FirstName {
+                    stat: entry.stat,
+                    target: FirstTarget {
+                        root: work.root.clone(),
+                        relative: entry
+                            .relative
+                            .parent()
+                            .map(Path::to_owned)
+                            .unwrap_or_default(),
+                        name: name.into_os_string(),
+                        inode: inode_of(&stat),
+                    },
+                    made,
+                })
+            }
+            _ => None,
         };
-        if let Some(target) = target
-            && entry.stat.st_nlink > 1
-        {
-            let first = FirstName {
-                stat: entry.stat,
-                target,
-                made,
-            };
+        self.keep(work, outcome, progress)?;
+        if let Some(first) = first {
             progress.names.insert(inode_of(&entry.stat), first);
         }
         Ok(())
     }
 
-    /// Packs, unpacks, verifies or copies a regular file.
-    fn process(&self, entry: &Entry, threads: usize) -> Result<Outcome> {
-        let (file, stat) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
-        let plain = self.target(entry).unwrap_or_else(|| entry.path.clone());
-        let made = self.task.name(&plain);
-        let threads = Some(threads);
-        let as_it_is = || match self.output {
-            None => Ok(Outcome::Left),
-            Some(_) => {
-                let replace = self.task.replaces();
-                plain::copy(&file, &stat, &entry.path, &plain, replace, self.control)
-                    .map(Outcome::Copied)
-            }
-        };
-        let control = self.control;
-        match (self.task, made) {
-            (Task::Verify, _) if is_named_packed(&entry.name) => {
-                verify_opened(file, &entry.path, threads, control).map(Outcome::Verified)
-            }
-            (Task::Verify, _) => Ok(Outcome::Left),
-            (_, None) => as_it_is(),
-            (Task::Pack(options), Some(made)) => {
-                let packed = !options.force && is_packed(&file, &stat);
-                if stat.st_size == 0 || packed || self.is_name_taken(entry) {
-                    return as_it_is();
-                }
-                let options = PackOptions {
-                    threads,
-                    ..options.clone()
-                };
-                let written = pack_opened(&file, &stat, &entry.path, &made, &options, control)?;
-                let summary = written.summary;
-                if summary.packed_size >= summary.original_size {
-                    return as_it_is();
-                }
-                let new = written.complete(&file, &stat, &options, control)?;
-                Ok(Outcome::Made(new, summary))
-            }
-            (Task::Unpack(options), Some(made)) => {
-                if !is_packed(&file, &stat) {
-                    let why = "named .warp, but is none by its header";
-                    control.observer.skipped(&entry.path, why);
-                    return as_it_is();
-                }
-                if self.is_name_taken(entry) {
-                    return as_it_is();
-                }
-                let options = UnpackOptions {
-                    threads,
-                    ..options.clone()
-                };
-                unpack_opened(&file, &stat, &entry.path, &made, &options, control)
-                    .map(|(new, summary)| Outcome::Made(new, summary))
-            }
-        }
-    }
-
-    /// Whether something else in the source would come to have the name of what is made of this file in another tree.
-    fn is_name_taken(&self, entry: &Entry) -> bool {
-        let made = self.task.name(Path::new(&entry.name));
-        self.output.is_some()
-            && made.is_some_and(|name| {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                rustix::fs::statat(&*entry.directory, name, flags).is_ok()
-            })
-    }
-
-    fn take_symlink(&self, entry: &Entry, summary: &mut TreeSummary) -> Result<()> {
-        let Some(target) = self.target(entry) else {
+    fn take_symlink(&self, work: &Work, summary: &mut TreeSummary) -> Result<()> {
+        let entry = &work.entry;
+        if self.output.is_none() {
             return Ok(());
-        };
+        }
         let text = rustix::fs::readlinkat(&*entry.directory, &entry.name, Vec::new())
             .context("cannot read the link", &entry.path)?;
-        make_room(&target, self.task.replaces())?;
-        rustix::fs::symlinkat(&text, CWD, &target).context("cannot make the link", &target)?;
-        plain::copy_link_attributes(&entry.stat, &target)?;
+        let target = self.place(work, PathBuf::from(&entry.name));
+        make_symlink(&text, &entry.stat, target, self.task.replaces())?;
         summary.links += 1;
         Ok(())
+    }
+
+    /// The place for what is made of an entry, under that name.
+    fn place(&self, work: &Work, name: PathBuf) -> Place {
+        let plain = self.target(&work.entry);
+        Place {
+            directory: work.into.clone(),
+            path: plain
+                .as_ref()
+                .unwrap_or(&work.entry.path)
+                .with_file_name(&name),
+            name: name.into_os_string(),
+        }
     }
 
     /// Where an entry goes under its own name, if there is another tree for it to go to.
@@ -479,14 +434,22 @@ fn is_named_packed(name: &OsStr) -> bool {
     name.as_bytes().ends_with(b".warp")
 }
 
-fn inode_of(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
-}
-
-/// Whether a file was not written to from one look to the next.
+/// Whether a file was not written to from one look to the next. The change time may differ: removing another of the
+/// file's names changes it.
 fn is_same_state(before: &Stat, after: &Stat) -> bool {
     let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     state(before) == state(after)
+}
+
+impl Work {
+    /// The entry's own place.
+    fn source(&self) -> Place {
+        Place {
+            directory: self.entry.directory.clone(),
+            name: self.entry.name.clone(),
+            path: self.entry.path.clone(),
+        }
+    }
 }
 
 /// Of all a file's errors, being cancelled concerns the whole tree.

@@ -13,7 +13,8 @@ use crate::decoding::{self, Sink};
 use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
 use crate::output::NewFile;
-use crate::pack::{Summary, check_removable, remove_input};
+use crate::pack::Summary;
+use crate::place::Place;
 
 /// How to unpack.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,10 +52,18 @@ pub fn unpack_file(
 ) -> Result<Summary> {
     let file = open_regular(input)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
+    let output = Place::of(output)?;
+    let named = match options.remove {
+        true => Some(Place::of(input)?),
+        false => None,
+    };
+    if let Some(named) = &named {
+        named.check_removable(&stat, options.force)?;
+    }
     let (new, summary) = unpack_opened(&file, &stat, input, output, options, control)?;
     new.publish()?;
-    if options.remove {
-        remove_input(input, &stat)?;
+    if let Some(named) = named {
+        named.remove(&stat)?;
     }
     Ok(summary)
 }
@@ -83,29 +92,19 @@ pub(crate) fn unpack_opened(
     file: &File,
     stat: &Stat,
     input: &Path,
-    output: &Path,
+    output: Place,
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<(NewFile, Summary)> {
     let own = file.try_clone().context("cannot open", input)?;
     let archive = Archive::from_file(own, input, control.cancelled)?;
-    if options.remove {
-        check_removable(input, stat, options.force)?;
-    }
-    if let Ok(target) = rustix::fs::stat(output)
-        && (target.st_dev, target.st_ino) == (stat.st_dev, stat.st_ino)
-    {
-        return Err(
-            Error::unusable("the output is the input: choose another --output").in_file(input),
-        );
-    }
-    let new = NewFile::create(output, options.force, Some(stat))?;
+    let new = NewFile::create(output, options.force, stat)?;
     let size = wanted(&archive, options)?.map_or(archive.header().original_size, |range| {
         range.end - range.start
     });
     new.file()
         .set_len(size)
-        .context("cannot make room for the original", output)?;
+        .context("cannot make room for the original", new.target())?;
     let mut sink = Sink::File(new.file(), new.target());
     decode(&archive, options, control, &mut sink)?;
     if options.remove {

@@ -4,6 +4,10 @@
 //! the tree meanwhile leads the walk outside. A directory's names are read when it is entered: what is created in it later,
 //! by the very job that walks, is not met. In memory are the names of the directories from the root to here.
 
+mod descent;
+
+pub(crate) use descent::Descent;
+
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +16,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 
 /// A step of the walk.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ pub(crate) enum Step {
 }
 
 /// Something in the tree.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Entry {
     /// The directory it is in; for a directory, the directory itself.
     pub(crate) directory: Arc<OwnedFd>,
@@ -49,14 +53,18 @@ impl Entry {
 /// See the module's description.
 pub(crate) struct Walk {
     root: PathBuf,
-    levels: Vec<Level>,
+    levels: Descent<Level>,
     /// A directory not to be entered, by device and inode: where the output goes.
     except: Option<(u64, u64)>,
     begun: bool,
+    /// Why there was no way back out of a directory.
+    lost: Option<Error>,
 }
 
 struct Level {
-    entry: Entry,
+    relative: PathBuf,
+    name: OsString,
+    stat: Stat,
     names: std::vec::IntoIter<OsString>,
 }
 
@@ -65,15 +73,25 @@ impl Walk {
     pub(crate) fn new(root: &Path, except: Option<(u64, u64)>) -> Self {
         Self {
             root: root.to_owned(),
-            levels: Vec::new(),
+            levels: Descent::new(),
             except,
             begun: false,
+            lost: None,
         }
     }
 
-    /// Goes on without what is in the directory entered last; it is not left either.
-    pub(crate) fn skip_directory(&mut self) {
-        self.levels.pop();
+    /// Leaves the directory entered last, without what is left in it.
+    pub(crate) fn leave(&mut self) -> Option<Entry> {
+        let (directory, level, back) = self.levels.leave()?;
+        let path = self.path_of(&level.relative);
+        self.lost = back.map_err(|error| error.in_file(&path)).err();
+        Some(Entry {
+            directory,
+            name: level.name,
+            relative: level.relative,
+            path,
+            stat: level.stat,
+        })
     }
 
     fn enter(
@@ -101,18 +119,23 @@ impl Walk {
             }
         }
         names.sort_unstable();
-        let entry = Entry {
-            directory: Arc::new(directory),
+        let directory = Arc::new(directory);
+        let level = Level {
+            relative: relative.clone(),
+            name: name.to_owned(),
+            stat,
+            names: names.into_iter(),
+        };
+        self.levels
+            .enter(directory.clone(), level)
+            .context("cannot examine", &path)?;
+        Ok(Step::Enter(Entry {
+            directory,
             name: name.to_owned(),
             relative,
             path,
             stat,
-        };
-        self.levels.push(Level {
-            entry: entry.clone(),
-            names: names.into_iter(),
-        });
-        Ok(Step::Enter(entry))
+        }))
     }
 
     fn path_of(&self, relative: &Path) -> PathBuf {
@@ -132,13 +155,14 @@ impl Iterator for Walk {
             return Some(self.enter(CWD, OsStr::new(""), PathBuf::new(), true));
         }
         loop {
-            let level = self.levels.last_mut()?;
+            if let Some(error) = self.lost.take() {
+                return Some(Err(error));
+            }
+            let (directory, level) = self.levels.innermost()?;
             let Some(name) = level.names.next() else {
-                let level = self.levels.pop()?;
-                return Some(Ok(Step::Leave(level.entry)));
+                return self.leave().map(|entry| Ok(Step::Leave(entry)));
             };
-            let directory = level.entry.directory.clone();
-            let relative = level.entry.relative.join(&name);
+            let relative = level.relative.join(&name);
             let stat = rustix::fs::statat(&*directory, &name, AtFlags::SYMLINK_NOFOLLOW);
             let stat = match stat {
                 Ok(stat) => stat,

@@ -626,3 +626,414 @@ fn names_that_would_collide_in_the_other_tree_come_along_as_they_are() {
     assert!(fs::read(at("out/x")).unwrap() == text(10_000));
     assert!(fs::read(at("out/x.warp")).unwrap() == fs::read(at("tree/x.warp")).unwrap());
 }
+
+/// Runs a command of the system and demands success.
+fn system(program: &str, arguments: &[&OsStr]) {
+    let status = Command::new(program).args(arguments).status().unwrap();
+    assert!(status.success(), "{program}");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn a_directory_swapped_for_a_link_while_its_tree_is_unpacked_leads_nowhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir_all(at("tree/d")).unwrap();
+    fs::create_dir(at("outside")).unwrap();
+    for file in 0..300 {
+        fs::write(at(&format!("tree/d/{file}")), text(1_000)).unwrap();
+    }
+    assert_eq!(run!("pack", "-rq", "--rm", &at("tree")).0, Some(0));
+    for _ in 0..5 {
+        let mut unpacking = Command::new(env!("CARGO_BIN_EXE_warpfs"))
+            .args(["unpack", "-rqf"])
+            .arg(at("tree"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while unpacking.try_wait().unwrap().is_none() {
+            fs::rename(at("tree/d"), at("tree/held")).unwrap();
+            symlink(at("outside"), at("tree/d")).unwrap();
+            std::thread::sleep(Duration::from_micros(300));
+            fs::remove_file(at("tree/d")).unwrap();
+            fs::rename(at("tree/held"), at("tree/d")).unwrap();
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        assert!(
+            names(&at("outside")).is_empty(),
+            "{:?}",
+            names(&at("outside"))
+        );
+        let stray = |name: &String| name.ends_with(".part");
+        assert!(!names(&at("tree/d")).iter().any(stray));
+    }
+}
+
+#[test]
+fn a_file_with_an_access_list_does_not_come_to_be_read_by_its_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(10_000)).unwrap();
+    fs::write(at("plain"), text(10_000)).unwrap();
+    fs::set_permissions(at("x"), PermissionsExt::from_mode(0o600)).unwrap();
+    fs::set_permissions(at("plain"), PermissionsExt::from_mode(0o640)).unwrap();
+    // As `setfacl -m u:1:rw` makes it: owner rw-, user 1 rw-, group ---, mask rw-, others ---.
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [
+            &tag.to_le_bytes()[..],
+            &permissions.to_le_bytes(),
+            &id.to_le_bytes(),
+        ]
+        .concat()
+    };
+    let list = [
+        2_u32.to_le_bytes().to_vec(),
+        entry(0x01, 6, u32::MAX),
+        entry(0x02, 6, 1),
+        entry(0x04, 0, u32::MAX),
+        entry(0x10, 6, u32::MAX),
+        entry(0x20, 0, u32::MAX),
+    ]
+    .concat();
+    let flags = rustix::fs::XattrFlags::empty();
+    let (access, inherited) = ("system.posix_acl_access", "system.posix_acl_default");
+    if rustix::fs::setxattr(at("x"), access, &list, flags).is_err() {
+        println!("skipped: the temporary directory's file system has no access lists");
+        return;
+    }
+    fs::create_dir(at("shared")).unwrap();
+    rustix::fs::setxattr(at("shared"), inherited, &list, flags).unwrap();
+    let packed = run!("pack", "-q", "-o", &at("shared"), &at("x"), &at("plain"));
+    assert_eq!(packed.0, Some(0), "{}", packed.1);
+    let mut found = [0; 256];
+    let len = rustix::fs::getxattr(at("shared/x.warp"), access, &mut found[..]).unwrap();
+    assert_eq!(&found[..len], list);
+    // What a directory gives to new files is not what the original gave.
+    assert!(rustix::fs::getxattr(at("shared/plain.warp"), access, &mut found[..]).is_err());
+    assert_eq!(mode(&at("shared/plain.warp")), 0o640);
+    // Where there are no access lists, the mode's group bits are the group's again.
+    let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else {
+        return;
+    };
+    let copy = elsewhere.path().join("x.warp");
+    assert_eq!(run!("pack", "-q", "-o", &copy, &at("x")).0, Some(0));
+    match rustix::fs::getxattr(&copy, access, &mut found[..]) {
+        Ok(len) => assert_eq!(&found[..len], list),
+        Err(_) => assert_eq!(mode(&copy), 0o600),
+    }
+}
+
+#[test]
+fn a_group_that_cannot_be_kept_is_not_exchanged_for_another() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can make files of other groups");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let program = at("warpfs");
+    fs::copy(env!("CARGO_BIN_EXE_warpfs"), &program).unwrap();
+    for (name, group) in [("own", 1234), ("foreign", 4321)] {
+        fs::write(at(name), text(10_000)).unwrap();
+        std::os::unix::fs::chown(at(name), Some(0), Some(group)).unwrap();
+        fs::set_permissions(at(name), PermissionsExt::from_mode(0o664)).unwrap();
+    }
+    // Somebody else, who is in the one group and not in the other.
+    let arguments = ["--reuid=1000", "--regid=1000", "--groups=1234"].map(OsStr::new);
+    let rest = [program.as_os_str(), OsStr::new("pack"), OsStr::new("-q")];
+    let (own, foreign) = (at("own"), at("foreign"));
+    let files = [own.as_os_str(), foreign.as_os_str()];
+    system("setpriv", &[&arguments[..], &rest, &files].concat());
+    let found = |name: &str| (fs::metadata(at(name)).unwrap().gid(), mode(&at(name)));
+    assert_eq!(found("own.warp"), (1234, 0o664));
+    assert_eq!(found("foreign.warp"), (1000, 0o644));
+}
+
+#[test]
+fn force_does_not_replace_a_pipe_or_a_device() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(10_000)).unwrap();
+    system("mkfifo", &[at("pipe").as_os_str()]);
+    let (code, said, _) = run!("pack", "-qf", "-o", &at("pipe"), &at("x"));
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("not replaced") && said.contains("-c"),
+        "{said}"
+    );
+    assert_eq!(names(directory.path()), ["pipe", "x"]);
+    assert!(!fs::metadata(at("pipe")).unwrap().is_file());
+}
+
+#[test]
+fn force_does_not_pack_a_second_time_what_is_packed_in_a_tree() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/x"), text(500_000)).unwrap();
+    for _ in 0..2 {
+        // With this codec, packed files shrink once more.
+        let packed = run!("pack", "-rqf", "--codec", "snappy", &at("tree"));
+        assert_eq!(packed.0, Some(0), "{}", packed.1);
+    }
+    assert_eq!(names(&at("tree")), ["x", "x.warp"]);
+}
+
+#[test]
+fn links_are_replaced_by_force_and_nothing_stays_beside_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/a"), text(50_000)).unwrap();
+    fs::hard_link(at("tree/a"), at("tree/b")).unwrap();
+    symlink("a", at("tree/link")).unwrap();
+    for _ in 0..2 {
+        let packed = run!("pack", "-rqf", "-o", &at("out"), &at("tree"));
+        assert_eq!(packed.0, Some(0), "{}", packed.1);
+        assert_eq!(names(&at("out")), ["a.warp", "b.warp", "link"]);
+        let inode = |name: &str| fs::metadata(at(name)).unwrap().ino();
+        assert_eq!(inode("out/a.warp"), inode("out/b.warp"));
+    }
+    let (code, said, _) = run!("pack", "-rq", "-o", &at("out"), &at("tree"));
+    assert_eq!(code, Some(1));
+    assert_eq!(said.matches("exists already").count(), 3, "{said}");
+}
+
+#[test]
+fn a_directory_that_was_there_keeps_its_mode_unless_forced() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let set = |name: &str, mode| fs::set_permissions(at(name), PermissionsExt::from_mode(mode));
+    fs::create_dir_all(at("tree/made")).unwrap();
+    set("tree/made", 0o750).unwrap();
+    set("tree", 0o700).unwrap();
+    fs::create_dir(at("shared")).unwrap();
+    set("shared", 0o1777).unwrap();
+    assert_eq!(
+        run!("pack", "-rq", "-o", &at("shared"), &at("tree")).0,
+        Some(0)
+    );
+    assert_eq!(mode(&at("shared")), 0o1777);
+    assert_eq!(mode(&at("shared/made")), 0o750);
+    assert_eq!(
+        run!("pack", "-rqf", "-o", &at("shared"), &at("tree")).0,
+        Some(0)
+    );
+    assert_eq!(mode(&at("shared")), 0o700);
+}
+
+#[test]
+fn a_tree_deeper_than_there_may_be_open_files_goes_to_a_tree_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut deep = directory.path().join("tree");
+    for _ in 0..1_200 {
+        fs::create_dir(&deep).unwrap();
+        fs::write(deep.join("x"), text(5_000)).unwrap();
+        deep.push("d");
+    }
+    let script = "set -e; ulimit -n 1024
+        $WARPFS pack -rq -o packed tree
+        $WARPFS verify -rq packed
+        $WARPFS unpack -rq -o back packed
+        diff -r tree back
+        $WARPFS pack -rq --rm tree
+        test -z \"$(find tree -name x)\"";
+    let status = Command::new("bash")
+        .args(["-c", script])
+        .env("WARPFS", env!("CARGO_BIN_EXE_warpfs"))
+        .current_dir(directory.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn an_empty_file_that_grows_while_it_is_packed_is_not_packed() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), "").unwrap();
+    let grow = || fs::write(at("x"), text(100_000)).unwrap();
+    /// Does something when a file is begun.
+    struct Beginner<F: Fn() + Sync>(F);
+    impl<F: Fn() + Sync> Observer for Beginner<F> {
+        fn begin(&self, _: &Path, _: Option<u64>) {
+            std::thread::sleep(Duration::from_millis(20));
+            (self.0)();
+        }
+    }
+    let observer = Beginner(grow);
+    let control = Control {
+        observer: &observer,
+        ..never()
+    };
+    let options = PackOptions::default();
+    let error = pack_file(&at("x"), &at("x.warp"), &options, control).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InputChanged), "{error}");
+    assert_eq!(names(directory.path()), ["x"]);
+}
+
+#[test]
+fn an_interrupted_tree_keeps_what_is_done_in_directories_with_their_modes() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir_all(at("tree/a")).unwrap();
+    for name in ["tree/a/1", "tree/a/2", "tree/a/3"] {
+        fs::write(at(name), text(100_000)).unwrap();
+    }
+    for name in ["tree/a", "tree"] {
+        fs::set_permissions(at(name), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    /// Stops when the second file is begun.
+    struct Stopper(AtomicBool);
+    impl Observer for Stopper {
+        fn begin(&self, path: &Path, _: Option<u64>) {
+            self.0.fetch_or(path.ends_with("a/2"), Ordering::Relaxed);
+        }
+    }
+    let stopper = Stopper(AtomicBool::new(false));
+    let control = Control {
+        observer: &stopper,
+        cancelled: &stopper.0,
+    };
+    let options = PackOptions {
+        threads: Some(1),
+        chunk_size: Some(4096),
+        ..PackOptions::default()
+    };
+    let out = at("out");
+    let error = warpfs::recursive::pack_tree(&at("tree"), Some(&out), &options, control);
+    let error = error.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Cancelled));
+    assert_eq!(error.path(), Some(at("tree").as_path()));
+    assert_eq!(names(&at("out/a")), ["1.warp"]);
+    assert_eq!((mode(&at("out")), mode(&at("out/a"))), (0o755, 0o755));
+}
+
+#[test]
+fn an_output_that_cannot_be_is_refused_before_the_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(10_000)).unwrap();
+    let (code, said, _) = run!("pack", "-v", "-o", &at("nx/"), &at("x"));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("names a directory"), "{said}");
+    assert!(!said.contains("chunk"), "{said}");
+    assert_eq!(names(directory.path()), ["x"]);
+}
+
+#[test]
+fn the_directory_that_several_trees_go_to_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["a", "b"] {
+        fs::create_dir(at(name)).unwrap();
+        fs::write(at(name).join("x"), text(10_000)).unwrap();
+    }
+    let packed = run!("pack", "-rq", "-o", &at("new/out"), &at("a"), &at("b"));
+    assert_eq!(packed.0, Some(0), "{}", packed.1);
+    assert_eq!(names(&at("new/out")), ["a", "b"]);
+}
+
+#[test]
+fn standard_input_is_not_replaced_by_what_is_packed_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(10_000)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_warpfs"))
+        .args(["pack", "-qf", "-", "-o"])
+        .arg(at("x"))
+        .stdin(File::open(at("x")).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("the output is the input"), "{said}");
+    assert!(fs::read(at("x")).unwrap() == text(10_000));
+}
+
+#[test]
+fn pipes_in_a_tree_are_counted_as_left_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    system("mkfifo", &[at("tree/pipe").as_os_str()]);
+    let (code, said, _) = run!("pack", "-r", &at("tree"));
+    assert_eq!(code, Some(0));
+    assert!(said.contains(" 1 devices and pipes left out"), "{said}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_can_be_written_into() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can become somebody who may not read");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let (program, input, drop_box) = (at("warpfs"), at("x"), at("box"));
+    fs::copy(env!("CARGO_BIN_EXE_warpfs"), &program).unwrap();
+    fs::write(&input, text(10_000)).unwrap();
+    fs::create_dir(&drop_box).unwrap();
+    fs::set_permissions(&drop_box, PermissionsExt::from_mode(0o333)).unwrap();
+    let words = ["--reuid=1000", "--regid=1000", "--clear-groups"].map(OsStr::new);
+    let rest = ["pack", "-q", "-o"].map(OsStr::new);
+    let program = [program.as_os_str()];
+    let paths = [drop_box.as_os_str(), input.as_os_str()];
+    system("setpriv", &[&words[..], &program, &rest, &paths].concat());
+    assert_eq!(names(&drop_box), ["x.warp"]);
+}
+
+#[test]
+fn a_file_that_did_not_get_its_name_is_not_counted_as_packed() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/x"), text(100_000)).unwrap();
+    let meddler = Meddler(|| fs::write(at("tree/x.warp"), "faster").unwrap());
+    let control = Control {
+        observer: &meddler,
+        ..never()
+    };
+    let options = PackOptions {
+        chunk_size: Some(4096),
+        ..PackOptions::default()
+    };
+    let summary = warpfs::recursive::pack_tree(&at("tree"), None, &options, control).unwrap();
+    assert_eq!((summary.files, summary.failed), (0, 1));
+    assert_eq!(names(&at("tree")), ["x", "x.warp"]);
+    assert_eq!(fs::read(at("tree/x.warp")).unwrap(), b"faster");
+}
+
+#[test]
+fn a_full_disk_is_told_of_the_file_that_does_not_fit() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can mount a small disk");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::create_dir(at("small")).unwrap();
+    fs::write(at("tree/noise"), noise(1_000_000)).unwrap();
+    // In a namespace of its own, so that the mount goes with the process.
+    let script = "mount -t tmpfs -o size=100k none small && exec $WARPFS pack -rq -o small tree";
+    let output = Command::new("unshare")
+        .args(["-m", "bash", "-c", script])
+        .env("WARPFS", env!("CARGO_BIN_EXE_warpfs"))
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("unshare") || said.contains("mount:") {
+        println!("skipped: {said}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.starts_with("warpfs: small/noise"), "{said}");
+    assert!(said.contains("No space left"), "{said}");
+}

@@ -82,7 +82,7 @@ impl Progress {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         say(format_args!(
-            "{}: {} files {verb}, {} original, {} packed ({}), {} copied, {} left as they are, {} links, {} failed, \
+            "{}: {} files {verb}, {} original, {} packed ({}), {} copied, {} left as they are, {} links, {} devices and pipes left out, {} failed, \
              {seconds:.1} s",
             path.display(),
             summary.files,
@@ -92,6 +92,7 @@ impl Progress {
             summary.copied,
             summary.left,
             summary.links,
+            summary.special,
             summary.failed,
         ));
     }

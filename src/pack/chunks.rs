@@ -77,7 +77,7 @@ pub(super) fn pack_sized(
     let mut target = new.file();
     target
         .seek(SeekFrom::Start(header.payload_start()))
-        .context("cannot write", new.temporary_path())?;
+        .context("cannot write", new.target())?;
     let encoder = Encoder::new(choice, options, path, control);
     let threads = threads_for(encoder.threads, chunk_count);
     let encoded = encoder.run(threads, next, read, target, new.target())?;
@@ -106,7 +106,7 @@ pub(super) fn pack_stream(
         false => choose(options, None, thread_count(None), || Ok(sample.clone())),
     }
     .map_err(|error| error.in_file(path))?;
-    let spool = super::unnamed_file_beside(new.target())?;
+    let spool = new.spool()?;
     let encoder = Encoder::new(choice, options, path, control);
     let mut offset = 0_u64;
     let mut count = 0_u32;
@@ -149,7 +149,7 @@ pub(super) fn pack_stream(
         .seek(SeekFrom::Start(header.payload_start()))
         .and_then(|_| spooled.rewind())
         .and_then(|()| std::io::copy(&mut spooled, &mut target))
-        .context("cannot write", new.temporary_path())?;
+        .context("cannot write", new.target())?;
     encoded.finish(header, new)
 }
 
@@ -410,7 +410,7 @@ impl Done {
         };
         self.write_beginning(&header, new.file())
             .and_then(|()| new.file().write_all_at(&footer, payload_end))
-            .context("cannot write", new.temporary_path())?;
+            .context("cannot write", new.target())?;
         Ok(Packed {
             summary: Summary {
                 codec: header.codec,

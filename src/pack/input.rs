@@ -107,12 +107,20 @@ impl<'a> SizedInput<'a> {
     /// # Errors
     /// [`ErrorKind::InputChanged`] if it is not.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        let now = rustix::fs::fstat(self.file).context("cannot examine", self.path)?;
-        if state(&now) != state(&self.before) {
-            return Err(crate::Error::new(ErrorKind::InputChanged).in_file(self.path));
-        }
-        Ok(())
+        check_unchanged(self.file, &self.before, self.path)
     }
+}
+
+/// Checks that a file is as it was `before`.
+///
+/// # Errors
+/// [`ErrorKind::InputChanged`] if it is not.
+pub(crate) fn check_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()> {
+    let now = rustix::fs::fstat(file).context("cannot examine", path)?;
+    if state(&now) != state(before) {
+        return Err(crate::Error::new(ErrorKind::InputChanged).in_file(path));
+    }
+    Ok(())
 }
 
 /// What tells one state of a file from another.

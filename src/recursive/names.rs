@@ -1,39 +1,64 @@
 //! How what is new in a tree gets its names: files some at a time, once they are synced together.
 
-use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
+use super::TreeSummary;
+use super::plain::copy_link_attributes;
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::output::{FinishedFile, copy_attributes};
+use crate::output::{NewFile, NewName, copy_attributes};
+use crate::pack::Summary;
+use crate::place::{Place, inode_of, open_beneath, open_directory};
 use crate::walk::Entry;
 
-/// How many new files, links and directories are finished at once.
+/// How many new files, links and directories are finished at once. Each holds one or two directories open, and a process
+/// may often have no more than 1024 files open.
 const MOST_DEFERRED: usize = 256;
 
 /// What waits for new files to be synced.
 pub(super) enum Deferred {
-    Rename(FinishedFile),
+    /// A new file; what was made of its input, or nothing if it is a copy.
+    Rename(NewName, Option<Summary>),
     /// A name for a file that has one by then.
     Link {
-        first: PathBuf,
-        name: PathBuf,
+        first: FirstTarget,
+        target: Place,
         replace: bool,
     },
-    /// The attributes of a directory, after all that changes its times: those of the entry, for the directory made at
-    /// `target`.
-    Leave {
-        entry: Entry,
-        target: PathBuf,
-    },
+    /// The attributes of a directory, after all that changes its times.
+    Leave(Leave),
+}
+
+/// A directory to be given the attributes of the entry it was made for.
+pub(super) struct Leave {
+    pub(super) entry: Entry,
+    pub(super) directory: Arc<OwnedFd>,
+    pub(super) path: PathBuf,
+}
+
+/// Where the first of a file's names in the target tree is: without a descriptor, for there may be any number of them.
+#[derive(Clone)]
+pub(super) struct FirstTarget {
+    pub(super) root: Arc<OwnedFd>,
+    /// Its directory below the root.
+    pub(super) relative: PathBuf,
+    pub(super) name: OsString,
+    /// Which file it is.
+    pub(super) inode: (u64, u64),
 }
 
 /// What is to be done after the next sync, in order.
 #[derive(Default)]
 pub(super) struct Batch {
     deferred: Vec<Deferred>,
+    /// A new file on each file system there are some on, by device, to sync all through.
+    file_systems: Vec<(u64, File)>,
 }
 
 impl Batch {
@@ -41,89 +66,135 @@ impl Batch {
         self.deferred.push(deferred);
     }
 
+    /// Lets a file get its name with the others; `made` is what was made of its input, if it is not a copy.
+    pub(super) fn push_file(&mut self, new: NewFile, made: Option<Summary>) -> Result<()> {
+        let (file, name) = new.finish();
+        let stat = rustix::fs::fstat(&file).context("cannot examine", &name.target().path)?;
+        let mut devices = self.file_systems.iter();
+        if !devices.any(|&(device, _)| device == stat.st_dev) {
+            self.file_systems.push((stat.st_dev, file));
+        }
+        self.deferred.push(Deferred::Rename(name, made));
+        Ok(())
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.deferred.len() >= MOST_DEFERRED
     }
 
-    /// Syncs the new files and does what waited for that; `fail` is told what could not be done.
-    pub(super) fn settle(&mut self, mut fail: impl FnMut(&Error)) {
+    /// Syncs the new files and does what waited for that. What was done is counted; `fail` is told what was not.
+    pub(super) fn settle(&mut self, summary: &mut TreeSummary, mut fail: impl FnMut(&Error)) {
         let deferred = std::mem::take(&mut self.deferred);
-        let directories: BTreeSet<PathBuf> = deferred
-            .iter()
-            .filter_map(|deferred| match deferred {
-                Deferred::Rename(file) => Some(file.directory().to_owned()),
-                Deferred::Link { .. } | Deferred::Leave { .. } => None,
-            })
-            .collect();
-        if let Err(error) = sync_file_systems(&directories) {
-            // Nothing gets a name that it may not be able to hold.
-            return fail(&error);
-        }
+        let file_systems = std::mem::take(&mut self.file_systems);
+        let synced = sync(&file_systems);
+        let mut last_renamed = None;
         for deferred in deferred {
-            let done = match deferred {
-                Deferred::Rename(file) => file.rename(),
-                Deferred::Link {
-                    first,
-                    name,
-                    replace,
-                } => make_hard_link(&first, &name, replace),
-                Deferred::Leave { entry, target } => leave(&entry, &target),
+            let done = match (deferred, synced) {
+                (Deferred::Leave(leave), _) => leave.finish(),
+                // Nothing gets a name that it may not be able to hold.
+                (Deferred::Rename(name, _), Err(error)) => {
+                    Err(error).context("cannot sync", &name.target().path)
+                }
+                (Deferred::Link { target, .. }, Err(error)) => {
+                    Err(error).context("cannot sync", &target.path)
+                }
+                (Deferred::Rename(name, made), Ok(())) => name.rename().map(|()| {
+                    summary.count(made.as_ref());
+                    last_renamed = Some(name.target().path.clone());
+                }),
+                (
+                    Deferred::Link {
+                        first,
+                        target,
+                        replace,
+                    },
+                    Ok(()),
+                ) => first
+                    .link(target, replace)
+                    .and_then(|name| name.rename())
+                    .map(|()| summary.links += 1),
             };
             if let Err(error) = done {
                 fail(&error);
             }
         }
-        if let Err(error) = sync_file_systems(&directories) {
+        if let Some(path) = last_renamed
+            && let Err(error) = sync(&file_systems).context("cannot sync the directory of", &path)
+        {
             fail(&error);
         }
     }
 }
 
-fn leave(entry: &Entry, target: &Path) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory =
-        rustix::fs::openat(CWD, target, flags, Mode::empty()).context("cannot open", target)?;
-    copy_attributes(&*entry.directory, &entry.stat, &directory, target)
+/// Writes down everything that these file systems have not written yet.
+fn sync(file_systems: &[(u64, File)]) -> rustix::io::Result<()> {
+    file_systems
+        .iter()
+        .try_for_each(|(_, file)| rustix::fs::syncfs(file))
 }
 
-/// Makes a directory, unless there is one; its attributes come when all is in it.
-pub(super) fn make_directory(path: &Path) -> Result<()> {
-    match rustix::fs::mkdir(path, Mode::RWXU) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::EXIST)
-            if std::fs::symlink_metadata(path).is_ok_and(|existing| existing.is_dir()) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error).context("cannot make the directory", path),
+impl Leave {
+    pub(super) fn finish(self) -> Result<()> {
+        let Entry {
+            directory, stat, ..
+        } = &self.entry;
+        copy_attributes(&**directory, stat, &*self.directory, &self.path)
     }
 }
 
-/// Writes down everything that the file systems of these directories have not written yet.
-fn sync_file_systems(directories: &BTreeSet<PathBuf>) -> Result<()> {
-    let mut synced = HashSet::new();
-    for path in directories {
-        let directory = File::open(path).context("cannot open", path)?;
-        let stat = rustix::fs::fstat(&directory).context("cannot examine", path)?;
-        if synced.insert(stat.st_dev) {
-            rustix::fs::syncfs(&directory).context("cannot sync", path)?;
+impl FirstTarget {
+    /// Makes a further name for the file.
+    pub(super) fn link(&self, target: Place, replace: bool) -> Result<NewName> {
+        let path = target.path.clone();
+        let from = open_beneath(&self.root, &self.relative)
+            .context("cannot open the directory of what is linked as", &path)?;
+        let (link, ()) = NewName::make(target, replace, |directory, name| {
+            rustix::fs::linkat(&from, &self.name, directory, name, AtFlags::empty())
+        })?;
+        let (directory, name) = link.temporary();
+        let made = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+            .context("cannot examine", &path)?;
+        if inode_of(&made) != self.inode {
+            let why = "what it was to be linked with was replaced meanwhile; try again";
+            return Err(Error::unusable(why).in_file(&path));
         }
-    }
-    Ok(())
-}
-
-/// Checks that a name is free, or makes it so.
-pub(super) fn make_room(name: &Path, replace: bool) -> Result<()> {
-    match std::fs::symlink_metadata(name) {
-        Err(_) => Ok(()),
-        Ok(existing) if replace && !existing.is_dir() => {
-            std::fs::remove_file(name).context("cannot replace", name)
-        }
-        Ok(_) => Err(Error::new(ErrorKind::Exists).in_file(name)),
+        Ok(link)
     }
 }
 
-pub(super) fn make_hard_link(first: &Path, name: &Path, replace: bool) -> Result<()> {
-    make_room(name, replace)?;
-    std::fs::hard_link(first, name).context("cannot make the link", name)
+/// Makes a symbolic link with the attributes of another.
+pub(super) fn make_symlink(
+    text: &std::ffi::CStr,
+    stat: &Stat,
+    target: Place,
+    replace: bool,
+) -> Result<()> {
+    let (link, ()) = NewName::make(target, replace, |directory, name| {
+        rustix::fs::symlinkat(text, directory, name)
+    })?;
+    let (directory, name) = link.temporary();
+    copy_link_attributes(stat, directory, name, &link.target().path)?;
+    link.rename()
+}
+
+/// Makes a directory, unless there is one, and opens it; the second says whether it is new. Its attributes come when all
+/// is in it.
+pub(super) fn make_directory(
+    parent: impl AsFd,
+    name: &std::ffi::OsStr,
+    path: &std::path::Path,
+) -> Result<(OwnedFd, bool)> {
+    let made = match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(error).context("cannot make the directory", path),
+    };
+    match open_directory(&parent, name, OFlags::NOFOLLOW) {
+        Ok(directory) => Ok((directory, made)),
+        Err(Errno::NOTDIR | Errno::LOOP) => Err(Error::new(ErrorKind::Unusable(
+            "is in the way: a directory is to have this name".to_owned(),
+        ))
+        .in_file(path)),
+        Err(error) => Err(error).context("cannot open", path),
+    }
 }

@@ -1,0 +1,130 @@
+//! A name in a directory that is held open.
+//!
+//! A path leads elsewhere once one of its directories is replaced by a symbolic link. Whatever is made, renamed or removed
+//! is therefore named by a directory's descriptor and a bare name in it; the path is for messages alone.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+
+/// See the module's description.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) directory: Arc<OwnedFd>,
+    pub(crate) name: OsString,
+    /// What it is called in messages.
+    pub(crate) path: PathBuf,
+}
+
+impl Place {
+    /// The place a path names now.
+    ///
+    /// # Errors
+    /// There is no such directory, or the path can name nothing but a directory.
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        let bytes = path.as_os_str().as_bytes();
+        let name = path
+            .file_name()
+            .filter(|_| !bytes.ends_with(b"/") && !bytes.ends_with(b"/."));
+        let Some(name) = name else {
+            return Err(Error::unusable("names a directory, and a file is needed").in_file(path));
+        };
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let directory = open_directory(CWD, directory, OFlags::empty())
+            .context("cannot open its directory", path)?;
+        Ok(Self {
+            directory: Arc::new(directory),
+            name: name.to_owned(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// What is there, not followed if a symbolic link.
+    pub(crate) fn stat(&self) -> rustix::io::Result<Stat> {
+        rustix::fs::statat(&*self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Checks that writing there does not write over `input`, an open file.
+    pub(crate) fn check_is_not(&self, input: &Stat) -> Result<()> {
+        match rustix::fs::statat(&*self.directory, &self.name, AtFlags::empty()) {
+            Ok(found) if inode_of(&found) == inode_of(input) => {
+                let why = "the output is the input: choose another --output";
+                Err(Error::unusable(why).in_file(&self.path))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that removing the name removes the file that `stat` is of, and nothing else.
+    pub(crate) fn check_removable(&self, stat: &Stat, force: bool) -> Result<()> {
+        let refuse = |why: &str| Err(Error::unusable(why).in_file(&self.path));
+        let named = self.stat().context("cannot examine", &self.path)?;
+        if inode_of(&named) != inode_of(stat) {
+            return refuse("--rm does not go through symbolic links: name the file itself");
+        }
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return refuse("--rm removes regular files only");
+        }
+        if stat.st_nlink > 1 && !force {
+            return refuse(&format!(
+                "has {} names (hard links), and removing one frees nothing: add --force to remove it",
+                stat.st_nlink
+            ));
+        }
+        Ok(())
+    }
+
+    /// Removes the name, if it still stands for the file that was read. The change time may differ: removing another of
+    /// the file's names changes it.
+    pub(crate) fn remove(&self, stat: &Stat) -> Result<()> {
+        let named = self.stat().context("cannot examine", &self.path)?;
+        let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        if inode_of(&named) != inode_of(stat) || state(&named) != state(stat) {
+            return Err(Error::new(ErrorKind::InputChanged).in_file(&self.path));
+        }
+        rustix::fs::unlinkat(&*self.directory, &self.name, AtFlags::empty())
+            .context("cannot remove", &self.path)
+    }
+}
+
+/// Device and inode: which file it is.
+pub(crate) fn inode_of(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Opens a directory to find and make names in it; to sync it too, unless it may not be read.
+pub(crate) fn open_directory(
+    at: impl AsFd,
+    name: impl AsRef<OsStr>,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(&at, name.as_ref(), flags | OFlags::RDONLY, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            rustix::fs::openat(&at, name.as_ref(), flags | OFlags::PATH, Mode::empty())
+        }
+        opened => opened,
+    }
+}
+
+/// Opens a directory below another, through no symbolic link and never upwards.
+pub(crate) fn open_beneath(root: impl AsFd, relative: &Path) -> rustix::io::Result<OwnedFd> {
+    let mut directory = open_directory(root, ".", OFlags::empty())?;
+    for component in relative.components() {
+        let Component::Normal(name) = component else {
+            return Err(Errno::XDEV);
+        };
+        directory = open_directory(&directory, name, OFlags::NOFOLLOW)?;
+    }
+    Ok(directory)
+}

@@ -1,0 +1,153 @@
+//! What a tree's job is drawn from: the walk, and beside it the making of the directories that results go to.
+//!
+//! Both go down and up together, each by descriptors of its own, so that results land in the directory that was made for
+//! them, whatever is done to the names meanwhile.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use rustix::fs::{CWD, FileType};
+
+use super::names::{Leave, make_directory};
+use super::{Item, LARGE, Tree, Work};
+use crate::error::{Error, IoContext, Result};
+use crate::place::inode_of;
+use crate::walk::{Descent, Entry, Step, Walk};
+
+/// What the walk and the making of directories need to remember.
+pub(super) struct Drawing {
+    walk: Walk,
+    /// Inodes met under one of several names; removing one may leave the next the only one.
+    linked: HashSet<(u64, u64)>,
+    /// The root of the tree that is made, or of the one that is worked on in place.
+    root: Option<Arc<OwnedFd>>,
+    /// Of another tree, the directory that the walk's goes to, and whether it is to be given that one's attributes.
+    targets: Descent<bool>,
+}
+
+impl Drawing {
+    /// Makes the root of the other tree, if there is to be one. The attributes of directories that were there are
+    /// replaced only if `replace` is set.
+    pub(super) fn new(root: &Path, output: Option<&Path>, replace: bool) -> Result<Self> {
+        let mut drawing = Self {
+            walk: Walk::new(root, None),
+            linked: HashSet::new(),
+            root: None,
+            targets: Descent::new(),
+        };
+        if let Some(output) = output {
+            let (directory, made) = make_root(output)?;
+            let stat = rustix::fs::fstat(&directory).context("cannot examine", output)?;
+            // So that a tree packed into itself does not grow forever.
+            drawing.walk = Walk::new(root, Some(inode_of(&stat)));
+            let directory = Arc::new(directory);
+            drawing.root = Some(directory.clone());
+            let entered = drawing.targets.enter(directory, made || replace);
+            entered.context("cannot examine", output)?;
+        }
+        Ok(drawing)
+    }
+}
+
+impl Tree<'_> {
+    /// The next thing to be done. Directories are made here, before anything is made in them.
+    pub(super) fn draw(&self, drawing: &mut Drawing) -> Option<Item> {
+        loop {
+            let entry = match drawing.walk.next()? {
+                Err(error) => return Some(Item::Failed(error)),
+                Ok(Step::Leave(entry)) => {
+                    if let Some(left) = self.leave(entry, &mut drawing.targets) {
+                        return Some(left);
+                    }
+                    continue;
+                }
+                Ok(Step::Enter(entry)) => {
+                    if let Err(error) = self.enter(&entry, drawing) {
+                        drawing.walk.leave();
+                        return Some(Item::Failed(error));
+                    }
+                    continue;
+                }
+                Ok(Step::Other(entry)) => entry,
+            };
+            let into = match self.output {
+                Some(_) => drawing.targets.innermost().map(|(into, _)| into),
+                None => Some(entry.directory.clone()),
+            };
+            let (Some(into), Some(root)) = (into, drawing.root.clone()) else {
+                // The way in the other tree was lost, which has been said.
+                continue;
+            };
+            let stat = entry.stat;
+            let is_small = entry.kind() == FileType::RegularFile && stat.st_size < LARGE;
+            let work = Work { entry, into, root };
+            if is_small && stat.st_nlink > 1 {
+                drawing.linked.insert(inode_of(&stat));
+            }
+            return Some(
+                match is_small && !drawing.linked.contains(&inode_of(&stat)) {
+                    true => Item::Small(work),
+                    false => Item::InOrder(work),
+                },
+            );
+        }
+    }
+
+    /// Makes the directory of the other tree for one of this.
+    fn enter(&self, entry: &Entry, drawing: &mut Drawing) -> Result<()> {
+        let Some(target) = self.target(entry) else {
+            drawing.root.get_or_insert_with(|| entry.directory.clone());
+            return Ok(());
+        };
+        // The root is made already.
+        if entry.relative.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let Some((parent, _)) = drawing.targets.innermost() else {
+            return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
+        };
+        let (directory, made) = make_directory(&*parent, &entry.name, &target)?;
+        let renewed = made || self.task.replaces();
+        let entered = drawing.targets.enter(Arc::new(directory), renewed);
+        entered.context("cannot examine", &target)
+    }
+
+    /// Goes back out of a directory, in both trees.
+    fn leave(&self, entry: Entry, targets: &mut Descent<bool>) -> Option<Item> {
+        let path = self.target(&entry)?;
+        let (directory, renewed, back) = targets.leave()?;
+        if renewed {
+            let leave = Leave {
+                entry,
+                directory,
+                path: path.clone(),
+            };
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.push_back(leave);
+        }
+        match back {
+            Err(error) => Some(Item::Failed(error.in_file(&path))),
+            Ok(()) if renewed => Some(Item::Leave),
+            Ok(()) => None,
+        }
+    }
+
+    /// Leaves the directories there are left, as after an interruption.
+    pub(super) fn leave_all(&self, drawing: &mut Drawing) {
+        while let Some(entry) = drawing.walk.leave() {
+            self.leave(entry, &mut drawing.targets);
+        }
+    }
+}
+
+/// Makes the directory that a tree goes to and those it is in, and opens it; the second says whether it is new.
+fn make_root(output: &Path) -> Result<(OwnedFd, bool)> {
+    // Without "." and the like at the end, which cannot be made.
+    let output: PathBuf = output.components().collect();
+    if let Some(parent) = output.parent() {
+        std::fs::create_dir_all(parent).context("cannot make the directory", parent)?;
+    }
+    make_directory(CWD, output.as_os_str(), &output)
+}
