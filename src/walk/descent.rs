@@ -82,3 +82,34 @@ fn reopen(child: &OwnedFd, inode: (u64, u64)) -> Result<OwnedFd> {
     }
     Ok(parent)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_directory_moved_elsewhere_meanwhile_is_no_way_back() {
+        for moved in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let mut path = root.path().to_owned();
+            let mut descent = Descent::new();
+            for level in 0..MOST_OPEN + 3 {
+                let directory = open_directory(rustix::fs::CWD, &path, OFlags::empty()).unwrap();
+                descent.enter(Arc::new(directory), level).unwrap();
+                path.push("d");
+                fs::create_dir(&path).unwrap();
+            }
+            if moved {
+                fs::create_dir(root.path().join("elsewhere")).unwrap();
+                fs::rename(root.path().join("d/d/d"), root.path().join("elsewhere/d")).unwrap();
+            }
+            let mut ways = Vec::new();
+            while let Some((_, level, back)) = descent.leave() {
+                ways.push((level, back.is_ok()));
+            }
+            let last = if moved { (3, false) } else { (0, true) };
+            assert_eq!(ways.last(), Some(&last));
+        }
+    }
+}
