@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh64::Xxh64;
 
-use super::outline::{Chunks, Conditions, OVERHEAD, Outline};
+use super::outline::{Chunks, Conditions, Cut, OVERHEAD, Outline};
 use super::source::Source;
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
@@ -161,23 +161,68 @@ fn measure(
         )
     };
     let mut chunks = unknown.iter().copied();
+    let mut lost = Vec::new();
     ordered::run(
         threads_for(thread_count(None), unknown.len() as u64),
         conditions.cancelled,
         || (),
         || Ok(chunks.next()),
         |(), chunk| match measured(chunk) {
-            Ok(size) => Ok((chunk, size)),
+            Ok(size) => Ok((chunk, Ok(size))),
+            Err(error) if error.is_damage() && conditions.cut == Cut::Accept => {
+                Ok((chunk, Err(located(error, chunk))))
+            }
             Err(error) => Err(located(error, chunk)),
         },
         |(chunk, size)| {
-            if let Some(place) = sizes.get_mut(chunk as usize) {
-                *place = size;
+            match (sizes.get_mut(chunk as usize), size) {
+                (Some(place), Ok(size)) => *place = size,
+                (_, Err(error)) => lost.push((chunk, error)),
+                (None, Ok(_)) => {}
             }
             Ok(())
         },
     )?;
+    infer(&mut sizes, lost, header)?;
     ChunkTable::of_sizes(header, payloads, sizes)
+}
+
+/// Gives the chunks that cannot be measured, because they are damaged or cut off, the sizes that the others leave to
+/// them: one alone has what is missing; several are as large as the first chunk, but for the file's last. Where that does
+/// not come out even, nothing is known of where the chunks lie, and the first one's error stands.
+fn infer(sizes: &mut [u64], lost: Vec<(u32, Error)>, header: &FixedHeader) -> Result<()> {
+    let count = lost.len() as u64;
+    let Some((first_lost, error)) = lost.first() else {
+        return Ok(());
+    };
+    let known: u64 = sizes.iter().fold(0, |sum, &size| sum.saturating_add(size));
+    let regular = match sizes.first() {
+        Some(&size) if *first_lost != 0 => size,
+        _ => 0,
+    };
+    let others = regular.checked_mul(count - 1);
+    let rest = header.original_size.checked_sub(known);
+    let rest = rest
+        .zip(others)
+        .and_then(|(rest, others)| rest.checked_sub(others));
+    let ends_the_file = lost
+        .last()
+        .is_some_and(|(chunk, _)| chunk.checked_add(1) == Some(header.chunk_count));
+    let last = match rest {
+        Some(rest) if count == 1 || rest == regular || (ends_the_file && rest < regular) => rest,
+        _ => return Err(error.clone()),
+    };
+    for (chunk, _) in &lost {
+        if let Some(place) = sizes.get_mut(*chunk as usize) {
+            *place = regular;
+        }
+    }
+    if let Some((chunk, _)) = lost.last()
+        && let Some(place) = sizes.get_mut(*chunk as usize)
+    {
+        *place = last;
+    }
+    Ok(())
 }
 
 /// Where the chunk begins is not known before all those in front of it are measured.

@@ -431,6 +431,35 @@ mod tests {
     }
 
     #[test]
+    fn a_version_1_file_cut_short_or_damaged_serves_the_chunks_it_still_holds() {
+        let original = mixed();
+        for codec in ["lz4", "zstd", "snappy", "brotli"] {
+            let (_directory, path) = copy_of(&format!("v1-{codec}-blake3.warp"));
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            let second = small_engine().open(&path).unwrap();
+            let second = second.shared.archive.table().compressed_range(1).unwrap();
+            let check = |what: &str| {
+                let reader = small_engine().open(&path).unwrap();
+                assert_eq!(reader.len(), original.len() as u64);
+                let mut bytes = vec![0; 32768];
+                assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), 32768);
+                assert_eq!(bytes, original[..32768], "{codec} {what}");
+                let error = reader.read_at(&mut bytes, 40_000).unwrap_err();
+                assert_eq!((error.chunk(), error.offset()), (Some(1), Some(32768)));
+                reader.read_at(&mut bytes[..1003], 99_000)
+            };
+            let beginning = second.start + 16;
+            file.write_all_at(&[0xa5; 4000], beginning).unwrap();
+            if codec != "snappy" && codec != "lz4" {
+                // These two do not notice everything.
+                assert_eq!(check("damaged").unwrap(), 1003);
+            }
+            file.set_len(beginning).unwrap();
+            assert!(check("cut").unwrap_err().is_damage());
+        }
+    }
+
+    #[test]
     fn a_file_changed_in_place_is_not_read_on_and_a_new_open_sees_the_new() {
         let (_directory, path) = copy_of("v2-snappy-none.warp");
         let engine = small_engine();
