@@ -117,12 +117,9 @@ pub fn pack_file(
     }
     let output = Place::of(output)?;
     let named = match options.remove {
-        true => Some(Place::of(input)?),
+        true => Some(Place::removable(input, &stat, options.force)?),
         false => None,
     };
-    if let Some(named) = &named {
-        named.check_removable(&stat, options.force)?;
-    }
     let written = pack_opened(&file, &stat, input, output, options, control)?;
     let summary = written.summary;
     let new = written.complete(&file, &stat, options, control)?;

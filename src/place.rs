@@ -65,6 +65,16 @@ impl Place {
         }
     }
 
+    /// The place of an input that is to be removed later, for what it was when it was opened.
+    ///
+    /// # Errors
+    /// As [`Place::check_removable`].
+    pub(crate) fn removable(path: &Path, stat: &Stat, force: bool) -> Result<Self> {
+        let place = Self::of(path)?;
+        place.check_removable(stat, force)?;
+        Ok(place)
+    }
+
     /// Checks that removing the name removes the file that `stat` is of, and nothing else.
     pub(crate) fn check_removable(&self, stat: &Stat, force: bool) -> Result<()> {
         let refuse = |why: &str| Err(Error::unusable(why).in_file(&self.path));

@@ -54,12 +54,9 @@ pub fn unpack_file(
     let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
     let output = Place::of(output)?;
     let named = match options.remove {
-        true => Some(Place::of(input)?),
+        true => Some(Place::removable(input, &stat, options.force)?),
         false => None,
     };
-    if let Some(named) = &named {
-        named.check_removable(&stat, options.force)?;
-    }
     let (new, summary) = unpack_opened(&file, &stat, input, output, options, control)?;
     new.publish()?;
     if let Some(named) = named {
@@ -68,8 +65,8 @@ pub fn unpack_file(
     Ok(summary)
 }
 
-/// Unpacks a file into `output`, in order; errors in writing call it standard output. What was written before an error was noticed has been written: a checksum
-/// mismatch is noticed at the end.
+/// Unpacks a file into `output`, in order; errors in writing call it standard output. What was written before an error was
+/// noticed has been written: a checksum mismatch is noticed at the end.
 ///
 /// # Errors
 /// The input is damaged or changed meanwhile, or the output cannot be written.
