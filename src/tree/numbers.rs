@@ -2,9 +2,10 @@
 //!
 //! A file's own number, as a rule: `find -inum`, hard-link detection and backup tools then see in the mount what they see
 //! in the source. Numbers must be unique while the kernel knows them, though, and three things stand against that: a
-//! source may span devices, one file may show twice (a hard link `a.warp` as the original, another, `b`, raw), and FUSE
-//! keeps 0 and 1 for itself. In those cases the number is a hash of device, inode and view with the top bit set. It is the
-//! same at every mount, but for the rare collision.
+//! source may span devices, one file may show twice (a hard link `a.warp` as the original, another, `b`, raw; or a packed
+//! file that was changed while it is held), and FUSE keeps 0 and 1 for itself. In those cases the number is a hash of
+//! device, inode and view with the top bit set. For files on other devices it is the same at every mount, but for the rare
+//! collision; of two that show one file, whichever is met first gets the file's own number.
 
 use xxhash_rust::xxh64::xxh64;
 
