@@ -101,6 +101,12 @@ pub enum ErrorKind {
         /// What was found: a size in bytes, or "more".
         found: String,
     },
+    /// A chunk that was to be decoded a piece at a time, and whose payload cannot be: decoded whole it may be sound.
+    #[error("this {codec} chunk can only be decoded whole")]
+    Unstreamable {
+        /// The codec.
+        codec: Codec,
+    },
     /// The whole file's checksum is not the stored one.
     #[error("{checksum} checksum mismatch: stored {stored}, computed {computed}")]
     ChecksumMismatch {
@@ -258,6 +264,7 @@ impl Error {
             K::Changed
             | K::InputChanged
             | K::OverBudget { .. }
+            | K::Unstreamable { .. }
             | K::Exists
             | K::Unusable(_)
             | K::Cancelled

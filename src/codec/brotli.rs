@@ -3,6 +3,8 @@
 //! Streams with a large window (up to 1 GiB, a later extension) are refused: no writer of the container makes them, and
 //! the decoder's memory would be at the mercy of a payload. The ordinary window has 16 MiB at most.
 
+mod stream;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use brotli::enc::{BrotliEncoderParams, StandardAlloc};
@@ -11,6 +13,8 @@ use brotli::{BrotliDecompressStream, BrotliResult, BrotliState};
 use super::{Settings, cannot_encode, damaged, larger_than, shorter};
 use crate::error::{ErrorKind, Result};
 use crate::format::Codec;
+
+pub(super) use self::stream::Decoder;
 
 /// The window's size as a power of two, in bytes: what the Python package uses. It also bounds a reader's memory.
 const WINDOW_LOG: i32 = 22;
@@ -27,6 +31,24 @@ fn new_state() -> State {
     )
 }
 
+/// Decodes on from `source` into `output`; also says how many bytes of the one were taken and of the other filled.
+fn step(state: &mut State, source: &[u8], output: &mut [u8]) -> (BrotliResult, usize, usize) {
+    let mut available_in = source.len();
+    let mut available_out = output.len();
+    let (mut taken, mut filled, mut total) = (0, 0, 0);
+    let result = BrotliDecompressStream(
+        &mut available_in,
+        &mut taken,
+        source,
+        &mut available_out,
+        &mut filled,
+        output,
+        &mut total,
+        state,
+    );
+    (result, taken, filled)
+}
+
 /// A place in a payload being decoded.
 struct Cursor<'a> {
     payload: &'a [u8],
@@ -37,20 +59,9 @@ struct Cursor<'a> {
 impl Cursor<'_> {
     /// Decodes on into `output` and says how much of it was filled.
     fn step(&mut self, output: &mut [u8]) -> (BrotliResult, usize) {
-        let mut available_in = self.payload.len().saturating_sub(self.offset);
-        let mut available_out = output.len();
-        let mut filled = 0;
-        let mut total = 0;
-        let result = BrotliDecompressStream(
-            &mut available_in,
-            &mut self.offset,
-            self.payload,
-            &mut available_out,
-            &mut filled,
-            output,
-            &mut total,
-            &mut self.state,
-        );
+        let source = self.payload.get(self.offset..).unwrap_or_default();
+        let (result, taken, filled) = step(&mut self.state, source, output);
+        self.offset += taken;
         (result, filled)
     }
 
@@ -72,7 +83,7 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
     let (result, filled) = cursor.step(output);
     match result {
         BrotliResult::ResultSuccess if filled < output.len() => {
-            Err(shorter(Codec::Brotli, output.len(), filled as u64))
+            Err(shorter(Codec::Brotli, output.len() as u64, filled as u64))
         }
         BrotliResult::ResultSuccess => cursor.check_end(),
         BrotliResult::NeedsMoreOutput => Err(larger_than(Codec::Brotli, output.len() as u64)),

@@ -5,20 +5,23 @@
 //! of the LZ4 frame format 1.6.x (`lz4_Frame_format.md` of the reference implementation). One frame fills the payload;
 //! frames that need a dictionary are refused.
 
+mod stream;
+
 use std::io::Write;
 
 use lz4_flex::block::{DecompressError, decompress_into, decompress_into_with_dict};
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 use xxhash_rust::xxh32::xxh32;
 
+use super::stream::WINDOW_LEN;
 use super::{cannot_encode, damaged, larger_than, shorter};
 use crate::error::{Error, Result};
 use crate::format::Codec;
 
+pub(super) use self::stream::Decoder;
+
 /// The first four bytes of a frame.
 const FRAME_MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
-/// How far back a match may reach, in bytes.
-const WINDOW_LEN: usize = 64 << 10;
 /// Bit of a block's size that marks its data as not compressed.
 const STORED: u32 = 1 << 31;
 /// The shortest match; lengths are counted from it.
@@ -40,6 +43,68 @@ enum Block<'a> {
     Compressed(&'a [u8]),
 }
 
+impl<'a> Block<'a> {
+    /// Takes a block from the front of `rest` and verifies its checksum; `None` is the end mark.
+    fn take(rest: &mut Bytes<'a>, descriptor: &Descriptor) -> Result<Option<Self>> {
+        let size = u32::from_le_bytes(rest.take()?);
+        let Some(len) = descriptor.data_len(size)? else {
+            return Ok(None);
+        };
+        let data = rest.take_slice(len)?;
+        if descriptor.block_checksums {
+            let stored = u32::from_le_bytes(rest.take()?);
+            if stored != xxh32(data, 0) {
+                return Err(refused("a block's checksum does not match"));
+            }
+        }
+        Ok(Some(match size & STORED {
+            0 => Block::Compressed(data),
+            _ => Block::Stored(data),
+        }))
+    }
+
+    /// Decodes into `target`, at most `block_len` bytes, and says how many. A match may reach back into `window`, which
+    /// is fastest if it lies right before the target.
+    fn decode(
+        &self,
+        target: &mut [u8],
+        window: &[u8],
+        block_len: usize,
+        announced: u64,
+    ) -> Result<usize> {
+        let room = target.len().min(block_len);
+        let target = target.get_mut(..room).unwrap_or_default();
+        match self {
+            Block::Stored(data) => {
+                target
+                    .get_mut(..data.len())
+                    .ok_or_else(|| larger_than(Codec::Lz4, announced))?
+                    .copy_from_slice(data);
+                Ok(data.len())
+            }
+            // The decoder without a dictionary is the faster one.
+            Block::Compressed(data) => match window {
+                [] => decompress_into(data, target),
+                _ => decompress_into_with_dict(data, target, window),
+            }
+            .map_err(|error| match error {
+                DecompressError::OutputTooSmall { .. } if room < block_len => {
+                    larger_than(Codec::Lz4, announced)
+                }
+                error => refused(error),
+            }),
+        }
+    }
+
+    /// How many bytes it decodes to; no byte is decoded for it.
+    fn decoded_len(&self) -> Result<u64> {
+        match self {
+            Block::Stored(data) => Ok(data.len() as u64),
+            Block::Compressed(data) => compressed_len(data),
+        }
+    }
+}
+
 /// The blocks of a frame, in order; `None` is the end mark.
 struct Blocks<'a> {
     rest: Bytes<'a>,
@@ -54,26 +119,7 @@ impl<'a> Blocks<'a> {
     }
 
     fn next(&mut self) -> Result<Option<Block<'a>>> {
-        let size = u32::from_le_bytes(self.rest.take()?);
-        if size == 0 {
-            return Ok(None);
-        }
-        let len = (size & !STORED) as usize;
-        if len > self.descriptor.block_len {
-            return Err(refused("a block larger than the frame allows"));
-        }
-        let data = self.rest.take_slice(len)?;
-        if self.descriptor.block_checksums {
-            let stored = u32::from_le_bytes(self.rest.take()?);
-            if stored != xxh32(data, 0) {
-                return Err(refused("a block's checksum does not match"));
-            }
-        }
-        Ok(Some(if size & STORED != 0 {
-            Block::Stored(data)
-        } else {
-            Block::Compressed(data)
-        }))
+        Block::take(&mut self.rest, &self.descriptor)
     }
 
     /// The content checksum, if the frame has one; called behind the end mark. Nothing may follow.
@@ -131,53 +177,43 @@ impl Descriptor {
             block_len,
         })
     }
+
+    /// Holds the content size, if the frame has one, against the announced one.
+    fn check_content_size(&self, announced: u64) -> Result<()> {
+        match self.content_size {
+            Some(size) if size > announced => Err(larger_than(Codec::Lz4, announced)),
+            Some(size) if size < announced => Err(shorter(Codec::Lz4, announced, size)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The length of a block's data from its size field, in bytes; `None` is the end mark.
+    fn data_len(&self, size: u32) -> Result<Option<usize>> {
+        match (size & !STORED) as usize {
+            _ if size == 0 => Ok(None),
+            len if len > self.block_len => Err(refused("a block larger than the frame allows")),
+            len => Ok(Some(len)),
+        }
+    }
 }
 
 pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
     let announced = output.len();
     let mut blocks = Blocks::open(payload)?;
-    match blocks.descriptor.content_size {
-        Some(size) if size > announced as u64 => {
-            return Err(larger_than(Codec::Lz4, announced as u64));
-        }
-        Some(size) if size < announced as u64 => return Err(shorter(Codec::Lz4, announced, size)),
-        _ => {}
-    }
+    blocks.descriptor.check_content_size(announced as u64)?;
     let mut len = 0_usize;
     while let Some(block) = blocks.next()? {
         let (done, rest) = output.split_at_mut_checked(len).ok_or_else(cut_short)?;
-        let room = rest.len().min(blocks.descriptor.block_len);
-        let crowded = room < blocks.descriptor.block_len;
-        let target = rest.get_mut(..room).ok_or_else(cut_short)?;
-        len += match block {
-            Block::Stored(data) => {
-                target
-                    .get_mut(..data.len())
-                    .ok_or_else(|| larger_than(Codec::Lz4, announced as u64))?
-                    .copy_from_slice(data);
-                data.len()
-            }
-            Block::Compressed(data) => {
-                let window = match blocks.descriptor.linked {
-                    true => done.get(len.saturating_sub(WINDOW_LEN)..).unwrap_or(&[]),
-                    false => &[],
-                };
-                // The decoder without a dictionary is the faster one.
-                let written = match window {
-                    [] => decompress_into(data, target),
-                    _ => decompress_into_with_dict(data, target, window),
-                };
-                written.map_err(|error| match error {
-                    DecompressError::OutputTooSmall { .. } if crowded => {
-                        larger_than(Codec::Lz4, announced as u64)
-                    }
-                    error => refused(error),
-                })?
-            }
+        let window = match blocks.descriptor.linked {
+            true => done
+                .get(len.saturating_sub(WINDOW_LEN)..)
+                .unwrap_or_default(),
+            false => &[],
         };
+        len += block.decode(rest, window, blocks.descriptor.block_len, announced as u64)?;
     }
     if len != announced {
-        return Err(shorter(Codec::Lz4, announced, len as u64));
+        return Err(shorter(Codec::Lz4, announced as u64, len as u64));
     }
     if let Some(stored) = blocks.finish()?
         && stored != xxh32(output, 0)
@@ -196,10 +232,7 @@ pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
     let content_size = blocks.descriptor.content_size;
     let mut len = 0_u64;
     while let Some(block) = blocks.next()? {
-        len += match block {
-            Block::Stored(data) => data.len() as u64,
-            Block::Compressed(data) => block_len(data)?,
-        };
+        len += block.decoded_len()?;
         if len > limit {
             return Err(larger_than(Codec::Lz4, limit));
         }
@@ -211,8 +244,8 @@ pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
     Ok(len)
 }
 
-/// The length a block decodes to, from its sequences' lengths alone: no byte is decoded.
-fn block_len(block: &[u8]) -> Result<u64> {
+/// The length a compressed block decodes to, from its sequences' lengths alone.
+fn compressed_len(block: &[u8]) -> Result<u64> {
     let mut rest = Bytes(block);
     let mut len = 0_u64;
     loop {

@@ -3,19 +3,23 @@
 //! A chunk stands alone: whatever its codec, it decodes without any other chunk. Decoding goes straight into the
 //! caller's buffer, which is as long as the chunk is announced to be: it is filled exactly or the payload is damaged,
 //! and nothing is ever allocated by what a payload claims of itself. Contexts that cost something to set up are kept
-//! per thread, so callers may be any threads, and as many.
+//! per thread, so callers may be any threads, and as many. A chunk too big to be decoded whole for every read is decoded
+//! a piece at a time instead, by a [`Stream`].
 //!
 //! Where a chunk lies in a file is not known here; callers add the chunk's number to the errors.
 
 mod brotli;
 mod lz4;
 mod snappy;
+mod stream;
 mod zstd;
 
 use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Codec;
+
+pub(crate) use self::stream::{IDLE_MEMORY, Payload, Stream};
 
 /// How many of a payload's first bytes [`decoded_len`] looks at: the longest header that tells a size, an LZ4 frame's
 /// with content size and dictionary id. Zstandard's has 18 bytes at most, Snappy's 5.
@@ -136,10 +140,10 @@ fn damaged(codec: Codec, detail: impl ToString) -> Error {
 }
 
 /// The payload decodes to fewer bytes than announced.
-fn shorter(codec: Codec, announced: usize, found: u64) -> Error {
+fn shorter(codec: Codec, announced: u64, found: u64) -> Error {
     Error::new(ErrorKind::DecodedSize {
         codec,
-        announced: announced as u64,
+        announced,
         found: found.to_string(),
     })
 }
@@ -167,7 +171,7 @@ mod tests {
 
     static NEVER: AtomicBool = AtomicBool::new(false);
 
-    const SETTINGS: Settings = Settings {
+    pub(super) const SETTINGS: Settings = Settings {
         zstd_level: 3,
         zstd_threads: 0,
         brotli_quality: 5,
@@ -180,7 +184,7 @@ mod tests {
     }
 
     /// Bytes with repetitions near and far, and stretches that do not compress.
-    fn compressible() -> impl Strategy<Value = Vec<u8>> {
+    pub(super) fn compressible() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..300),
             (any::<u8>(), 0_usize..70_000).prop_map(|(byte, len)| vec![byte; len]),
@@ -193,7 +197,7 @@ mod tests {
         proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
     }
 
-    fn any_codec() -> impl Strategy<Value = Codec> {
+    pub(super) fn any_codec() -> impl Strategy<Value = Codec> {
         proptest::sample::select(Codec::ALL.to_vec())
     }
 

@@ -1,10 +1,14 @@
 //! Snappy in its raw form: the length as a varint, then the elements.
 
-use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
+mod stream;
+
+use snap::raw::{self, Encoder, decompress_len, max_compress_len};
 
 use super::{cannot_encode, damaged, larger_than, shorter};
 use crate::error::Result;
 use crate::format::Codec;
+
+pub(super) use self::stream::Decoder;
 
 pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
     // The decoder takes a longer buffer than the payload needs, so the lengths are compared first.
@@ -17,9 +21,9 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
         return Err(larger_than(Codec::Snappy, announced as u64));
     }
     if found < announced {
-        return Err(shorter(Codec::Snappy, announced, found as u64));
+        return Err(shorter(Codec::Snappy, announced as u64, found as u64));
     }
-    Decoder::new()
+    raw::Decoder::new()
         .decompress(payload, output)
         .map_err(|error| damaged(Codec::Snappy, error))?;
     Ok(())

@@ -3,6 +3,8 @@
 //! Readers take what the reference decoder takes in one call, several frames included, because worker threads and other
 //! writers may cut a chunk into them. Legacy frames, which no writer of the container ever made, are not compiled in.
 
+mod stream;
+
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +15,8 @@ use zstd::zstd_safe::{
 use super::{Settings, cannot_encode, damaged, larger_than, shorter};
 use crate::error::{ErrorKind, Result};
 use crate::format::Codec;
+
+pub(super) use self::stream::{Decoder, IDLE_MEMORY};
 
 /// The first four bytes of a frame that carries data; skippable frames have others, and tell the wrong size.
 const FRAME_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
@@ -34,7 +38,7 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
         // No bytes at all are no frames at all, which the reference decoder takes for a success.
         Ok(written) if written == len && !payload.is_empty() => Ok(()),
         Ok(_) if payload.is_empty() => Err(damaged(Codec::Zstd, "the payload is empty")),
-        Ok(written) => Err(shorter(Codec::Zstd, len, written as u64)),
+        Ok(written) => Err(shorter(Codec::Zstd, len as u64, written as u64)),
         Err(TOO_SMALL) => Err(larger_than(Codec::Zstd, len as u64)),
         Err(error) => Err(damaged(Codec::Zstd, error)),
     }

@@ -24,6 +24,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         | ErrorKind::DecodedSize { .. }
         | ErrorKind::ChecksumMismatch { .. }
         | ErrorKind::OverBudget { .. }
+        | ErrorKind::Unstreamable { .. }
         | ErrorKind::Panicked => Errno::EIO,
         // The kernel looks the name up again and, on open, tries once more.
         ErrorKind::Changed | ErrorKind::InputChanged => Errno::ESTALE,

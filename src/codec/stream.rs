@@ -1,0 +1,286 @@
+//! A chunk decoded from front to back, a piece at a time: for chunks too big to be decoded whole for every read.
+//!
+//! What a codec needs to go on lives in the [`Stream`]: its context, and the window of bytes behind it that later ones
+//! may repeat. The compressed bytes do not: they are fetched in steps into a buffer of the thread's, about as many as
+//! the piece needs, and those left over are fetched again for the next piece. So a stream that is put aside costs its
+//! window, which [`Stream::memory`] tells before any memory is taken.
+//!
+//! A stream is as strict as [`super::decode_into`]: decoded to its end, it refuses what that refuses.
+
+use std::cell::Cell;
+use std::fmt;
+
+use super::{brotli, larger_than, lz4, shorter, snappy, zstd};
+use crate::error::Result;
+use crate::format::Codec;
+
+/// The most that is fetched of a payload at a time, in bytes, but for LZ4 blocks, which are fetched whole.
+pub(super) const STEP_LEN: usize = 128 << 10;
+/// The least that is fetched at a time, in bytes: a page, which costs as much as less of it.
+const LEAST_STEP_LEN: usize = 4 << 10;
+
+/// The most memory that is kept for streams to come while there are none, in bytes.
+pub(crate) const IDLE_MEMORY: u64 = zstd::IDLE_MEMORY;
+
+/// A payload's compressed bytes, fetched as they are needed.
+pub(crate) trait Payload {
+    /// How many there are, in bytes.
+    fn len(&self) -> u64;
+
+    /// Fills `buffer` with those at `offset`, all of which lie within the payload.
+    ///
+    /// # Errors
+    /// The source's.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+}
+
+/// A chunk being decoded from front to back. It may be put aside between two pieces and taken up by another thread.
+///
+/// Whoever calls it hands over the same payload every time. A stream that failed once is of no more use.
+pub(crate) struct Stream {
+    codec: Codec,
+    /// The chunk's original size, in bytes.
+    announced: u64,
+    position: u64,
+    /// Whether the payload was found to end where the chunk does.
+    ended: bool,
+    decoder: Decoder,
+}
+
+/// What each codec needs to go on. Every one has a `decode`, which fills the output and says how much of it was filled:
+/// less than all of it only where the payload ends as it should.
+enum Decoder {
+    Lz4(lz4::Decoder),
+    Zstd(zstd::Decoder),
+    Snappy(snappy::Decoder),
+    Brotli(brotli::Decoder),
+}
+
+impl Stream {
+    /// Starts at the chunk's beginning; `announced` is the chunk's original size, in bytes.
+    ///
+    /// # Errors
+    /// The source's, or the payload's header is refused; see [`super::decode_into`].
+    pub(crate) fn open(codec: Codec, payload: &dyn Payload, announced: u64) -> Result<Self> {
+        let decoder = match codec {
+            Codec::Lz4 => Decoder::Lz4(lz4::Decoder::open(payload, announced)?),
+            Codec::Zstd => Decoder::Zstd(zstd::Decoder::open(payload)?),
+            Codec::Snappy => Decoder::Snappy(snappy::Decoder::open(payload, announced)?),
+            Codec::Brotli => Decoder::Brotli(brotli::Decoder::open()),
+        };
+        Ok(Self {
+            codec,
+            announced,
+            position: 0,
+            ended: false,
+            decoder,
+        })
+    }
+
+    /// The most memory such a stream holds on to while it lives, in bytes; `None` if this chunk can only be decoded
+    /// whole. A payload may claim anything, and nothing is allocated here. Looks at the payload's first bytes only.
+    ///
+    /// # Errors
+    /// As [`Stream::open`].
+    pub(crate) fn memory(
+        codec: Codec,
+        payload: &dyn Payload,
+        announced: u64,
+    ) -> Result<Option<u64>> {
+        match codec {
+            Codec::Lz4 => lz4::Decoder::memory(payload, announced).map(Some),
+            Codec::Zstd => zstd::Decoder::memory(payload),
+            Codec::Snappy => Ok(Some(snappy::Decoder::MEMORY)),
+            Codec::Brotli => brotli::Decoder::memory(payload).map(Some),
+        }
+    }
+
+    /// Where the next byte lies in the chunk, in bytes.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Moves towards `offset` in the chunk as far as that takes no decoding, and says where the stream stands then: at
+    /// `offset` itself, or at the place before it from which decoding has to go on; anywhere else, this codec or this
+    /// payload cannot be moved about in, and the stream is where it was.
+    ///
+    /// Only LZ4 frames of independent blocks can be, for a few bytes' reading a block when it is done first. A frame's
+    /// checksum over its content is not looked at any more once a part of it was left out.
+    ///
+    /// # Errors
+    /// The source's.
+    pub(crate) fn seek(&mut self, payload: &dyn Payload, offset: u64) -> Result<u64> {
+        if let Decoder::Lz4(decoder) = &mut self.decoder
+            && offset <= self.announced
+            && let Some(position) = decoder.seek(payload, offset)?
+        {
+            self.position = position;
+            self.ended = false;
+        }
+        Ok(self.position)
+    }
+
+    /// Decodes the next `output.len()` bytes, which must not go beyond the chunk's end. With the chunk's last byte it is
+    /// checked that the payload ends too.
+    ///
+    /// # Errors
+    /// The source's; those of [`super::decode_into`]; or [`crate::error::ErrorKind::Unstreamable`] if it turns out
+    /// only now that more of what went before is needed than the stream holds: the whole chunk may be sound.
+    pub(crate) fn decode(&mut self, payload: &dyn Payload, output: &mut [u8]) -> Result<()> {
+        let mut input = Input::open(payload, self.packed_len(payload, output.len()));
+        let filled = self.step(&mut input, output)?;
+        self.position = self.position.saturating_add(filled as u64);
+        if filled < output.len() {
+            return Err(shorter(self.codec, self.announced, self.position));
+        }
+        if self.position >= self.announced && !self.ended {
+            if self.step(&mut input, &mut [0])? != 0 {
+                return Err(larger_than(self.codec, self.announced));
+            }
+            self.ended = true;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: &mut Input<'_>, output: &mut [u8]) -> Result<usize> {
+        match &mut self.decoder {
+            Decoder::Lz4(decoder) => decoder.decode(input, output),
+            Decoder::Zstd(decoder) => decoder.decode(input, output),
+            Decoder::Snappy(decoder) => decoder.decode(input, output),
+            Decoder::Brotli(decoder) => decoder.decode(input, output),
+        }
+    }
+
+    /// About how much of the payload a piece of `len` bytes takes, in bytes.
+    fn packed_len(&self, payload: &dyn Payload, len: usize) -> usize {
+        let packed = u128::from(payload.len()) * len as u128 / u128::from(self.announced.max(1));
+        usize::try_from(packed).unwrap_or(usize::MAX)
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("codec", &self.codec)
+            .field("announced", &self.announced)
+            .field("position", &self.position)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    /// Where the thread's decoders fetch to. Taken out while it is in use.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What has been fetched of a payload for one piece.
+pub(super) struct Input<'a> {
+    payload: &'a dyn Payload,
+    len: u64,
+    /// How much to fetch at a time, in bytes.
+    step_len: usize,
+    buffer: Vec<u8>,
+    /// Where in the payload that begins which is in the buffer.
+    start: u64,
+    /// How much that is, in bytes.
+    held: usize,
+}
+
+impl<'a> Input<'a> {
+    /// About `expected` bytes will be asked for, all told.
+    pub(super) fn open(payload: &'a dyn Payload, expected: usize) -> Self {
+        Self {
+            payload,
+            len: payload.len(),
+            // Some more, because parts of a chunk differ.
+            step_len: (expected / 8)
+                .saturating_mul(9)
+                .clamp(LEAST_STEP_LEN, STEP_LEN),
+            buffer: BUFFER.take(),
+            start: 0,
+            held: 0,
+        }
+    }
+
+    /// The payload's length, in bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The payload's bytes from `offset` on: `least` of them or more, or all there are.
+    pub(super) fn from(&mut self, offset: u64, least: usize) -> Result<&[u8]> {
+        let rest = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let least = least.min(rest);
+        let skip = usize::try_from(offset.wrapping_sub(self.start)).unwrap_or(usize::MAX);
+        let mut kept = self.held.saturating_sub(skip);
+        if kept < least || (kept == 0 && rest > 0) {
+            let wanted = least.max(self.step_len).min(rest);
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted.max(STEP_LEN), 0);
+            }
+            if kept > 0 {
+                self.buffer.copy_within(skip..self.held, 0);
+            }
+            self.start = offset;
+            self.held = kept;
+            let fresh = self.buffer.get_mut(kept..wanted).unwrap_or_default();
+            self.payload.read_at(offset + kept as u64, fresh)?;
+            self.held = wanted;
+            kept = wanted;
+        }
+        let end = self.held;
+        Ok(self.buffer.get(end - kept..end).unwrap_or_default())
+    }
+}
+
+impl Drop for Input<'_> {
+    fn drop(&mut self) {
+        if self.buffer.len() <= STEP_LEN {
+            BUFFER.set(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// A payload's first `N` bytes and how many of them there are.
+pub(super) fn beginning<const N: usize>(payload: &dyn Payload) -> Result<([u8; N], usize)> {
+    let mut bytes = [0; N];
+    let len = usize::try_from(payload.len()).map_or(N, |len| len.min(N));
+    if let Some(bytes) = bytes.get_mut(..len) {
+        payload.read_at(0, bytes)?;
+    }
+    Ok((bytes, len))
+}
+
+/// How far back LZ4 and Snappy may look, in bytes; for Snappy that is what its encoders keep to.
+pub(super) const WINDOW_LEN: usize = 64 << 10;
+
+/// The last [`WINDOW_LEN`] bytes before a place.
+#[derive(Default)]
+pub(super) struct Window(Vec<u8>);
+
+impl Window {
+    /// The bytes held.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// Takes note of the bytes that follow.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        let kept = WINDOW_LEN.saturating_sub(bytes.len());
+        let dropped = self.0.len().saturating_sub(kept);
+        self.0.drain(..dropped);
+        let from = bytes.len().saturating_sub(WINDOW_LEN);
+        self.0.reserve_exact(WINDOW_LEN - self.0.len());
+        self.0
+            .extend_from_slice(bytes.get(from..).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
