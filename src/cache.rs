@@ -1,42 +1,36 @@
-//! Decoded chunks of all open files, under one byte budget, the least recently used given up first.
+//! What was decoded of all open files, under one byte budget, the least recently used given up first.
 //!
-//! However many want a chunk, it is decoded once: the first marks it in flight, the others wait for that decode and
-//! get its result, its error included. The mark is a guard: it clears when it is dropped, on every path, panics
-//! included. No lock is held while anything is decoded. The cache does not know what a chunk means; whoever asks
-//! brings the decoding along.
+//! A unit is what is decoded in one go: a chunk, or a piece of a large one. However many want a unit, it is decoded once:
+//! the first finds it vacant and gets the mark of a unit in flight, the others wait for that decode and get its result, its
+//! error included. The mark is a guard: it clears when it is dropped, on every path, panics included. No lock is held while
+//! anything is decoded. The cache does not know what a unit means; whoever finds one vacant brings it in.
 //!
 //! What was decoded ahead and has not been read yet may take half of the budget, so that speculation never drives out
-//! all that is known to be useful.
+//! all that is known to be useful. A unit whose every byte was handed to somebody who keeps it (the kernel, in its page
+//! cache) leaves at once: a sequential reader then needs little memory, and the same buffers, still in the processor's
+//! caches, are filled again and again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{Budget, Buffer, Urgency};
+use crate::archive::Unit;
+use crate::error::{ErrorKind, Result};
+use crate::memory::{Budget, Buffer};
 use crate::stats::Counters;
 
-/// Names a chunk among those of all open files.
+/// Names a unit among those of all open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     /// The number of the file's contents; new contents have a new number.
     pub(crate) contents: u64,
-    /// The chunk's number in the file.
-    pub(crate) chunk: u32,
+    /// The unit within the file.
+    pub(crate) unit: Unit,
 }
 
-/// The memory a decode takes, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sizes {
-    /// The compressed input's size.
-    pub(crate) compressed: usize,
-    /// The decoded chunk's size.
-    pub(crate) original: usize,
-}
-
-/// How a chunk was come by.
+/// How a unit was come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// It was there.
@@ -45,6 +39,15 @@ pub(crate) enum Origin {
     Joined,
     /// It was decoded for this request.
     Decoded,
+}
+
+/// What [`Cache::enter`] finds.
+#[derive(Debug)]
+pub(crate) enum Entry<'a> {
+    /// The unit, decoded.
+    Found(Arc<Buffer>, Origin),
+    /// Nobody has decoded it: the caller has to.
+    Vacant(Mark<'a>),
 }
 
 /// See the module's description.
@@ -65,9 +68,11 @@ struct State {
 
 #[derive(Debug)]
 struct Ready {
-    chunk: Arc<Buffer>,
+    bytes: Arc<Buffer>,
     /// Decoded ahead and not read yet.
     ahead: bool,
+    /// How many of the bytes were handed to somebody who keeps them.
+    kept: usize,
 }
 
 /// A decode that is going on, and who waits for it.
@@ -77,6 +82,8 @@ struct Flight {
     landed: Condvar,
     /// Somebody waits to read it. Set under the cache's lock.
     wanted: AtomicBool,
+    /// How many of its bytes those who wait will keep. Changed under the cache's lock.
+    kept: AtomicUsize,
 }
 
 impl Flight {
@@ -96,8 +103,9 @@ impl Flight {
     }
 }
 
-/// The mark of a chunk in flight. Dropped without a landing, it tells the waiters that the decoder panicked.
-struct Mark<'a> {
+/// The mark of a unit in flight. Dropped without a landing, it tells the waiters that the decoder panicked.
+#[derive(Debug)]
+pub(crate) struct Mark<'a> {
     cache: &'a Cache,
     key: Key,
     flight: Arc<Flight>,
@@ -107,7 +115,8 @@ struct Mark<'a> {
 }
 
 /// Bytes that count as decoded ahead until they are read or given up.
-struct Ahead<'a> {
+#[derive(Debug)]
+pub(crate) struct Ahead<'a> {
     cache: &'a Cache,
     bytes: u64,
 }
@@ -119,7 +128,8 @@ impl Drop for Ahead<'_> {
 }
 
 impl Mark<'_> {
-    fn land(mut self, outcome: Result<Arc<Buffer>>) {
+    /// Puts the decoded unit into the cache, or lets all who wait know why there is none.
+    pub(crate) fn land(mut self, outcome: Result<Arc<Buffer>>) {
         self.outcome = Some(outcome);
     }
 }
@@ -135,17 +145,18 @@ impl Drop for Mark<'_> {
         state.in_flight.remove(&self.key);
         let wanted = self.flight.wanted.load(Ordering::Relaxed);
         let unread = outcome.is_ok() && speculation.is_some() && !wanted;
-        let replaced = outcome.as_ref().ok().and_then(|chunk| {
+        let replaced = outcome.as_ref().ok().and_then(|bytes| {
             let ready = Ready {
-                chunk: Arc::clone(chunk),
+                bytes: Arc::clone(bytes),
                 ahead: unread,
+                kept: self.flight.kept.load(Ordering::Relaxed),
             };
-            state.ready.put(self.key, ready)
+            self.cache.put(&mut state, self.key, ready)
         });
         drop(state);
         drop(replaced);
         if unread {
-            // It goes on counting, now as a chunk that is ready.
+            // It goes on counting, now as a unit that is ready.
             std::mem::forget(speculation);
         } else if speculation.is_some() && wanted {
             self.cache.counters.prefetch_hits.add(1);
@@ -156,7 +167,7 @@ impl Drop for Mark<'_> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         self.flight.landed.notify_all();
-        // Who waits for memory may now take this chunk's.
+        // Who waits for memory may now take this unit's.
         self.cache.budget.announce();
     }
 }
@@ -185,106 +196,87 @@ impl Cache {
         &self.budget
     }
 
-    /// The chunk, decoded by `decode` if nobody has yet: it gets room for the compressed input and for the chunk.
+    /// The unit, if it is decoded or once it is; or the task to decode it. `kept` is how many of its bytes are going to be
+    /// handed to somebody who keeps them.
     ///
     /// # Errors
-    /// `decode`'s error, also for everyone who waited for it; [`ErrorKind::OverBudget`] for a chunk that can never fit.
-    pub(crate) fn get(
-        &self,
-        key: Key,
-        sizes: Sizes,
-        decode: impl FnOnce(&mut [u8], &mut [u8]) -> Result<()>,
-    ) -> Result<(Arc<Buffer>, Origin)> {
+    /// Those of the decode that was waited for.
+    pub(crate) fn enter(&self, key: Key, kept: usize) -> Result<Entry<'_>> {
         let mut state = self.lock();
-        if let Some(ready) = state.ready.get_mut(&key) {
-            let chunk = Arc::clone(&ready.chunk);
-            if std::mem::take(&mut ready.ahead) {
-                state.ahead -= chunk.len() as u64;
-                self.counters.prefetch_hits.add(1);
-            }
+        if let Some((bytes, given_up)) = self.read(&mut state, key, kept) {
             drop(state);
+            drop(given_up);
             self.counters.cache_hits.add(1);
-            return Ok((chunk, Origin::Hit));
+            return Ok(Entry::Found(bytes, Origin::Hit));
         }
         if let Some(flight) = state.in_flight.get(&key) {
             let flight = Arc::clone(flight);
             flight.wanted.store(true, Ordering::Relaxed);
+            flight.kept.fetch_add(kept, Ordering::Relaxed);
             drop(state);
             self.counters.cache_joined.add(1);
-            return Ok((flight.wait()?, Origin::Joined));
+            return Ok(Entry::Found(flight.wait()?, Origin::Joined));
         }
         let mark = self.mark(&mut state, key, None);
+        mark.flight.kept.store(kept, Ordering::Relaxed);
         drop(state);
         self.counters.cache_misses.add(1);
-        let buffers =
-            self.budget
-                .acquire([sizes.compressed, sizes.original], Urgency::Demand, || {
-                    self.evict_one()
-                });
-        let decoded = buffers.and_then(|buffers| match buffers {
-            Some(buffers) => run(buffers, decode),
-            None => Err(Error::from(ErrorKind::Cancelled)),
-        });
-        mark.land(decoded.clone());
-        Ok((decoded?, Origin::Decoded))
+        Ok(Entry::Vacant(mark))
     }
 
-    /// Decodes the chunk ahead of any reader, unless it is there or in flight or memory is short.
-    ///
-    /// # Errors
-    /// `decode`'s error. It is also given to those who waited meanwhile, and forgotten.
-    pub(crate) fn prefetch(
-        &self,
-        key: Key,
-        sizes: Sizes,
-        decode: impl FnOnce(&mut [u8], &mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        if self.knows(key) {
-            return Ok(());
-        }
-        let granted = self.go_ahead(sizes.original as u64).and_then(|ahead| {
-            let buffers = self.budget.acquire(
-                [sizes.compressed, sizes.original],
-                Urgency::Speculation,
-                || self.evict_one(),
-            );
-            Some((ahead, buffers.ok().flatten()?))
-        });
-        let Some((ahead, buffers)) = granted else {
-            self.counters.prefetch_refused.add(1);
-            return Ok(());
+    /// The unit, if somebody else has brought it in while the caller holds its mark.
+    pub(crate) fn supplied(&self, mark: &Mark<'_>) -> Option<Arc<Buffer>> {
+        let mut state = self.lock();
+        let found = self.read(&mut state, mark.key, 0);
+        drop(state);
+        found.map(|(bytes, _)| bytes)
+    }
+
+    /// Brings in a unit that was decoded on the way to another.
+    pub(crate) fn supply(&self, key: Key, bytes: Buffer, ahead: Option<Ahead<'_>>) {
+        let ready = Ready {
+            bytes: Arc::new(bytes),
+            ahead: ahead.is_some(),
+            kept: 0,
         };
+        let mut state = self.lock();
+        let replaced = self.put(&mut state, key, ready);
+        drop(state);
+        drop(replaced);
+        // It goes on counting, now as a unit that is ready.
+        std::mem::forget(ahead);
+        self.budget.announce();
+    }
+
+    /// The task to decode a unit ahead of any reader; `None` if it is there or in flight.
+    pub(crate) fn enter_ahead<'a>(&'a self, key: Key, ahead: Ahead<'a>) -> Option<Mark<'a>> {
         let mut state = self.lock();
         if state.in_flight.contains_key(&key) || state.ready.contains(&key) {
             // Before what gives bytes back takes the lock.
             drop(state);
-            return Ok(());
+            return None;
         }
-        let mark = self.mark(&mut state, key, Some(ahead));
-        drop(state);
-        let decoded = run(buffers, decode);
-        if decoded.is_ok() {
-            self.counters.prefetched_chunks.add(1);
-        }
-        let failure = decoded.as_ref().err().cloned();
-        mark.land(decoded);
-        failure.map_or(Ok(()), Err)
+        Some(self.mark(&mut state, key, Some(ahead)))
     }
 
-    /// Whether the chunk is decoded or being decoded.
+    /// Whether the unit is decoded or being decoded.
     pub(crate) fn knows(&self, key: Key) -> bool {
         let state = self.lock();
         state.ready.contains(&key) || state.in_flight.contains_key(&key)
     }
 
-    /// Gives up the least recently used chunk; says whether there was one.
+    /// Whether the unit is decoded. One in flight is not: who holds its mark may be waiting for it to be supplied.
+    pub(crate) fn is_ready(&self, key: Key) -> bool {
+        self.lock().ready.contains(&key)
+    }
+
+    /// Gives up the least recently used unit; says whether there was one.
     pub(crate) fn evict_one(&self) -> bool {
         let mut state = self.lock();
         let Some((_, evicted)) = state.ready.pop_lru() else {
             return false;
         };
-        if evicted.ahead {
-            state.ahead -= evicted.chunk.len() as u64;
+        if self.forget_ahead(&mut state, &evicted) {
             self.counters.prefetch_wasted.add(1);
         }
         drop(state);
@@ -293,7 +285,7 @@ impl Cache {
     }
 
     /// Room for `bytes` more to be decoded ahead of any reader; `None` if there are too many of them unread.
-    fn go_ahead(&self, bytes: u64) -> Option<Ahead<'_>> {
+    pub(crate) fn go_ahead(&self, bytes: u64) -> Option<Ahead<'_>> {
         let mut state = self.lock();
         let ahead = state.ahead.checked_add(bytes)?;
         if ahead > self.budget.total() / 2 {
@@ -302,6 +294,48 @@ impl Cache {
         state.ahead = ahead;
         drop(state);
         Some(Ahead { cache: self, bytes })
+    }
+
+    /// A unit that is ready, and what the cache no longer holds because of this read; the caller drops that when it has
+    /// let go of the lock.
+    fn read(
+        &self,
+        state: &mut State,
+        key: Key,
+        kept: usize,
+    ) -> Option<(Arc<Buffer>, Option<Ready>)> {
+        let ready = state.ready.get_mut(&key)?;
+        let bytes = Arc::clone(&ready.bytes);
+        ready.kept = ready.kept.saturating_add(kept);
+        let all_kept = ready.kept >= bytes.len();
+        if std::mem::take(&mut ready.ahead) {
+            state.ahead -= bytes.len() as u64;
+            self.counters.prefetch_hits.add(1);
+        }
+        let given_up = match all_kept {
+            true => state.ready.pop(&key),
+            false => None,
+        };
+        Some((bytes, given_up))
+    }
+
+    /// Puts a unit in, unless all of it is kept elsewhere. The caller drops the result, a unit given up, when it has let
+    /// go of the lock.
+    fn put(&self, state: &mut State, key: Key, ready: Ready) -> Option<Ready> {
+        if ready.kept >= ready.bytes.len() {
+            return Some(ready);
+        }
+        let replaced = state.ready.put(key, ready)?;
+        self.forget_ahead(state, &replaced);
+        Some(replaced)
+    }
+
+    /// Takes a unit that leaves off those decoded ahead, if it was one of them.
+    fn forget_ahead(&self, state: &mut State, leaving: &Ready) -> bool {
+        if leaving.ahead {
+            state.ahead -= leaving.bytes.len() as u64;
+        }
+        leaving.ahead
     }
 
     fn mark<'a>(&'a self, state: &mut State, key: Key, ahead: Option<Ahead<'a>>) -> Mark<'a> {
@@ -317,57 +351,87 @@ impl Cache {
     }
 }
 
-/// Decodes into the second buffer with the first as the input's room; the first is given back at once.
-fn run(
-    [mut compressed, mut original]: [Buffer; 2],
-    decode: impl FnOnce(&mut [u8], &mut [u8]) -> Result<()>,
-) -> Result<Arc<Buffer>> {
-    decode(&mut compressed, &mut original)?;
-    Ok(Arc::new(original))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
+    use crate::memory::Urgency;
     use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 
-    const SIZES: Sizes = Sizes {
-        compressed: 4096,
-        original: 8192,
-    };
+    const LENGTH: usize = 8192;
 
     fn cache(budget: u64) -> Cache {
         Cache::new(Budget::new(budget), Arc::default())
     }
 
     fn key(chunk: u32) -> Key {
-        Key { contents: 1, chunk }
+        let unit = Unit { chunk, piece: None };
+        Key { contents: 1, unit }
     }
 
-    fn fill(byte: u8) -> impl FnOnce(&mut [u8], &mut [u8]) -> Result<()> {
-        move |_, original| {
-            original.fill(byte);
-            Ok(())
+    fn buffer(cache: &Cache, byte: u8, urgency: Urgency) -> Option<Buffer> {
+        let make_room = || cache.evict_one();
+        let acquired = cache.budget.acquire([LENGTH], urgency, make_room);
+        let [mut buffer] = acquired.unwrap()?;
+        buffer.fill(byte);
+        Some(buffer)
+    }
+
+    /// Reads a unit as a reader does who keeps `kept` bytes; where it is vacant, `decode` brings it in.
+    fn read_with(
+        cache: &Cache,
+        chunk: u32,
+        kept: usize,
+        decode: impl FnOnce() -> Result<Arc<Buffer>>,
+    ) -> Result<(Arc<Buffer>, Origin)> {
+        match cache.enter(key(chunk), kept)? {
+            Entry::Found(bytes, origin) => Ok((bytes, origin)),
+            Entry::Vacant(mark) => {
+                let outcome = decode();
+                mark.land(outcome.clone());
+                Ok((outcome?, Origin::Decoded))
+            }
         }
     }
 
+    fn read(cache: &Cache, chunk: u32, byte: u8) -> Origin {
+        let fill = || Ok(Arc::new(buffer(cache, byte, Urgency::Demand).unwrap()));
+        let (bytes, origin) = read_with(cache, chunk, 0, fill).unwrap();
+        assert_eq!(bytes.len(), LENGTH);
+        origin
+    }
+
+    /// Decodes a unit ahead as a worker does; says whether it was let.
+    fn ahead(cache: &Cache, chunk: u32, decode: impl FnOnce() -> Result<()>) -> bool {
+        let Some(ahead) = cache.go_ahead(LENGTH as u64) else {
+            return false;
+        };
+        let Some(buffer) = buffer(cache, 7, Urgency::Speculation) else {
+            return false;
+        };
+        let Some(mark) = cache.enter_ahead(key(chunk), ahead) else {
+            return false;
+        };
+        let outcome = decode().map(|()| Arc::new(buffer));
+        mark.land(outcome.clone());
+        outcome.is_ok()
+    }
+
     #[test]
-    fn a_chunk_is_decoded_once_however_many_wait() {
+    fn a_unit_is_decoded_once_however_many_wait() {
         let cache = cache(1 << 20);
         let decodes = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let (chunk, _) = cache
-                        .get(key(0), SIZES, |_, original| {
-                            decodes.fetch_add(1, Ordering::SeqCst);
-                            std::thread::sleep(Duration::from_millis(20));
-                            original.fill(9);
-                            Ok(())
-                        })
-                        .unwrap();
-                    assert!(chunk.iter().all(|&byte| byte == 9));
+                    let (bytes, _) = read_with(&cache, 0, 0, || {
+                        decodes.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(20));
+                        Ok(Arc::new(buffer(&cache, 9, Urgency::Demand).unwrap()))
+                    })
+                    .unwrap();
+                    assert!(bytes.iter().all(|&byte| byte == 9));
                 });
             }
         });
@@ -377,17 +441,16 @@ mod tests {
     #[test]
     fn a_failed_decode_reaches_every_waiter_and_is_tried_again() {
         let cache = cache(1 << 20);
-        let fail = |_: &mut [u8], _: &mut [u8]| {
+        let fail = || {
             std::thread::sleep(Duration::from_millis(20));
             Err(Error::new(ErrorKind::NotWarp))
         };
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| assert!(cache.get(key(0), SIZES, fail).is_err()));
+                scope.spawn(|| assert!(read_with(&cache, 0, 0, fail).is_err()));
             }
         });
-        let (_, origin) = cache.get(key(0), SIZES, fill(1)).unwrap();
-        assert_eq!(origin, Origin::Decoded);
+        assert_eq!(read(&cache, 0, 1), Origin::Decoded);
     }
 
     #[test]
@@ -396,81 +459,106 @@ mod tests {
         let started = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {
             let decoder = scope.spawn(|| {
-                cache.get(key(0), SIZES, |_, _| {
+                read_with(&cache, 0, 0, || {
                     started.wait();
                     std::thread::sleep(Duration::from_millis(50));
                     panic!("as the test wants it")
                 })
             });
             started.wait();
-            let error = cache.get(key(0), SIZES, fill(1)).unwrap_err();
+            let error = read_with(&cache, 0, 0, || unreachable!()).unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::Panicked));
             assert!(decoder.join().is_err());
         });
-        assert!(cache.get(key(0), SIZES, fill(1)).is_ok());
+        assert_eq!(read(&cache, 0, 1), Origin::Decoded);
     }
 
     #[test]
-    fn the_least_recently_used_chunk_leaves_first() {
-        // Room for two chunks and one input.
-        let cache = cache(2 * 8192 + 4096);
-        cache.get(key(0), SIZES, fill(0)).unwrap();
-        cache.get(key(1), SIZES, fill(1)).unwrap();
-        cache.get(key(0), SIZES, fill(0)).unwrap();
-        cache.get(key(2), SIZES, fill(2)).unwrap();
+    fn the_least_recently_used_unit_leaves_first() {
+        let cache = cache(2 * LENGTH as u64);
+        read(&cache, 0, 0);
+        read(&cache, 1, 1);
+        assert_eq!(read(&cache, 0, 0), Origin::Hit);
+        read(&cache, 2, 2);
         assert!(cache.knows(key(0)) && !cache.knows(key(1)) && cache.knows(key(2)));
         assert!(cache.budget().used() <= cache.budget().total());
     }
 
     #[test]
-    fn speculation_takes_half_of_the_budget_at_most_until_it_is_read() {
-        let cache = cache(8 * 8192);
-        for chunk in 0..8 {
-            cache.prefetch(key(chunk), SIZES, fill(1)).unwrap();
-        }
-        let known = (0..8).filter(|&chunk| cache.knows(key(chunk))).count();
-        assert_eq!(known, 4);
-        cache.get(key(0), SIZES, fill(0)).unwrap();
-        cache.prefetch(key(7), SIZES, fill(1)).unwrap();
-        assert!(cache.knows(key(7)));
+    fn a_unit_that_others_keep_all_of_leaves_at_once() {
+        let cache = cache(1 << 20);
+        let fill = || Ok(Arc::new(buffer(&cache, 5, Urgency::Demand).unwrap()));
+        read_with(&cache, 0, LENGTH / 2, fill).unwrap();
+        assert!(cache.knows(key(0)));
+        let (bytes, origin) = read_with(&cache, 0, LENGTH / 2, fill).unwrap();
+        assert_eq!((bytes[0], origin), (5, Origin::Hit));
+        assert!(!cache.knows(key(0)));
+        read_with(&cache, 1, LENGTH, fill).unwrap();
+        assert!(!cache.knows(key(1)));
+        assert!(ahead(&cache, 2, || Ok(())));
+        assert_eq!(cache.lock().ahead, LENGTH as u64);
+        read_with(&cache, 2, LENGTH, fill).unwrap();
+        assert!(!cache.knows(key(2)));
+        assert_eq!(cache.lock().ahead, 0);
     }
 
     #[test]
-    fn a_chunk_that_a_reader_joined_in_flight_is_no_longer_ahead() {
+    fn speculation_takes_half_of_the_budget_at_most_until_it_is_read() {
+        let cache = cache(8 * LENGTH as u64);
+        let let_in = (0..8)
+            .filter(|&chunk| ahead(&cache, chunk, || Ok(())))
+            .count();
+        assert_eq!(let_in, 4);
+        assert_eq!(read(&cache, 0, 0), Origin::Hit);
+        assert!(ahead(&cache, 7, || Ok(())));
+    }
+
+    #[test]
+    fn a_unit_that_a_reader_joined_in_flight_is_no_longer_ahead() {
         let cache = cache(1 << 20);
         let started = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                cache.prefetch(key(0), SIZES, |_, original| {
+                ahead(&cache, 0, || {
                     started.wait();
                     std::thread::sleep(Duration::from_millis(50));
-                    original.fill(3);
                     Ok(())
                 })
             });
             started.wait();
-            let (chunk, origin) = cache.get(key(0), SIZES, fill(1)).unwrap();
-            assert_eq!((chunk[0], origin), (3, Origin::Joined));
+            assert_eq!(read(&cache, 0, 1), Origin::Joined);
         });
         assert_eq!(cache.lock().ahead, 0);
         assert_eq!(cache.counters.prefetch_hits.get(), 1);
-        cache.prefetch(key(1), SIZES, fill(1)).unwrap();
-        assert_eq!(cache.lock().ahead, 8192);
-        assert!(
-            cache
-                .prefetch(key(2), SIZES, |_, _| Err(ErrorKind::NotWarp.into()))
-                .is_err()
-        );
-        assert_eq!(cache.lock().ahead, 8192);
+        assert!(ahead(&cache, 1, || Ok(())));
+        assert_eq!(cache.lock().ahead, LENGTH as u64);
+        assert!(!ahead(&cache, 2, || Err(ErrorKind::NotWarp.into())));
+        assert_eq!(cache.lock().ahead, LENGTH as u64);
     }
 
     #[test]
-    fn a_demand_read_waits_until_a_pinned_chunk_is_let_go() {
-        let cache = cache(8192 + 4096);
-        let (pinned, _) = cache.get(key(0), SIZES, fill(0)).unwrap();
+    fn a_unit_decoded_on_the_way_reaches_who_holds_its_mark() {
+        let cache = cache(1 << 20);
+        let Entry::Vacant(mark) = cache.enter(key(0), 0).unwrap() else {
+            panic!("nothing was decoded yet");
+        };
+        assert!(cache.supplied(&mark).is_none());
+        let bytes = buffer(&cache, 3, Urgency::Demand).unwrap();
+        cache.supply(key(0), bytes, cache.go_ahead(LENGTH as u64));
+        let supplied = cache.supplied(&mark).unwrap();
+        mark.land(Ok(supplied));
+        assert_eq!(read(&cache, 0, 1), Origin::Hit);
+        assert_eq!(cache.lock().ahead, 0);
+    }
+
+    #[test]
+    fn a_demand_read_waits_until_a_pinned_unit_is_let_go() {
+        let cache = cache(LENGTH as u64);
+        let fill = |byte| Ok(Arc::new(buffer(&cache, byte, Urgency::Demand).unwrap()));
+        let (pinned, _) = read_with(&cache, 0, 0, || fill(0)).unwrap();
         std::thread::scope(|scope| {
             let waiter =
-                scope.spawn(|| cache.get(key(1), SIZES, fill(1)).map(|(chunk, _)| chunk[0]));
+                scope.spawn(|| read_with(&cache, 1, 0, || fill(1)).map(|(unit, _)| unit[0]));
             std::thread::sleep(Duration::from_millis(20));
             assert!(!waiter.is_finished());
             drop(pinned);

@@ -16,9 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::error::{ErrorKind, Result};
 use crate::machine::usable_memory;
 
-/// How many dropped buffers are kept for reuse at most. More than a pair for each of a few threads is never asked for
-/// in one moment.
-const SPARES: usize = 16;
+/// How much memory dropped buffers that are kept for reuse may take, in bytes: a reader's window of 16 MiB is given back and
+/// asked for again in waves.
+const SPARE_BYTES: u64 = 16 << 20;
+/// How many dropped buffers are kept for reuse at most: they are looked through one by one.
+const SPARES: usize = 256;
 
 /// How a request for memory is treated when there is none left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,8 @@ struct State {
     queue: VecDeque<u64>,
     next_ticket: u64,
     spares: Vec<Vec<u8>>,
+    /// The part of `used` that the spares are.
+    spare: u64,
     /// Counts what could let a waiter go on, so that no wake-up between its look and its sleep is lost.
     changes: u64,
     /// How many threads sleep until the next change: waking nobody costs a system call too.
@@ -54,11 +58,18 @@ struct State {
 }
 
 impl State {
-    fn grant<const N: usize>(&mut self, classes: &[usize; N], total: u64) -> Option<[Vec<u8>; N]> {
+    fn grant<const N: usize>(
+        &mut self,
+        classes: &[usize; N],
+        beside: u64,
+        total: u64,
+    ) -> Option<[Vec<u8>; N]> {
         let mut granted = [const { Vec::new() }; N];
         for (slot, &class) in granted.iter_mut().zip(classes) {
-            if let Some(at) = self.spares.iter().position(|spare| spare.len() == class) {
-                *slot = self.spares.swap_remove(at);
+            // The one dropped last is the likeliest to be in the processor's caches.
+            if let Some(at) = self.spares.iter().rposition(|spare| spare.len() == class) {
+                *slot = self.spares.remove(at);
+                self.spare -= class as u64;
             }
         }
         let fresh: u64 = granted
@@ -66,17 +77,30 @@ impl State {
             .zip(classes)
             .filter(|(slot, _)| slot.is_empty())
             .map(|(_, &class)| class as u64)
-            .sum();
+            .sum::<u64>()
+            + beside;
         while self.used + fresh > total {
-            let Some(spare) = self.spares.pop() else {
-                self.spares
-                    .extend(granted.into_iter().filter(|slot| !slot.is_empty()));
+            if !self.free_spare() {
+                for slot in granted.into_iter().filter(|slot| !slot.is_empty()) {
+                    self.spare += slot.len() as u64;
+                    self.spares.push(slot);
+                }
                 return None;
-            };
-            self.used -= spare.len() as u64;
+            }
         }
         self.used += fresh;
         Some(granted)
+    }
+
+    /// Gives up the spare buffer that was dropped longest ago; says whether there was one.
+    fn free_spare(&mut self) -> bool {
+        if self.spares.is_empty() {
+            return false;
+        }
+        let freed = self.spares.remove(0).len() as u64;
+        self.used -= freed;
+        self.spare -= freed;
+        true
     }
 }
 
@@ -121,12 +145,27 @@ impl Budget {
         self: &Arc<Self>,
         lengths: [usize; N],
         urgency: Urgency,
-        mut make_room: impl FnMut() -> bool,
+        make_room: impl FnMut() -> bool,
     ) -> Result<Option<[Buffer; N]>> {
+        let granted = self.acquire_beside(lengths, 0, urgency, make_room)?;
+        Ok(granted.map(|(buffers, _)| buffers))
+    }
+
+    /// As [`Budget::acquire`], with room for `beside` bytes more that are allocated elsewhere, in the same moment.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn acquire_beside<const N: usize>(
+        self: &Arc<Self>,
+        lengths: [usize; N],
+        beside: u64,
+        urgency: Urgency,
+        mut make_room: impl FnMut() -> bool,
+    ) -> Result<Option<([Buffer; N], Room)>> {
         let classes = lengths.map(size_class);
         let needed = classes
             .iter()
-            .fold(0_u64, |sum, &class| sum.saturating_add(class as u64));
+            .fold(beside, |sum, &class| sum.saturating_add(class as u64));
         let mut turn = Turn {
             budget: self,
             ticket: None,
@@ -145,7 +184,7 @@ impl Budget {
                 }
                 .into());
             }
-            if first && let Some(granted) = state.grant(&classes, self.total) {
+            if first && let Some(granted) = state.grant(&classes, beside, self.total) {
                 break granted;
             }
             match urgency {
@@ -175,8 +214,12 @@ impl Budget {
         };
         drop(state);
         drop(turn);
+        let room = Room {
+            budget: Arc::clone(self),
+            bytes: beside,
+        };
         let mut granted = granted.into_iter().zip(classes).zip(lengths);
-        Ok(Some(std::array::from_fn(|_| {
+        let buffers = std::array::from_fn(|_| {
             let (bytes, length) = match granted.next() {
                 Some(((bytes, class), length)) if bytes.is_empty() => (vec![0; class], length),
                 Some(((bytes, _), length)) => (bytes, length),
@@ -187,7 +230,8 @@ impl Budget {
                 bytes,
                 length,
             }
-        })))
+        });
+        Ok(Some((buffers, room)))
     }
 
     /// Counts `bytes` that are allocated elsewhere, a table's say, for as long as the result lives.
@@ -211,8 +255,7 @@ impl Budget {
             if state.used + bytes <= self.total {
                 break;
             }
-            if let Some(spare) = state.spares.pop() {
-                state.used -= spare.len() as u64;
+            if state.free_spare() {
                 continue;
             }
             let seen = state.changes;
@@ -313,7 +356,10 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let mut state = self.budget.lock();
-        let unwanted = if state.spares.len() < SPARES && state.queue.is_empty() {
+        let spare = state.spare + bytes.len() as u64;
+        let room = spare <= SPARE_BYTES && state.spares.len() < SPARES;
+        let unwanted = if room && state.queue.is_empty() {
+            state.spare = spare;
             state.spares.push(bytes);
             None
         } else {
@@ -326,7 +372,31 @@ impl Drop for Buffer {
     }
 }
 
-/// Bytes allocated elsewhere that count against a [`Budget`].
+/// Bytes allocated elsewhere, by a decoder say, that count against a [`Budget`] and may be given up as buffers are.
+#[derive(Debug)]
+pub(crate) struct Room {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Room {
+    /// How many there are.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            let mut state = self.budget.lock();
+            state.used -= self.bytes;
+            self.budget.wake(state);
+        }
+    }
+}
+
+/// Bytes allocated elsewhere that count against a [`Budget`] for as long as a file is open.
 #[derive(Debug)]
 pub(crate) struct Charge {
     budget: Arc<Budget>,

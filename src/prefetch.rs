@@ -1,24 +1,26 @@
-//! Which chunks a reader will want next. It names chunks and owns no data.
+//! What a reader will want next. It names bytes and owns no data.
 //!
 //! Each handle follows several streams, because one descriptor can be read at several places at once (a tar inside a
 //! database, threads with `pread`). A stream is a place where reading went on where it had stopped, give or take a
 //! few requests: the kernel's readahead asks ahead of the reader and its requests overtake each other. A read that
-//! continues nothing only takes a stream's place and names nothing, so a random reader pays for no speculation.
+//! continues nothing only takes a stream's place and names nothing, so a random reader pays for no speculation; and one
+//! large read, which the kernel cuts into several requests, does not yet look like a stream either.
 //!
-//! A stream's window begins with one chunk and doubles whenever its reader had to wait, up to a limit: a slow reader
-//! is kept one chunk ahead, a fast one as far as it needs.
+//! A stream's window begins small and doubles whenever its reader had to wait, up to a limit: a slow reader is kept a
+//! little ahead, a fast one as far as it needs.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::format::ChunkTable;
-
 /// How many streams a handle follows.
 const STREAMS: usize = 8;
+/// How much has to be read in a row before anything is read ahead, in bytes: one read of 1 MiB, which is what copying
+/// programs use at most, with the kernel's own readahead of 128 KiB behind it, is not a stream yet.
+const PROOF: u64 = (1 << 20) + (128 << 10);
 /// A window's first size, in bytes: what the kernel's readahead asks for at most in one request.
 const FIRST_WINDOW: u64 = 1 << 20;
-/// How many chunks are named at once at most: a window of tiny chunks would be a list without end.
-const NAMED_AT_ONCE: u32 = 64;
+/// How many units are named at once at most: a window of tiny chunks would be a list without end.
+const NAMED_AT_ONCE: usize = 64;
 /// How many request lengths a continuing read may be off the place it should begin at.
 const TOLERANCE: u64 = 4;
 
@@ -38,11 +40,13 @@ struct Streams {
 
 #[derive(Debug)]
 struct Stream {
+    /// Where it began.
+    start: u64,
     /// Behind the last byte asked for.
     next: u64,
-    /// The first chunk not named yet.
-    unnamed: u32,
-    /// How far ahead of `next` chunks are named, in bytes; 0 until the stream has been continued once.
+    /// The first byte not named yet.
+    unnamed: u64,
+    /// How far ahead of `next` bytes are named; 0 until the stream has proved to be one.
     window: u64,
     last_used: u64,
 }
@@ -70,8 +74,13 @@ impl Prefetch {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes notice of a read of original bytes, and names the chunks to decode ahead now, each only once.
-    pub(crate) fn observe(&self, read: &Range<u64>, table: &ChunkTable) -> Range<u32> {
+    /// Takes notice of a read of original bytes, and names the bytes to decode ahead now, each only once. They are whole
+    /// units: `unit_end` says where the unit ends that holds an offset, and `None` behind the end of the file.
+    pub(crate) fn observe(
+        &self,
+        read: &Range<u64>,
+        unit_end: impl Fn(u64) -> Option<u64>,
+    ) -> Range<u64> {
         if self.limit == 0 || read.is_empty() {
             return 0..0;
         }
@@ -79,12 +88,11 @@ impl Prefetch {
         streams.clock += 1;
         let now = streams.clock;
         let limit = self.limit;
-        // The chunks this read needs itself end here.
-        let behind = table.chunks_holding(&(read.end - 1..read.end)).end;
         let Some(stream) = streams.continued_by(read) else {
             let fresh = Stream {
+                start: read.start,
                 next: read.end,
-                unnamed: behind,
+                unnamed: 0,
                 window: 0,
                 last_used: now,
             };
@@ -100,23 +108,34 @@ impl Prefetch {
             return 0..0;
         };
         stream.last_used = now;
+        stream.start = stream.start.min(read.start);
         stream.next = stream.next.max(read.end);
         if stream.window == 0 {
+            if stream.next - stream.start <= PROOF.min(limit) {
+                return 0..0;
+            }
             stream.window = FIRST_WINDOW.min(limit);
         }
-        let until = stream.next.saturating_add(stream.window);
+        let wanted = stream.next.saturating_add(stream.window);
+        if stream.unnamed >= wanted {
+            return 0..0;
+        }
+        // The units this read needs itself end here.
+        let behind = unit_end(read.end - 1).unwrap_or(read.end);
         let first = stream.unnamed.max(behind);
-        let end = table
-            .chunks_holding(&(until - 1..until))
-            .end
-            .max(behind.saturating_add(1))
-            .min(table.len())
-            .min(first.saturating_add(NAMED_AT_ONCE));
+        let mut end = first;
+        for _ in 0..NAMED_AT_ONCE {
+            match unit_end(end) {
+                // The unit next to those of the read is named however short the window is.
+                Some(further) if end < wanted || end == behind => end = further,
+                _ => break,
+            }
+        }
         stream.unnamed = stream.unnamed.max(end);
-        first..end.max(first)
+        first..end
     }
 
-    /// Widens the window of the stream that this read belongs to: its reader had to wait for a chunk.
+    /// Widens the window of the stream that this read belongs to: its reader had to wait for a unit.
     pub(crate) fn outran(&self, read: &Range<u64>) {
         let limit = self.limit;
         let mut streams = self.lock();
@@ -144,56 +163,58 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CHUNK: u64 = 1 << 20;
+    const UNIT: u64 = 1 << 20;
 
-    fn table(chunks: u64) -> ChunkTable {
-        let count = chunks as usize;
-        let sizes = || {
-            std::iter::repeat_n(CHUNK, count)
-                .collect::<Vec<_>>()
-                .into_iter()
-        };
-        ChunkTable::new(18, sizes(), sizes()).unwrap()
+    /// Where units of a mebibyte end, in a file of so many of them.
+    fn units(count: u64) -> impl Fn(u64) -> Option<u64> {
+        move |offset| (offset < count * UNIT).then(|| (offset / UNIT + 1) * UNIT)
     }
 
-    fn read(prefetch: &Prefetch, table: &ChunkTable, offset: u64, length: u64) -> Range<u32> {
-        prefetch.observe(&(offset..offset + length), table)
+    fn read(prefetch: &Prefetch, count: u64, offset: u64, length: u64) -> Range<u64> {
+        prefetch.observe(&(offset..offset + length), units(count))
     }
 
     #[test]
-    fn a_sequential_reader_has_every_chunk_named_once_before_it_comes_there() {
-        let (prefetch, table) = (Prefetch::new(8 * CHUNK), table(64));
-        let mut named = Vec::new();
-        for offset in (0..64 * CHUNK).step_by(128 << 10) {
-            let ahead = read(&prefetch, &table, offset, 128 << 10);
-            assert!(ahead.is_empty() || u64::from(ahead.start) * CHUNK >= offset);
-            named.extend(ahead);
+    fn a_sequential_reader_has_every_unit_named_once_before_it_comes_there() {
+        let prefetch = Prefetch::new(8 * UNIT);
+        let mut named = None;
+        for offset in (0..64 * UNIT).step_by(128 << 10) {
+            let ahead = read(&prefetch, 64, offset, 128 << 10);
+            if ahead.is_empty() {
+                continue;
+            }
+            assert!(ahead.start >= offset);
+            assert!(named.is_none_or(|end| end == ahead.start));
+            named = Some(ahead.end);
         }
-        assert_eq!(named, (1..64).collect::<Vec<u32>>());
+        assert_eq!(named, Some(64 * UNIT));
     }
 
     #[test]
-    fn random_reads_name_nothing() {
-        let (prefetch, table) = (Prefetch::new(8 * CHUNK), table(1024));
+    fn random_reads_name_nothing_even_when_the_kernel_cuts_them_up() {
+        let prefetch = Prefetch::new(8 * UNIT);
         let mut place = 12345_u64;
         for _ in 0..2000 {
             place = place
                 .wrapping_mul(6364136223846793005)
                 .wrapping_add(1442695040888963407);
-            let offset = (place >> 20) % (1023 * CHUNK);
-            // One in ten thousand may hit a stream by chance; this seed has none.
-            assert!(read(&prefetch, &table, offset & !4095, 4096).is_empty());
+            let offset = ((place >> 8) % (UNIT * UNIT)) & !4095;
+            for request in (offset..offset + UNIT).step_by(128 << 10) {
+                // One may hit a stream by chance; this seed has none.
+                assert!(read(&prefetch, 2 * UNIT, request, 128 << 10).is_empty());
+            }
         }
     }
 
     #[test]
     fn interleaved_streams_on_one_handle_are_all_followed() {
-        let (prefetch, table) = (Prefetch::new(8 * CHUNK), table(800));
+        let prefetch = Prefetch::new(8 * UNIT);
         let mut named = [0; 8];
         for step in 0..64_u64 {
             for (stream, count) in named.iter_mut().enumerate() {
-                let offset = stream as u64 * 100 * CHUNK + step * CHUNK;
-                *count += read(&prefetch, &table, offset, CHUNK).len();
+                let offset = stream as u64 * 100 * UNIT + step * UNIT;
+                let ahead = read(&prefetch, 800, offset, UNIT);
+                *count += (ahead.end - ahead.start) / UNIT;
             }
         }
         assert!(named.iter().all(|&count| count >= 60), "{named:?}");
@@ -201,44 +222,46 @@ mod tests {
 
     #[test]
     fn the_window_doubles_while_the_reader_waits_and_ends_at_the_limit() {
-        let (prefetch, table) = (Prefetch::new(4 * CHUNK), table(64));
-        read(&prefetch, &table, 0, CHUNK);
+        let prefetch = Prefetch::new(4 * UNIT);
         let mut ahead = 0;
-        for step in 1..16 {
-            let named = read(&prefetch, &table, step * CHUNK, CHUNK);
-            ahead = ahead.max(u64::from(named.end).saturating_sub(step + 1));
-            prefetch.outran(&(step * CHUNK..(step + 1) * CHUNK));
+        for step in 0..16 {
+            let named = read(&prefetch, 64, step * UNIT, UNIT);
+            ahead = ahead.max((named.end / UNIT).saturating_sub(step + 1));
+            prefetch.outran(&(step * UNIT..(step + 1) * UNIT));
         }
         assert_eq!(ahead, 4);
     }
 
     #[test]
     fn requests_that_overtake_each_other_are_one_stream() {
-        let (prefetch, table) = (Prefetch::new(8 * CHUNK), table(64));
-        let mut named = Vec::new();
+        let prefetch = Prefetch::new(8 * UNIT);
+        let mut named = 0;
         let step = 256 << 10;
-        for pair in (0..32 * CHUNK).step_by(2 * step as usize) {
-            named.extend(read(&prefetch, &table, pair + step, step));
-            named.extend(read(&prefetch, &table, pair, step));
+        for pair in (0..32 * UNIT).step_by(2 * step as usize) {
+            for offset in [pair + step, pair] {
+                let ahead = read(&prefetch, 64, offset, step);
+                named += (ahead.end - ahead.start) / UNIT;
+            }
         }
         assert_eq!(prefetch.lock().followed.len(), 1);
-        assert!(named.len() >= 30);
+        assert!(named >= 30);
     }
 
     proptest! {
         #[test]
-        fn only_existing_chunks_are_named(
-            reads in proptest::collection::vec((0_u64..40, 1_u64..3 * CHUNK), 1..60),
-            sizes in proptest::collection::vec(0_u64..2 * CHUNK, 1..30),
+        fn only_existing_bytes_are_named_and_in_whole_units(
+            reads in proptest::collection::vec((0_u64..40, 1_u64..3 * UNIT), 1..60),
+            count in 1_u64..30,
         ) {
-            let table = ChunkTable::new(18, sizes.iter().copied(), sizes.iter().copied()).unwrap();
-            let prefetch = Prefetch::new(16 * CHUNK);
-            for (chunk, length) in reads {
-                let offset = chunk * CHUNK / 2;
-                let end = (offset + length).min(table.original_size());
+            let prefetch = Prefetch::new(16 * UNIT);
+            for (place, length) in reads {
+                let offset = place * UNIT / 2;
+                let end = (offset + length).min(count * UNIT);
                 if offset < end {
-                    let named = prefetch.observe(&(offset..end), &table);
-                    prop_assert!(named.end <= table.len());
+                    let named = prefetch.observe(&(offset..end), units(count));
+                    prop_assert!(named.end <= count * UNIT);
+                    let whole = named.start.is_multiple_of(UNIT) && named.end.is_multiple_of(UNIT);
+                    prop_assert!(whole || named.is_empty());
                     prefetch.outran(&(offset..end));
                 }
             }

@@ -43,27 +43,31 @@ counters! {
     reads,
     /// Bytes of original data handed out.
     bytes_read,
-    /// Chunks a read found decoded.
+    /// Chunks, or pieces of large ones, that a read found decoded.
     cache_hits,
-    /// Chunks a read had to decode itself.
+    /// Chunks or pieces a read had to decode itself.
     cache_misses,
-    /// Chunks a read waited for while another thread decoded them.
+    /// Chunks or pieces a read waited for while another thread decoded them.
     cache_joined,
-    /// Chunks given up to make room.
+    /// Chunks and pieces given up to make room.
     evicted_chunks,
-    /// Chunks decoded, for whatever reason.
+    /// Chunks decoded whole, for whatever reason.
     decoded_chunks,
-    /// Bytes of original data those chunks hold.
+    /// Pieces of large chunks decoded, for whatever reason.
+    decoded_pieces,
+    /// Bytes of original data that were decoded.
     decoded_bytes,
-    /// Bytes of compressed data read for them.
+    /// Bytes of compressed data read for that.
     compressed_bytes,
-    /// Chunks decoded ahead of a reader.
+    /// Chunks decoded whole ahead of a reader.
     prefetched_chunks,
-    /// Chunks decoded ahead and then read.
+    /// Pieces of large chunks decoded ahead of a reader.
+    prefetched_pieces,
+    /// Chunks and pieces decoded ahead and then read.
     prefetch_hits,
-    /// Chunks decoded ahead and given up before anybody read them.
+    /// Chunks and pieces decoded ahead and given up before anybody read them.
     prefetch_wasted,
-    /// Chunks that were not decoded ahead because memory was short.
+    /// Chunks and pieces that were not decoded ahead because memory was short.
     prefetch_refused,
     /// Reads that failed because data is damaged or cut short.
     damage_errors,

@@ -4,6 +4,7 @@
 //! to be searched for its chunks' sizes, is searched once for as long as it stays the same.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +13,7 @@ use xxhash_rust::xxh64::Xxh64;
 
 use super::outline::{Chunks, Conditions, Cut, OVERHEAD, Outline};
 use super::source::Source;
+use super::units::Unit;
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
 use crate::format::{ChunkTable, FixedHeader, Footer, PayloadTable};
@@ -39,6 +41,8 @@ pub(crate) struct Contents {
     reported: Mutex<HashSet<u32>>,
     /// Whether the log has it that the file was changed.
     reported_change: AtomicBool,
+    /// Whether a chunk was met that cannot be decoded in pieces. One writer makes all chunks alike.
+    only_whole: AtomicBool,
     _charge: Charge,
 }
 
@@ -78,6 +82,7 @@ impl Contents {
             fingerprint: outline.fingerprint,
             reported: Mutex::default(),
             reported_change: AtomicBool::new(false),
+            only_whole: AtomicBool::new(false),
             _charge: outline.charge,
         })
     }
@@ -103,6 +108,17 @@ impl Contents {
     /// The memory these contents take, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.table.memory() + OVERHEAD
+    }
+
+    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end.
+    pub(crate) fn unit_holding(&self, offset: u64) -> Option<(Unit, Range<u64>)> {
+        let pieces = !self.only_whole.load(Ordering::Relaxed);
+        Unit::holding(&self.table, offset, pieces)
+    }
+
+    /// From now on, chunks are decoded whole.
+    pub(crate) fn decode_only_whole(&self) {
+        self.only_whole.store(true, Ordering::Relaxed);
     }
 
     /// Whether this is the first report of the file's change.

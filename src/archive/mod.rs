@@ -8,6 +8,7 @@
 mod contents;
 mod outline;
 mod source;
+mod units;
 
 use std::fs::File;
 use std::ops::Range;
@@ -21,8 +22,9 @@ use rustix::fs::{Mode, OFlags};
 pub(crate) use contents::Contents;
 pub(crate) use outline::{Conditions, Cut, Outline};
 pub(crate) use source::Source;
+pub(crate) use units::{PIECE_LEN, Unit};
 
-use crate::codec;
+use crate::codec::{self, Payload, Stream};
 use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};
 use crate::format::{ChunkTable, FixedHeader, Footer};
 use crate::identity::Identity;
@@ -144,6 +146,74 @@ impl Archive {
             .map_err(|error| self.placed(error, chunk))
     }
 
+    /// How much memory decoding a chunk piece by piece takes beside the pieces, in bytes, at most; `None` if the chunk can
+    /// only be decoded whole.
+    ///
+    /// # Errors
+    /// As [`Archive::read_payload`], and those of a payload that begins like none.
+    pub(crate) fn stream_memory(&self, chunk: u32) -> Result<Option<u64>> {
+        let codec = self.header().codec;
+        self.with_payload(chunk, |payload, announced| {
+            match Stream::checks_content(codec, payload)? {
+                true => Ok(None),
+                false => Stream::memory(codec, payload, announced),
+            }
+        })
+    }
+
+    /// Begins to decode a chunk piece by piece.
+    ///
+    /// # Errors
+    /// As [`Archive::stream_memory`].
+    pub(crate) fn open_stream(&self, chunk: u32) -> Result<Stream> {
+        self.with_payload(chunk, |payload, announced| {
+            Stream::open(self.header().codec, payload, announced)
+        })
+    }
+
+    /// Moves a chunk's stream towards `offset`, in bytes from the chunk's beginning, as far as nothing has to be decoded for
+    /// it; says where it stands then.
+    ///
+    /// # Errors
+    /// As [`Archive::decode`].
+    pub(crate) fn seek_stream(&self, chunk: u32, stream: &mut Stream, offset: u64) -> Result<u64> {
+        self.with_payload(chunk, |payload, _| stream.seek(payload, offset))
+    }
+
+    /// Decodes what comes next in a chunk's stream into all of `output`.
+    ///
+    /// # Errors
+    /// As [`Archive::decode`].
+    pub(crate) fn decode_on(
+        &self,
+        chunk: u32,
+        stream: &mut Stream,
+        output: &mut [u8],
+    ) -> Result<()> {
+        self.with_payload(chunk, |payload, _| stream.decode(payload, output))
+    }
+
+    /// Does something with a chunk's payload, of which it reads what it needs, and its announced length. That the source
+    /// is still the same is looked at once, behind the last read: if it is not, nothing that was read counts.
+    fn with_payload<T>(
+        &self,
+        chunk: u32,
+        work: impl FnOnce(&dyn Payload, u64) -> Result<T>,
+    ) -> Result<T> {
+        let attempt = || {
+            let range = self.payload_range(chunk)?;
+            let original = self.table().original_range(chunk).unwrap_or_default();
+            let payload = ChunkPayload {
+                archive: self,
+                range,
+            };
+            let outcome = work(&payload, original.end - original.start);
+            self.check_unchanged()?;
+            outcome
+        };
+        attempt().map_err(|error| self.placed(error, chunk))
+    }
+
     /// Checks that the source is what was opened, or the beginning of it.
     ///
     /// # Errors
@@ -216,6 +286,32 @@ impl Archive {
             .original_range(chunk)
             .map_or(0, |range| range.start);
         error.in_chunk(chunk, offset).in_file(&self.path)
+    }
+}
+
+/// A chunk's payload as it lies in the source.
+struct ChunkPayload<'a> {
+    archive: &'a Archive,
+    range: Range<u64>,
+}
+
+impl Payload for ChunkPayload<'_> {
+    fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let path = &self.archive.path;
+        let place = self.range.start.saturating_add(offset);
+        let read = self
+            .archive
+            .source
+            .read_at(buffer, place)
+            .context("cannot read", path)?;
+        match read < buffer.len() {
+            true => Err(ErrorKind::EndsInside(Part::Payload).into()),
+            false => Ok(()),
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Mount {
     /// How many threads decode [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = threads_parser())]
     threads: Option<u16>,
-    /// How far ahead of a sequential reader to decode at most, or "off" [default: 16M]
+    /// How far ahead of a sequential reader to decode at most, or "off" [default: 16M, or two chunks]
     #[arg(long, value_name = "SIZE|off", value_parser = prefetch)]
     prefetch: Option<u64>,
     /// How long the kernel may believe what it was told of names and attributes, or "forever"
@@ -121,7 +121,7 @@ impl Mount {
             engine: EngineOptions {
                 cache_size: self.cache_size.unwrap_or(defaults.cache_size),
                 threads: self.threads.map_or(defaults.threads, usize::from),
-                prefetch: self.prefetch.unwrap_or(defaults.prefetch),
+                prefetch: self.prefetch,
             },
             time_to_live: self.ttl,
             allow_other: self.allow_other,

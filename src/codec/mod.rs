@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Codec;
 
-pub(crate) use self::stream::{IDLE_MEMORY, Payload, Stream};
+pub(crate) use self::stream::{Payload, Stream};
 
 /// How many of a payload's first bytes [`decoded_len`] looks at: the longest header that tells a size, an LZ4 frame's
 /// with content size and dictionary id. Zstandard's has 18 bytes at most, Snappy's 5.

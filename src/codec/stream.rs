@@ -19,9 +19,6 @@ pub(super) const STEP_LEN: usize = 128 << 10;
 /// The least that is fetched at a time, in bytes: a page, which costs as much as less of it.
 const LEAST_STEP_LEN: usize = 4 << 10;
 
-/// The most memory that is kept for streams to come while there are none, in bytes.
-pub(crate) const IDLE_MEMORY: u64 = zstd::IDLE_MEMORY;
-
 /// A payload's compressed bytes, fetched as they are needed.
 pub(crate) trait Payload {
     /// How many there are, in bytes.
@@ -92,6 +89,19 @@ impl Stream {
             Codec::Zstd => zstd::Decoder::memory(payload),
             Codec::Snappy => Ok(Some(snappy::Decoder::MEMORY)),
             Codec::Brotli => brotli::Decoder::memory(payload).map(Some),
+        }
+    }
+
+    /// Whether the payload carries a checksum over all that it decodes to. Only whole can such a chunk be checked before any
+    /// of it is handed out.
+    ///
+    /// # Errors
+    /// As [`Stream::open`].
+    pub(crate) fn checks_content(codec: Codec, payload: &dyn Payload) -> Result<bool> {
+        match codec {
+            Codec::Lz4 => lz4::Decoder::checks_content(payload),
+            Codec::Zstd => zstd::Decoder::checks_content(payload),
+            Codec::Snappy | Codec::Brotli => Ok(false),
         }
     }
 

@@ -16,7 +16,7 @@ use super::{Settings, cannot_encode, damaged, larger_than, shorter};
 use crate::error::{ErrorKind, Result};
 use crate::format::Codec;
 
-pub(super) use self::stream::{Decoder, IDLE_MEMORY};
+pub(super) use self::stream::Decoder;
 
 /// The first four bytes of a frame that carries data; skippable frames have others, and tell the wrong size.
 const FRAME_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();

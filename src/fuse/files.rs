@@ -82,7 +82,15 @@ impl WarpFilesystem {
         reply.open_backing(file).ok()
     }
 
-    pub(super) fn read_file(&self, number: FileHandle, offset: u64, size: u32, reply: ReplyData) {
+    /// Answers a read; `kept` says whether the kernel keeps the pages.
+    pub(super) fn read_file(
+        &self,
+        number: FileHandle,
+        offset: u64,
+        size: u32,
+        kept: bool,
+        reply: ReplyData,
+    ) {
         let counters = self.engine.counters();
         let mut reply = Some(reply);
         let mut answer = |bytes: &[u8]| {
@@ -96,7 +104,7 @@ impl WarpFilesystem {
             Some(Handle::File {
                 reader: Some(reader),
                 ..
-            }) => reader.read_with(offset, size as usize, &mut answer),
+            }) => reader.read_with(offset, size as usize, kept, &mut answer),
             Some(Handle::File { file, .. }) => read_plain(file, offset, size, &mut answer),
             _ => Err(bad_handle()),
         };

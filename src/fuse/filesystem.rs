@@ -19,6 +19,8 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use rustix::fs::OFlags;
+
 use super::convert::{absent, file_attributes, file_type};
 use super::errno::errno;
 use super::files::bad_handle;
@@ -197,11 +199,13 @@ impl Filesystem for WarpFilesystem {
         handle: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        shielded("read", || self.read_file(handle, offset, size, reply));
+        // The page cache has the answer of every other read.
+        let kept = flags.0 & OFlags::DIRECT.bits() as i32 == 0;
+        shielded("read", || self.read_file(handle, offset, size, kept, reply));
     }
 
     fn release(

@@ -13,6 +13,7 @@ use std::time::Instant;
 use lru::LruCache;
 
 use super::Reader;
+use super::streams::Streams;
 use crate::archive::{Archive, Conditions, Contents, Cut, Source};
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -24,8 +25,14 @@ use crate::stats::{Counters, Stats};
 const REMEMBERED_FILES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Which part of the budget those may take: one in this many bytes.
 const REMEMBERED_PART: u64 = 16;
-/// How far ahead of a sequential reader chunks are decoded at most by default, in bytes.
+/// How far ahead of a sequential reader chunks are decoded at most by default, in bytes; or the length of
+/// [`CHUNKS_AHEAD`] chunks, if that is more.
 const DEFAULT_PREFETCH: u64 = 16 << 20;
+/// A chunk is decoded by one thread from front to back, so a reader of large ones only has several threads work for it if
+/// they are sent more than one chunk ahead.
+const CHUNKS_AHEAD: u64 = 2;
+/// Which part of the budget one reader's window may take by default: one in this many bytes.
+const PREFETCH_PART: u64 = 4;
 
 /// How an [`Engine`] is made.
 #[derive(Debug, Clone)]
@@ -35,8 +42,9 @@ pub struct EngineOptions {
     pub cache_size: u64,
     /// How many threads decode ahead; at least one. By default as many as there are processors.
     pub threads: usize,
-    /// How far ahead of each sequential stream chunks are decoded at most, in bytes; 0 for not at all.
-    pub prefetch: u64,
+    /// How far ahead of each sequential stream is decoded at most, in bytes; 0 for not at all. By default 16 MiB, or two
+    /// chunks if that is more, but no more than a quarter of the budget.
+    pub prefetch: Option<u64>,
 }
 
 impl Default for EngineOptions {
@@ -44,7 +52,7 @@ impl Default for EngineOptions {
         Self {
             cache_size: default_budget(),
             threads: available_parallelism().map_or(1, NonZeroUsize::get),
-            prefetch: DEFAULT_PREFETCH,
+            prefetch: None,
         }
     }
 }
@@ -55,7 +63,8 @@ pub struct Engine {
     pub(super) cache: Cache,
     pub(super) counters: Arc<Counters>,
     pub(super) workers: rayon::ThreadPool,
-    pub(super) prefetch: u64,
+    pub(super) streams: Streams,
+    prefetch: Option<u64>,
     shelf: Mutex<Shelf>,
     started: Instant,
 }
@@ -88,6 +97,7 @@ impl Engine {
         let budget = Budget::new(options.cache_size);
         Ok(Arc::new(Self {
             cache: Cache::new(budget, Arc::clone(&counters)),
+            streams: Streams::new(options.cache_size / 2),
             counters,
             workers,
             prefetch: options.prefetch,
@@ -125,7 +135,7 @@ impl Engine {
                     let conditions = Conditions {
                         cut: Cut::Accept,
                         budget: self.cache.budget(),
-                        make_room: &|| self.cache.evict_one(),
+                        make_room: &|| self.make_room(),
                         cancelled: &AtomicBool::new(false),
                     };
                     Contents::read(&file, path, &conditions)
@@ -149,6 +159,19 @@ impl Engine {
         };
         let archive = Archive::new(path, Box::new(file), contents);
         Ok(Reader::new(Arc::clone(self), archive))
+    }
+
+    /// How far ahead of a sequential reader of a file with such chunks to decode, in bytes.
+    pub(super) fn prefetch_limit(&self, chunk_len: u64) -> u64 {
+        self.prefetch.unwrap_or_else(|| {
+            let wanted = DEFAULT_PREFETCH.max(chunk_len.saturating_mul(CHUNKS_AHEAD));
+            wanted.min(self.cache.budget().total() / PREFETCH_PART)
+        })
+    }
+
+    /// Gives up something that counts against the budget; says whether there was anything.
+    pub(super) fn make_room(&self) -> bool {
+        self.cache.evict_one() || self.streams.evict_one()
     }
 
     /// What to count reads in.

@@ -92,9 +92,14 @@ impl Reader {
             if let Some(known) = known {
                 return Ok(known.hash == hash);
             }
-            let (decoded, _) = self.shared.chunk(chunk)?;
-            if !is_zero(&decoded) {
-                return Ok(false);
+            let mut offset = bytes.start;
+            while offset < bytes.end
+                && let Some(decoded) = self.shared.unit_holding(offset, |_| 0)?
+            {
+                if !is_zero(&decoded.unit) {
+                    return Ok(false);
+                }
+                offset = decoded.bytes.end;
             }
             let mut zeros = lock(&self.shared.zeros);
             if zeros.len() < MOST_SIZES {
@@ -115,11 +120,9 @@ impl Reader {
 
 impl Shared {
     fn payload_hash(&self, chunk: u32, length: u64) -> Result<blake3::Hash> {
-        let cache = &self.engine.cache;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let room = cache
-            .budget()
-            .acquire([length], Urgency::Demand, || cache.evict_one())?;
+        let budget = self.engine.cache.budget();
+        let room = budget.acquire([length], Urgency::Demand, || self.engine.make_room())?;
         let Some([mut payload]) = room else {
             return Err(ErrorKind::Cancelled.into());
         };

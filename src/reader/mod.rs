@@ -1,11 +1,13 @@
 //! `read_at(offset, length)` of an original: archive, cache and prefetch put together.
 //!
-//! A read goes chunk by chunk and holds one at a time, so that it can wait for memory without keeping any. What a
-//! chunk's decoding costs is paid on the thread that asks; the chunks a sequential reader will want next are decoded
-//! meanwhile by the engine's workers.
+//! A read goes unit by unit (a chunk, or a piece of a large one) and holds one at a time, so that it can wait for memory
+//! without keeping any. What a unit's decoding costs is paid on the thread that asks; the units a sequential reader will want
+//! next are decoded meanwhile by the engine's workers.
 
+mod decode;
 mod engine;
 mod holes;
+mod streams;
 
 use std::cell::RefCell;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,12 +17,12 @@ use std::sync::Arc;
 
 pub use engine::{Engine, EngineOptions};
 
+use self::decode::Decoded;
 use self::holes::ZeroPayloads;
 use crate::archive::Archive;
-use crate::cache::{Key, Origin, Sizes};
-use crate::error::{Error, ErrorKind, Part, Result};
+use crate::cache::Origin;
+use crate::error::Result;
 use crate::format::{Checksum, FixedHeader};
-use crate::memory::Buffer;
 use crate::prefetch::Prefetch;
 
 /// A `.warp` file open for reading its original bytes, at any offset and by many threads.
@@ -69,7 +71,11 @@ impl Reader {
     }
 
     fn new(engine: Arc<Engine>, archive: Archive) -> Self {
-        let prefetch = Prefetch::new(engine.prefetch);
+        let chunk_len = archive
+            .table()
+            .original_range(0)
+            .map_or(0, |first| first.end);
+        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len));
         Self {
             shared: Arc::new(Shared {
                 engine,
@@ -113,24 +119,28 @@ impl Reader {
     /// Not even the first byte can be read.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let range = self.clip(offset, buffer.len());
+        self.begin(&range);
         let mut done = 0;
-        for chunk in self.begin(&range) {
-            let decoded = match self.chunk_for(chunk, &range) {
-                Ok(decoded) => decoded,
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error),
+        while done < (range.end - range.start) as usize {
+            let rest = range.start + done as u64..range.end;
+            // Who reads into a buffer may throw it away and read again.
+            let decoded = match self.unit_for(&rest, &range, |_| 0) {
+                Ok(Some(decoded)) => decoded,
+                Err(error) if done == 0 => return Err(error),
+                _ => break,
             };
-            let piece = self.part(chunk, &decoded, &range);
-            if let Some(place) = buffer.get_mut(done..done + piece.len()) {
-                place.copy_from_slice(piece);
-                done += piece.len();
+            let part = decoded.part(&rest);
+            if let Some(place) = buffer.get_mut(done..done + part.len()) {
+                place.copy_from_slice(part);
             }
+            done += part.len();
         }
         Ok(done)
     }
 
     /// Reads `length` original bytes at `offset`, fewer only at the end, and hands them to `with`: straight from the
-    /// cache's memory if one chunk holds them all.
+    /// cache's memory if one unit holds them all. `kept` says that they are kept there, so that nobody asks for them again
+    /// soon.
     ///
     /// # Errors
     /// Any of the bytes cannot be read.
@@ -138,19 +148,31 @@ impl Reader {
         &self,
         offset: u64,
         length: usize,
+        kept: bool,
         with: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
         let range = self.clip(offset, length);
-        let chunks = self.begin(&range);
-        if chunks.len() == 1 {
-            let decoded = self.chunk_for(chunks.start, &range)?;
-            return Ok(with(self.part(chunks.start, &decoded, &range)));
+        self.begin(&range);
+        let kept = |bytes: &Range<u64>| match kept {
+            true => (bytes.end.min(range.end) - bytes.start.max(range.start)) as usize,
+            false => 0,
+        };
+        let Some(first) = self.unit_for(&range, &range, kept)? else {
+            return Ok(with(&[]));
+        };
+        if first.bytes.end >= range.end {
+            return Ok(with(first.part(&range)));
         }
         ASSEMBLY.with_borrow_mut(|assembly| {
             assembly.clear();
-            for chunk in chunks.filter(|&chunk| !self.shared.bytes(chunk).is_empty()) {
-                let decoded = self.chunk_for(chunk, &range)?;
-                assembly.extend_from_slice(self.part(chunk, &decoded, &range));
+            assembly.extend_from_slice(first.part(&range));
+            let mut place = first.bytes.end;
+            drop(first);
+            while place < range.end
+                && let Some(decoded) = self.unit_for(&(place..range.end), &range, kept)?
+            {
+                assembly.extend_from_slice(decoded.part(&range));
+                place = decoded.bytes.end;
             }
             Ok(with(assembly))
         })
@@ -161,142 +183,32 @@ impl Reader {
         offset.min(end)..end
     }
 
-    /// Takes notice of a read, sends the workers ahead of it, and names the chunks it needs.
-    fn begin(&self, range: &Range<u64>) -> Range<u32> {
-        let table = self.shared.archive.table();
-        for chunk in self.shared.prefetch.observe(range, table) {
-            if self.shared.bytes(chunk).is_empty() {
-                continue;
-            }
-            let shared = Arc::downgrade(&self.shared);
-            self.shared.engine.workers.spawn_fifo(move || {
-                if let Some(shared) = shared.upgrade() {
-                    shared.decode_ahead(chunk);
-                }
-            });
-        }
-        table.chunks_holding(range)
+    /// Takes notice of a read, and sends the workers ahead of it.
+    fn begin(&self, range: &Range<u64>) {
+        let contents = self.shared.archive.contents();
+        let unit_end = |offset| contents.unit_holding(offset).map(|(_, bytes)| bytes.end);
+        let ahead = self.shared.prefetch.observe(range, unit_end);
+        self.shared.decode_ahead(ahead);
     }
 
-    /// A chunk that a read needs.
-    fn chunk_for(&self, chunk: u32, range: &Range<u64>) -> Result<Arc<Buffer>> {
-        let (decoded, origin) = self.shared.chunk(chunk)?;
-        if origin != Origin::Hit {
+    /// The unit that holds the first byte of `rest`, which a read of `range` needs; `None` if there is no such byte.
+    fn unit_for(
+        &self,
+        rest: &Range<u64>,
+        range: &Range<u64>,
+        kept: impl Fn(&Range<u64>) -> usize,
+    ) -> Result<Option<Decoded>> {
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let found = self.shared.unit_holding(rest.start, kept)?;
+        if found
+            .as_ref()
+            .is_some_and(|found| found.origin != Origin::Hit)
+        {
             self.shared.prefetch.outran(range);
         }
-        Ok(decoded)
-    }
-
-    /// The part of a decoded chunk that lies in `range`.
-    fn part<'a>(&self, chunk: u32, decoded: &'a [u8], range: &Range<u64>) -> &'a [u8] {
-        let bytes = self
-            .shared
-            .archive
-            .table()
-            .original_range(chunk)
-            .unwrap_or_default();
-        let from = range.start.saturating_sub(bytes.start) as usize;
-        let to = (range.end.min(bytes.end)).saturating_sub(bytes.start) as usize;
-        decoded.get(from..to).unwrap_or_default()
-    }
-}
-
-impl Shared {
-    fn key(&self, chunk: u32) -> Key {
-        Key {
-            contents: self.archive.contents().number,
-            chunk,
-        }
-    }
-
-    fn sizes(&self, chunk: u32) -> Sizes {
-        let length = |range: Option<Range<u64>>| {
-            let range = range.unwrap_or_default();
-            usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
-        };
-        let table = self.archive.table();
-        Sizes {
-            compressed: length(table.compressed_range(chunk)),
-            original: length(table.original_range(chunk)),
-        }
-    }
-
-    fn decode(&self, chunk: u32, payload: &mut [u8], original: &mut [u8]) -> Result<()> {
-        self.archive.decode(chunk, payload, original)?;
-        let counters = &self.engine.counters;
-        counters.decoded_chunks.add(1);
-        counters.decoded_bytes.add(original.len() as u64);
-        counters.compressed_bytes.add(payload.len() as u64);
-        Ok(())
-    }
-
-    /// Where a chunk lies in the original.
-    fn bytes(&self, chunk: u32) -> Range<u64> {
-        let bytes = self.archive.table().original_range(chunk);
-        bytes.unwrap_or_default()
-    }
-
-    /// Checks that the file reaches to the end of a chunk's payload, before memory is taken for it.
-    fn check_whole(&self, chunk: u32) -> Result<()> {
-        let payload = self.archive.table().compressed_range(chunk);
-        match payload.is_some_and(|payload| payload.end > self.archive.file_len()) {
-            true => Err(ErrorKind::EndsInside(Part::Payload).into()),
-            false => Ok(()),
-        }
-    }
-
-    fn chunk(&self, chunk: u32) -> Result<(Arc<Buffer>, Origin)> {
-        let get = || {
-            let decode =
-                |payload: &mut [u8], original: &mut [u8]| self.decode(chunk, payload, original);
-            let cache = &self.engine.cache;
-            cache.get(self.key(chunk), self.sizes(chunk), decode)
-        };
-        self.check_whole(chunk)
-            .and_then(|()| get())
-            .map_err(|error| self.report(error, chunk))
-    }
-
-    fn decode_ahead(&self, chunk: u32) {
-        // What is missing is reported to who asks for it.
-        if !self.prefetch.still_wants(&self.bytes(chunk)) || self.check_whole(chunk).is_err() {
-            return;
-        }
-        let outcome =
-            self.engine
-                .cache
-                .prefetch(self.key(chunk), self.sizes(chunk), |payload, original| {
-                    self.decode(chunk, payload, original)
-                });
-        if let Err(error) = outcome {
-            self.report(error, chunk);
-        }
-    }
-
-    /// Adds the place to an error and logs it, but every chunk's only once, and a file's change only once.
-    fn report(&self, error: Error, chunk: u32) -> Error {
-        let bytes = self.bytes(chunk);
-        let error = error
-            .in_chunk(chunk, bytes.start)
-            .in_file(self.archive.path());
-        if matches!(error.kind(), ErrorKind::Changed) {
-            if self.archive.contents().report_change_once() {
-                let path = self.archive.path().display();
-                tracing::warn!(
-                    "{path}: changed while it is open; who has it open must open it again"
-                );
-            }
-        } else if !error.is_damage() && !matches!(error.kind(), ErrorKind::OverBudget { .. }) {
-            // What may pass must not use up the one report of damage.
-            tracing::warn!("{error}");
-        } else if self.archive.contents().report_once(chunk) {
-            tracing::error!(
-                "{error}; its bytes {}..{} cannot be read",
-                bytes.start,
-                bytes.end
-            );
-        }
-        error
+        Ok(found)
     }
 }
 
@@ -330,6 +242,7 @@ impl Seek for Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use std::fs::{self, File, OpenOptions};
     use std::os::unix::fs::FileExt;
     use std::path::PathBuf;
@@ -348,7 +261,7 @@ mod tests {
         Engine::new(&EngineOptions {
             cache_size: 256 << 10,
             threads: 2,
-            prefetch: 1 << 20,
+            prefetch: Some(1 << 20),
         })
         .unwrap()
     }
@@ -380,7 +293,7 @@ mod tests {
                     let read = reader.read_at(&mut bytes, offset as u64).unwrap();
                     let end = original.len().min(offset + length);
                     assert_eq!(bytes[..read], original[offset..end], "{version} {codec}");
-                    let lent = reader.read_with(offset as u64, length, <[u8]>::to_vec);
+                    let lent = reader.read_with(offset as u64, length, true, <[u8]>::to_vec);
                     assert_eq!(lent.unwrap(), original[offset..end]);
                 }
                 assert_eq!(reader.read_at(&mut [0; 8], 100_003).unwrap(), 0);
@@ -406,7 +319,7 @@ mod tests {
         }
         assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), 32768);
         assert_eq!(bytes[..32768], original[..32768]);
-        assert!(reader.read_with(0, 100_003, |_| ()).is_err());
+        assert!(reader.read_with(0, 100_003, true, |_| ()).is_err());
         assert_eq!(reader.read_at(&mut bytes, 65536).unwrap(), 100_003 - 65536);
         assert_eq!(bytes[..100_003 - 65536], original[65536..]);
     }
@@ -495,7 +408,7 @@ mod tests {
         let engine = Engine::new(&EngineOptions {
             cache_size: 512 << 10,
             threads: 1,
-            prefetch: 0,
+            prefetch: Some(0),
         })
         .unwrap();
         let reader = engine.open(&vector("v2-zeros-10MiB.warp")).unwrap();
@@ -520,7 +433,7 @@ mod tests {
         Engine::new(&EngineOptions {
             cache_size: 4 << 20,
             threads: 2,
-            prefetch: 1 << 20,
+            prefetch: Some(1 << 20),
         })
         .unwrap()
     }

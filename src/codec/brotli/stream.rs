@@ -120,8 +120,8 @@ mod tests {
 
         fn free_cell(&mut self, cell: Self::AllocatedMemory) {
             let (now, most) = self.0.get();
-            let len = brotli::SliceWrapper::<T>::slice(&cell).len();
-            self.0.set((now.saturating_sub(len * size_of::<T>()), most));
+            let freed = size_of_val(brotli::SliceWrapper::<T>::slice(&cell));
+            self.0.set((now.saturating_sub(freed), most));
             StandardAlloc::default().free_cell(cell);
         }
     }

@@ -66,6 +66,11 @@ impl Decoder {
         .saturating_add(block_len.min(announced)))
     }
 
+    /// See [`crate::codec::Stream::checks_content`].
+    pub(in crate::codec) fn checks_content(payload: &dyn Payload) -> Result<bool> {
+        Ok(read_descriptor(payload)?.0.content_checksum)
+    }
+
     pub(in crate::codec) fn open(payload: &dyn Payload, announced: u64) -> Result<Self> {
         let (descriptor, first_block) = read_descriptor(payload)?;
         descriptor.check_content_size(announced)?;

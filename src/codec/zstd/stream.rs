@@ -29,11 +29,10 @@ const WINDOW_MARGIN: u64 = 64;
 /// What a context takes without its buffers, in bytes; it is less.
 const CONTEXT_LEN: u64 = 256 << 10;
 
-/// How many contexts are kept for later.
-const IDLE_COUNT: usize = 4;
+/// How many contexts are kept for later: a constant few mebibytes of the process, whatever is read.
+const IDLE_COUNT: usize = 2;
 /// The largest context that is kept, in bytes: that of a frame of the default level, whose window has 2 MiB.
 const IDLE_CONTEXT_LEN: u64 = 3 << 20;
-pub(in crate::codec) const IDLE_MEMORY: u64 = IDLE_COUNT as u64 * IDLE_CONTEXT_LEN;
 
 static IDLE: Mutex<Vec<DCtx<'static>>> = Mutex::new(Vec::new());
 
@@ -60,6 +59,13 @@ impl Decoder {
             None if is_skippable(&header) => Ok(None),
             None => Err(refused("not a Zstandard frame")),
         }
+    }
+
+    /// See [`crate::codec::Stream::checks_content`].
+    pub(in crate::codec) fn checks_content(payload: &dyn Payload) -> Result<bool> {
+        let (header, len) = beginning::<HEADER_LEN>(payload)?;
+        let frame = Frame::parse(header.get(..len).unwrap_or_default());
+        Ok(frame.is_some_and(|frame| frame.checksum))
     }
 
     pub(in crate::codec) fn open(payload: &dyn Payload) -> Result<Self> {
@@ -152,6 +158,8 @@ struct Frame {
     window_len: u64,
     /// In bytes, if it is told.
     content_len: Option<u64>,
+    /// Whether a checksum over the content follows.
+    checksum: bool,
 }
 
 impl Frame {
@@ -185,6 +193,7 @@ impl Frame {
         Some(Self {
             window_len: window_len.or(content_len)?,
             content_len,
+            checksum: descriptor & 4 != 0,
         })
     }
 

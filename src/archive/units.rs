@@ -1,0 +1,85 @@
+//! What is decoded in one go: a chunk, or a piece of a large one.
+//!
+//! A chunk of up to [`ONE_CALL`] bytes is decoded by one call of its codec, which is the fastest way and finds all that the
+//! codec can find wrong with it before a byte is handed out. A larger one is decoded from front to back in pieces, so that
+//! its first bytes do not wait for its last, a random read decodes no more than it has to, and memory is taken for what is
+//! read. How a chunk is cut depends on its length alone, so the same read always finds the same units.
+
+use std::ops::Range;
+
+use crate::format::ChunkTable;
+
+/// The longest chunk that is always decoded by one call, in bytes: about a millisecond's work.
+const ONE_CALL: u64 = 1 << 20;
+
+/// How long the pieces of a larger chunk are, in bytes; the last may be shorter. A Zstandard block has as many at most, and
+/// no decoder stops within one.
+pub(crate) const PIECE_LEN: u64 = 128 << 10;
+
+/// Names what is decoded in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Unit {
+    /// The chunk's number.
+    pub(crate) chunk: u32,
+    /// The piece's number within the chunk; `None` is the whole chunk.
+    pub(crate) piece: Option<u32>,
+}
+
+impl Unit {
+    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end. Large chunks are cut
+    /// into pieces if `pieces` says so.
+    pub(crate) fn holding(
+        table: &ChunkTable,
+        offset: u64,
+        pieces: bool,
+    ) -> Option<(Self, Range<u64>)> {
+        let chunk = table
+            .chunks_holding(&(offset..offset.checked_add(1)?))
+            .start;
+        let bytes = table.original_range(chunk)?;
+        let within = offset.checked_sub(bytes.start)?;
+        if offset >= bytes.end {
+            return None;
+        }
+        if !pieces || bytes.end - bytes.start <= ONE_CALL {
+            return Some((Self { chunk, piece: None }, bytes));
+        }
+        let number = within / PIECE_LEN;
+        let start = bytes.start + number * PIECE_LEN;
+        let unit = Self {
+            chunk,
+            piece: Some(u32::try_from(number).ok()?),
+        };
+        Some((unit, start..bytes.end.min(start + PIECE_LEN)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn units_lie_end_to_end_and_hold_every_byte_once(
+            sizes in proptest::collection::vec(
+                prop_oneof![0_u64..5, 1_u64..3 << 20, Just(1 << 20), Just((1 << 20) + 1)],
+                1..12,
+            ),
+            pieces in any::<bool>(),
+        ) {
+            let table = ChunkTable::new(18, sizes.iter().copied(), sizes.iter().copied()).unwrap();
+            let mut offset = 0;
+            let mut seen = std::collections::HashSet::new();
+            while let Some((unit, bytes)) = Unit::holding(&table, offset, pieces) {
+                prop_assert_eq!(bytes.start, offset);
+                prop_assert!(bytes.end > bytes.start);
+                prop_assert!(seen.insert(unit));
+                prop_assert_eq!(Unit::holding(&table, bytes.end - 1, pieces), Some((unit, bytes.clone())));
+                prop_assert_eq!(unit.piece.is_some(), pieces && sizes[unit.chunk as usize] > ONE_CALL);
+                offset = bytes.end;
+            }
+            prop_assert_eq!(offset, table.original_size());
+        }
+    }
+}

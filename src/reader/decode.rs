@@ -1,0 +1,471 @@
+//! How a reader comes by a unit: from the cache, from another thread that is at it, or by decoding it here.
+//!
+//! Memory is asked for all at once and by nobody who holds some already that others wait for, so no two can wait for
+//! each other: a decoder that was taken up is never held while waiting for memory or for another decoder.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Shared;
+use super::streams::{ChunkKey, Lease, Taken};
+use crate::archive::{PIECE_LEN, Unit};
+use crate::cache::{Entry, Key, Mark, Origin};
+use crate::error::{Error, ErrorKind, Part, Result};
+use crate::memory::{Buffer, Urgency};
+
+/// Up to which length a payload's buffer is rounded up to a power of two, in bytes.
+const ROUNDED_UP_TO: usize = 1 << 20;
+
+/// A unit that a read needs.
+pub(super) struct Decoded {
+    pub(super) unit: Arc<Buffer>,
+    /// Which original bytes it holds.
+    pub(super) bytes: Range<u64>,
+    pub(super) origin: Origin,
+}
+
+impl Decoded {
+    /// The part of the unit that lies in `range` of the original.
+    pub(super) fn part(&self, range: &Range<u64>) -> &[u8] {
+        let from = range.start.saturating_sub(self.bytes.start) as usize;
+        let to = range
+            .end
+            .min(self.bytes.end)
+            .saturating_sub(self.bytes.start) as usize;
+        self.unit.get(from..to).unwrap_or_default()
+    }
+}
+
+impl Shared {
+    fn key(&self, unit: Unit) -> Key {
+        Key {
+            contents: self.archive.contents().number,
+            unit,
+        }
+    }
+
+    /// Where a chunk lies in the original.
+    pub(super) fn bytes(&self, chunk: u32) -> Range<u64> {
+        let bytes = self.archive.table().original_range(chunk);
+        bytes.unwrap_or_default()
+    }
+
+    /// Checks that the file reaches to the end of a chunk's payload, before memory is taken for it.
+    fn check_whole(&self, chunk: u32) -> Result<()> {
+        let payload = self.archive.table().compressed_range(chunk);
+        match payload.is_some_and(|payload| payload.end > self.archive.file_len()) {
+            true => Err(ErrorKind::EndsInside(Part::Payload).into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The unit that holds the byte at `offset`; `None` behind the end. `kept` is told which bytes it has, and says how many
+    /// of them are going to be handed to somebody who keeps them.
+    ///
+    /// # Errors
+    /// The unit cannot be decoded; the error is in the log.
+    pub(super) fn unit_holding(
+        self: &Arc<Self>,
+        offset: u64,
+        kept: impl Fn(&Range<u64>) -> usize,
+    ) -> Result<Option<Decoded>> {
+        let contents = self.archive.contents();
+        loop {
+            let Some((unit, bytes)) = contents.unit_holding(offset) else {
+                return Ok(None);
+            };
+            let outcome = self
+                .check_whole(unit.chunk)
+                .and_then(|()| self.unit(unit, &bytes, kept(&bytes)));
+            match outcome {
+                Ok((unit, origin)) => {
+                    return Ok(Some(Decoded {
+                        unit,
+                        bytes,
+                        origin,
+                    }));
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Unstreamable { .. })
+                        && unit.piece.is_some() =>
+                {
+                    contents.decode_only_whole();
+                }
+                Err(error) => return Err(self.report(error, unit.chunk)),
+            }
+        }
+    }
+
+    fn unit(
+        self: &Arc<Self>,
+        unit: Unit,
+        bytes: &Range<u64>,
+        kept: usize,
+    ) -> Result<(Arc<Buffer>, Origin)> {
+        match self.engine.cache.enter(self.key(unit), kept)? {
+            Entry::Found(found, origin) => Ok((found, origin)),
+            Entry::Vacant(mark) => {
+                let outcome = match unit.piece {
+                    Some(_) => self.decode_piece(&mark, unit.chunk, bytes),
+                    None => self.decode_whole(unit.chunk),
+                };
+                mark.land(outcome.clone());
+                Ok((outcome?, Origin::Decoded))
+            }
+        }
+    }
+
+    fn decode_whole(&self, chunk: u32) -> Result<Arc<Buffer>> {
+        let lengths = self.room_lengths(chunk);
+        let budget = self.engine.cache.budget();
+        let buffers = budget.acquire(lengths, Urgency::Demand, || self.engine.make_room())?;
+        self.fill(chunk, buffers.ok_or(ErrorKind::Cancelled)?)
+    }
+
+    /// The lengths of a chunk's payload and of what it decodes to, in bytes.
+    fn lengths(&self, chunk: u32) -> [usize; 2] {
+        let table = self.archive.table();
+        [table.compressed_range(chunk), table.original_range(chunk)].map(|range| {
+            let range = range.unwrap_or_default();
+            usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+        })
+    }
+
+    /// The lengths of the buffers to decode a whole chunk with, in bytes. A payload's is rounded up: they are of all lengths,
+    /// and the buffer of one is to fit the next.
+    fn room_lengths(&self, chunk: u32) -> [usize; 2] {
+        let [payload, original] = self.lengths(chunk);
+        match payload <= ROUNDED_UP_TO {
+            true => [payload.next_power_of_two(), original],
+            false => [payload, original],
+        }
+    }
+
+    /// Decodes a whole chunk into the second buffer, with the first as room for its payload.
+    fn fill(&self, chunk: u32, [mut room, mut original]: [Buffer; 2]) -> Result<Arc<Buffer>> {
+        let [length, _] = self.lengths(chunk);
+        let payload = room.get_mut(..length).unwrap_or_default();
+        self.archive.decode(chunk, payload, &mut original)?;
+        let counters = &self.engine.counters;
+        counters.decoded_chunks.add(1);
+        counters.decoded_bytes.add(original.len() as u64);
+        counters.compressed_bytes.add(payload.len() as u64);
+        Ok(Arc::new(original))
+    }
+
+    /// Decodes a piece of a chunk that a read needs, `bytes` of the original, going on from where a decoder stands.
+    fn decode_piece(
+        self: &Arc<Self>,
+        mark: &Mark<'_>,
+        chunk: u32,
+        bytes: &Range<u64>,
+    ) -> Result<Arc<Buffer>> {
+        let streams = &self.engine.streams;
+        let key = self.chunk_key(chunk);
+        let origin = self.bytes(chunk).start;
+        let (start, end) = (bytes.start - origin, bytes.end - origin);
+        let mut begin = false;
+        loop {
+            // Whoever has come past the piece has brought it in before saying so.
+            streams.wait_for(key, start);
+            if let Some(supplied) = self.engine.cache.supplied(mark) {
+                return Ok(supplied);
+            }
+            let beside = match begin {
+                true => self.stream_memory(chunk)?,
+                false => 0,
+            };
+            let acquired = self.engine.cache.budget().acquire_beside(
+                [(end - start) as usize],
+                beside,
+                Urgency::Demand,
+                || self.engine.make_room(),
+            )?;
+            let ([mut piece], room) = acquired.ok_or(ErrorKind::Cancelled)?;
+            let mut lease = match streams.take(key, start, end, begin) {
+                Taken::Lease(lease) => lease,
+                Taken::AtWork => continue,
+                Taken::Nothing => {
+                    begin = true;
+                    continue;
+                }
+            };
+            if lease.stream().is_none() {
+                lease.begin(self.archive.open_stream(chunk)?, room);
+            }
+            self.pass(&mut lease, chunk, start, &mut piece)?;
+            self.decode_on(&mut lease, chunk, &mut piece)?;
+            let further = self.put_aside(lease, chunk, end);
+            if further > end {
+                self.spawn(move |shared| shared.decode_chunk_ahead(chunk, end, further));
+            }
+            return Ok(Arc::new(piece));
+        }
+    }
+
+    fn chunk_key(&self, chunk: u32) -> ChunkKey {
+        ChunkKey {
+            contents: self.archive.contents().number,
+            chunk,
+        }
+    }
+
+    fn stream_memory(&self, chunk: u32) -> Result<u64> {
+        let memory = self.archive.stream_memory(chunk)?;
+        let codec = self.archive.header().codec;
+        Ok(memory.ok_or(ErrorKind::Unstreamable { codec })?)
+    }
+
+    /// Brings a chunk's decoder to `offset`. What it comes by goes into the cache as far as there is memory: it took time, and
+    /// who reads backwards will want it. `scratch` takes the rest.
+    fn pass(
+        &self,
+        lease: &mut Lease<'_>,
+        chunk: u32,
+        offset: u64,
+        scratch: &mut [u8],
+    ) -> Result<()> {
+        let mut position = self.seek(lease, chunk, offset)?;
+        while position < offset {
+            let next_piece = (position / PIECE_LEN + 1) * PIECE_LEN;
+            let length = (next_piece.min(offset) - position) as usize;
+            let key = self.piece_key(chunk, position);
+            let whole = position.is_multiple_of(PIECE_LEN) && length as u64 == PIECE_LEN;
+            let kept = match whole && !self.engine.cache.is_ready(key) {
+                true => {
+                    self.engine
+                        .cache
+                        .budget()
+                        .acquire([length], Urgency::Speculation, || self.engine.make_room())?
+                }
+                false => None,
+            };
+            if let Some([mut piece]) = kept {
+                self.decode_on(lease, chunk, &mut piece)?;
+                self.engine.cache.supply(key, piece, None);
+            } else {
+                let length = length.min(scratch.len());
+                self.decode_on(lease, chunk, scratch.get_mut(..length).unwrap_or_default())?;
+            }
+            position = position_of(lease);
+            lease.came_to(position);
+        }
+        Ok(())
+    }
+
+    fn piece_key(&self, chunk: u32, position: u64) -> Key {
+        self.key(Unit {
+            chunk,
+            piece: u32::try_from(position / PIECE_LEN).ok(),
+        })
+    }
+
+    fn seek(&self, lease: &mut Lease<'_>, chunk: u32, offset: u64) -> Result<u64> {
+        match lease.stream() {
+            Some(stream) => self.archive.seek_stream(chunk, stream, offset),
+            None => Ok(0),
+        }
+    }
+
+    fn decode_on(&self, lease: &mut Lease<'_>, chunk: u32, output: &mut [u8]) -> Result<()> {
+        if let Some(stream) = lease.stream() {
+            self.archive.decode_on(chunk, stream, output)?;
+        }
+        let counters = &self.engine.counters;
+        counters.decoded_pieces.add(1);
+        counters.decoded_bytes.add(output.len() as u64);
+        Ok(())
+    }
+
+    /// Puts a decoder aside that has more to decode, and says how far it is wanted to go.
+    fn put_aside(&self, lease: Lease<'_>, chunk: u32, position: u64) -> u64 {
+        let bytes = self.bytes(chunk);
+        if position >= bytes.end - bytes.start {
+            return position;
+        }
+        let further = lease.put_aside();
+        // Who waits for memory may now take this decoder's.
+        self.engine.cache.budget().announce();
+        further
+    }
+
+    /// Has the workers decode original bytes ahead of their reader.
+    pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>) {
+        let mut offset = ahead.start;
+        while let Some((unit, bytes)) = self.archive.contents().unit_holding(offset)
+            && bytes.start < ahead.end
+        {
+            let chunk = unit.chunk;
+            if unit.piece.is_some() {
+                let whole = self.bytes(chunk);
+                let until = whole.end.min(ahead.end);
+                let (from, to) = (bytes.start - whole.start, until - whole.start);
+                self.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to));
+                offset = until;
+            } else {
+                self.spawn(move |shared| shared.decode_unit_ahead(unit, &bytes));
+                offset = self.bytes(chunk).end;
+            }
+        }
+    }
+
+    /// Hands work to the workers, who drop it when the reader is gone by then.
+    fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let shared = Arc::downgrade(self);
+        self.engine.workers.spawn_fifo(move || {
+            if let Some(shared) = shared.upgrade() {
+                work(&shared);
+            }
+        });
+    }
+
+    fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>) {
+        let cache = &self.engine.cache;
+        let key = self.key(unit);
+        // What is missing is reported to who asks for it.
+        if !self.prefetch.still_wants(bytes)
+            || cache.knows(key)
+            || self.check_whole(unit.chunk).is_err()
+        {
+            return;
+        }
+        let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
+            return self.engine.counters.prefetch_refused.add(1);
+        };
+        let lengths = self.room_lengths(unit.chunk);
+        let make_room = || self.engine.make_room();
+        let acquired = cache
+            .budget()
+            .acquire(lengths, Urgency::Speculation, make_room);
+        let Ok(Some(buffers)) = acquired else {
+            drop(ahead);
+            return self.engine.counters.prefetch_refused.add(1);
+        };
+        let Some(mark) = cache.enter_ahead(key, ahead) else {
+            return;
+        };
+        let outcome = self.fill(unit.chunk, buffers);
+        mark.land(outcome.clone());
+        match outcome {
+            Ok(_) => self.engine.counters.prefetched_chunks.add(1),
+            Err(error) => drop(self.report(error, unit.chunk)),
+        }
+    }
+
+    /// Decodes a chunk's pieces ahead of any reader, `from` and `to` in bytes from the chunk's beginning; or has who is at it
+    /// already do so.
+    fn decode_chunk_ahead(&self, chunk: u32, from: u64, to: u64) {
+        if self.check_whole(chunk).is_err() {
+            return;
+        }
+        if let Err(error) = self.go_on_ahead(chunk, from, to)
+            && !matches!(error.kind(), ErrorKind::Unstreamable { .. })
+        {
+            self.report(error, chunk);
+        }
+    }
+
+    fn go_on_ahead(&self, chunk: u32, from: u64, to: u64) -> Result<()> {
+        let streams = &self.engine.streams;
+        let budget = self.engine.cache.budget();
+        let key = self.chunk_key(chunk);
+        if streams.extend(key, to) {
+            return Ok(());
+        }
+        let mut lease = match streams.take(key, to, to, false) {
+            Taken::Lease(lease) => lease,
+            Taken::Nothing if from == 0 => {
+                let beside = self.stream_memory(chunk)?;
+                let make_room = || self.engine.make_room();
+                let room = budget.acquire_beside([], beside, Urgency::Speculation, make_room);
+                let Ok(Some(([], room))) = room else {
+                    self.engine.counters.prefetch_refused.add(1);
+                    return Ok(());
+                };
+                let Taken::Lease(mut lease) = streams.take(key, to, to, true) else {
+                    return Ok(());
+                };
+                if lease.stream().is_none() {
+                    lease.begin(self.archive.open_stream(chunk)?, room);
+                }
+                lease
+            }
+            // To come here from the chunk's beginning is more than a guess is worth: the reader brings a decoder along.
+            Taken::Nothing => return Ok(()),
+            // It began in this very moment.
+            Taken::AtWork => return Ok(()),
+        };
+        if position_of(&mut lease) < from {
+            self.seek(&mut lease, chunk, from)?;
+        }
+        let mut position = position_of(&mut lease);
+        lease.came_to(position);
+        while position < lease.until() && self.decode_piece_ahead(&mut lease, chunk, position)? {
+            position = position_of(&mut lease);
+            lease.came_to(position);
+        }
+        self.put_aside(lease, chunk, position);
+        Ok(())
+    }
+
+    /// Decodes the next piece ahead of any reader; says whether it did. It does not if nobody wants it any more, or memory
+    /// is short.
+    fn decode_piece_ahead(&self, lease: &mut Lease<'_>, chunk: u32, position: u64) -> Result<bool> {
+        let whole = self.bytes(chunk);
+        let start = whole.start + position;
+        let end = whole
+            .end
+            .min(whole.start + (position / PIECE_LEN + 1) * PIECE_LEN);
+        if !self.prefetch.still_wants(&(start..end)) {
+            return Ok(false);
+        }
+        let cache = &self.engine.cache;
+        let ahead = cache.go_ahead(end - start);
+        let make_room = || self.engine.make_room();
+        let length = [(end - start) as usize];
+        let acquired = cache
+            .budget()
+            .acquire(length, Urgency::Speculation, make_room);
+        let (Some(ahead), Ok(Some([mut piece]))) = (ahead, acquired) else {
+            self.engine.counters.prefetch_refused.add(1);
+            return Ok(false);
+        };
+        self.decode_on(lease, chunk, &mut piece)?;
+        let key = self.piece_key(chunk, position);
+        if position.is_multiple_of(PIECE_LEN) && !cache.is_ready(key) {
+            cache.supply(key, piece, Some(ahead));
+            self.engine.counters.prefetched_pieces.add(1);
+        }
+        Ok(true)
+    }
+
+    /// Adds the place to an error and logs it, but every chunk's only once, and a file's change only once.
+    pub(super) fn report(&self, error: Error, chunk: u32) -> Error {
+        let bytes = self.bytes(chunk);
+        let error = error
+            .in_chunk(chunk, bytes.start)
+            .in_file(self.archive.path());
+        if matches!(error.kind(), ErrorKind::Changed) {
+            if self.archive.contents().report_change_once() {
+                let path = self.archive.path().display();
+                tracing::warn!(
+                    "{path}: changed while it is open; who has it open must open it again"
+                );
+            }
+        } else if !error.is_damage() && !matches!(error.kind(), ErrorKind::OverBudget { .. }) {
+            // What may pass must not use up the one report of damage.
+            tracing::warn!("{error}");
+        } else if self.archive.contents().report_once(chunk) {
+            tracing::error!(
+                "{error}; its bytes {}..{} cannot be read",
+                bytes.start,
+                bytes.end
+            );
+        }
+        error
+    }
+}
+
+fn position_of(lease: &mut Lease<'_>) -> u64 {
+    lease.stream().map_or(0, |stream| stream.position())
+}
