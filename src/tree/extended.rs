@@ -24,7 +24,7 @@ impl Tree {
     /// # Errors
     /// As for [`Tree::attributes`].
     pub(crate) fn extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        if !passes_through(name) {
+        if !Self::has_attributes_like(name) {
             return Ok(None);
         }
         let (known, held) = self.descriptor_of(node)?;
@@ -57,9 +57,16 @@ impl Tree {
         }
         let names = list.split(|&byte| byte == 0);
         Ok(names
-            .filter(|name| passes_through(name))
+            .filter(|name| Self::has_attributes_like(name))
             .map(<[u8]>::to_vec)
             .collect())
+    }
+
+    /// Whether extended attributes of this name are shown: what users set, and the access control lists.
+    pub(crate) fn has_attributes_like(name: &[u8]) -> bool {
+        name.starts_with(b"user.")
+            || name == b"system.posix_acl_access"
+            || name == b"system.posix_acl_default"
     }
 
     /// A node's file, as a descriptor that says which file is meant and nothing more.
@@ -79,13 +86,6 @@ impl Tree {
         }
         Ok((known, held))
     }
-}
-
-/// Whether an extended attribute of the source is shown: what users set, and the access control lists.
-fn passes_through(name: &[u8]) -> bool {
-    name.starts_with(b"user.")
-        || name == b"system.posix_acl_access"
-        || name == b"system.posix_acl_default"
 }
 
 /// The path that leads to an open descriptor's file. Extended attributes can be read through it even where the

@@ -124,6 +124,11 @@ impl Tree {
         self.nodes.forget(node, lookups);
     }
 
+    /// How many entries of a directory are known as nodes.
+    pub(crate) fn children(&self, directory: NodeId) -> usize {
+        usize::try_from(self.nodes.children(directory)).unwrap_or(usize::MAX)
+    }
+
     /// A node's attributes.
     ///
     /// # Errors

@@ -108,6 +108,11 @@ impl Nodes {
         })
     }
 
+    /// How many nodes were last seen in the directory `id`.
+    pub(super) fn children(&self, id: NodeId) -> u64 {
+        self.lock().nodes.get(&id).map_or(0, |node| node.children)
+    }
+
     /// The node of `key`, seen as `name` in `parent`, with one lookup more; it is made if need be. `None` if the parent
     /// was forgotten.
     pub(super) fn look_up(
