@@ -10,13 +10,16 @@ use rustix::io::Errno;
 
 use super::nodes::Known;
 use super::source::stat_descriptor;
-use super::{NodeId, Tree, cannot_enter, is_file_of};
+use super::{IoContextWith, NodeId, Tree, cannot_enter, is_file_of};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
 /// The longest value of an extended attribute, and the longest list of their names, in bytes
 /// (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const LONGEST_EXTENDED_ATTRIBUTE: usize = 64 << 10;
+
+/// What most of them fit into, in bytes: the kernel clears as much memory as it is offered, at every question.
+const USUAL_EXTENDED_ATTRIBUTE: usize = 512;
 
 impl Tree {
     /// An extended attribute of the source file; `None` if it has none of that name or the name is not passed through.
@@ -28,12 +31,17 @@ impl Tree {
             return Ok(None);
         }
         let (known, held) = self.descriptor_of(node)?;
-        let mut value = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
-        match rustix::fs::getxattr(by_descriptor(&held), name, spare_capacity(&mut value)) {
-            Ok(_) => {
-                value.shrink_to_fit();
-                Ok(Some(value))
-            }
+        let path = by_descriptor(&held);
+        let read = |room| {
+            let mut value = Vec::with_capacity(room);
+            rustix::fs::getxattr(&path, name, spare_capacity(&mut value)).map(|_| value)
+        };
+        let value = match read(USUAL_EXTENDED_ATTRIBUTE) {
+            Err(Errno::RANGE) => read(LONGEST_EXTENDED_ATTRIBUTE),
+            value => value,
+        };
+        match value {
+            Ok(value) => Ok(Some(value)),
             Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
             Err(error) => {
                 Err(error).context("cannot read an extended attribute", &self.path_of(&known))
@@ -72,17 +80,20 @@ impl Tree {
     /// A node's file, as a descriptor that says which file is meant and nothing more.
     fn descriptor_of(&self, node: NodeId) -> Result<(Known, OwnedFd)> {
         let known = self.known(node)?;
-        let view = self.view_at(&known.location)?;
-        let path = self.path_of(&known);
-        let held = if known.name.is_empty() {
-            self.source.hold_directory(&view.directory)
-        } else {
-            self.source.hold(&view.directory, &known.name)
+        let path = || self.path_of(&known);
+        let directory = match self.recent.of(known.parent) {
+            Some(directory) if !known.name.is_empty() => directory,
+            _ => self.view_at(&known.location)?.directory,
         };
-        let held = held.map_err(|error| cannot_enter(error, &path))?;
-        let stat = stat_descriptor(&held).context("cannot examine", &path)?;
+        let held = if known.name.is_empty() {
+            self.source.hold_directory(&directory)
+        } else {
+            self.source.hold(&directory, &known.name)
+        };
+        let held = held.map_err(|error| cannot_enter(error, &path()))?;
+        let stat = stat_descriptor(&held).context_with("cannot examine", path)?;
         if !is_file_of(node, &known, &Identity::from(&stat)) {
-            return Err(Error::from(ErrorKind::Changed).in_file(&path));
+            return Err(Error::from(ErrorKind::Changed).in_file(&path()));
         }
         Ok((known, held))
     }

@@ -42,8 +42,10 @@ const LOCAL_FILE_SYSTEMS: [rustix::fs::FsWord; 7] = [
 #[derive(Debug)]
 pub(super) struct Source {
     root: OwnedFd,
-    /// The device of the root, if its file system answers from this machine alone.
-    local: Option<u64>,
+    /// The device it lies on.
+    device: u64,
+    /// Whether its file system answers from this machine alone.
+    is_local: bool,
     covered: Vec<Covered>,
     /// The mount's own device number, once it is mounted.
     mounted: OnceLock<u64>,
@@ -128,11 +130,17 @@ impl Source {
         let device = device_of(&stat_descriptor(&root)?);
         Ok(Self {
             root,
-            local: is_local.then_some(device),
+            device,
+            is_local,
             covered,
             mounted: OnceLock::new(),
             shown_path,
         })
+    }
+
+    /// The device of the root.
+    pub(super) fn device(&self) -> u64 {
+        self.device
     }
 
     /// Takes notice of the mount's device number.
@@ -284,13 +292,11 @@ impl Source {
 
     /// What `name` in `directory` is, itself and not what it may link to; `None` if there is no such name.
     pub(super) fn stat(&self, directory: &Directory, name: &[u8]) -> Result<Option<Statx>> {
-        if let Some(local) = self.local
-            && self.covered_at(directory, name).is_none()
-        {
+        if self.is_local && self.covered_at(directory, name).is_none() {
             // Asked like this the mount answers without a request, and a local file system as ever.
             let base = directory.descriptor.as_fd();
             match stat_with(base, name, AtFlags::STATX_DONT_SYNC) {
-                Ok(found) if device_of(&found) == local => return Ok(Some(found)),
+                Ok(found) if device_of(&found) == self.device => return Ok(Some(found)),
                 Err(Errno::NOENT) => return Ok(None),
                 Ok(_) | Err(_) => {}
             }
