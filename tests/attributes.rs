@@ -239,6 +239,14 @@ fn an_attribute_that_does_not_fit_or_is_not_there_is_the_error_that_it_is_elsewh
         let absent = rustix::fs::getxattr(mounted.path(file), name, &mut value[..]);
         assert_eq!(absent, Err(Errno::NODATA), "{name} of {file}");
     }
+    for (file, name) in [
+        ("x", "security.selinux"),
+        ("x", "trusted.secret"),
+        ("plain", "security.capability"),
+    ] {
+        let refused = rustix::fs::getxattr(mounted.path(file), name, &mut value[..]);
+        assert_eq!(refused, Err(Errno::NOTSUP), "{name} of {file}");
+    }
 }
 
 #[test]

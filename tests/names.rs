@@ -573,6 +573,84 @@ fn an_interrupted_listing_of_a_large_directory_misses_and_repeats_nothing() {
 }
 
 #[test]
+fn a_directory_is_kept_as_it_was_listed_where_the_kernel_may_believe_for_ever() {
+    let source = tempfile::tempdir().unwrap();
+    packed(source.path(), "x.warp");
+    fs::write(source.path().join("plain"), "plain").unwrap();
+    let mut mounted = Mounted::new(source.path(), &["--ttl", "forever"]);
+    let come = source.path().join("come");
+    // Once at least: the kernel may be short of memory, or others may drop its caches.
+    wait_until("a directory is listed as before", || {
+        let _ = fs::remove_file(&come);
+        mounted = Mounted::new(source.path(), &["--ttl", "forever"]);
+        let before = names(&mounted.mount_point);
+        assert_eq!(before.len(), 2);
+        fs::write(&come, "come").unwrap();
+        names(&mounted.mount_point) == before
+    });
+    // Nobody has asked for it, so nobody was told that there is none.
+    assert_eq!(fs::read(mounted.path("come")).unwrap(), b"come");
+    assert_eq!(fs::read(mounted.path("x")).unwrap(), original());
+
+    mounted.drop_caches();
+    assert_eq!(names(&mounted.mount_point).len(), 3);
+}
+
+#[test]
+fn a_kept_directory_is_of_one_moment_whoever_has_begun_to_list_it() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..5_000 {
+        File::create(source.path().join(format!("{number:04}"))).unwrap();
+    }
+    let mounted = Mounted::new(source.path(), &["--ttl", "forever"]);
+    let all = |entries: Vec<Entry>| -> BTreeMap<Vec<u8>, usize> {
+        let mut seen = BTreeMap::new();
+        for entry in entries {
+            *seen.entry(entry.name).or_insert(0) += 1;
+        }
+        seen
+    };
+    let to_the_end = |open: &File| {
+        let mut entries = Vec::new();
+        loop {
+            match read_entries(open, 1_000) {
+                more if more.is_empty() => return entries,
+                more => entries.extend(more),
+            }
+        }
+    };
+    // One begins and stays, another comes, and what they list changes under them.
+    let first = File::open(&mounted.mount_point).unwrap();
+    let mut of_first = read_entries(&first, 1_000);
+    for number in (0..5_000).step_by(2) {
+        fs::remove_file(source.path().join(format!("{number:04}"))).unwrap();
+    }
+    let second = File::open(&mounted.mount_point).unwrap();
+    let mut of_second = read_entries(&second, 2_000);
+    of_first.extend(to_the_end(&first));
+    of_second.extend(to_the_end(&second));
+    for seen in [all(of_first), all(of_second)] {
+        assert_eq!(seen.len(), 5_002, "with . and ..");
+        assert!(seen.values().all(|&times| times == 1));
+    }
+
+    // One begins and goes; whoever comes next has the directory as it is then.
+    let mounted = Mounted::new(source.path(), &["--ttl", "forever"]);
+    let left = File::open(&mounted.mount_point).unwrap();
+    assert!(!read_entries(&left, 1_000).is_empty());
+    drop(left);
+    for number in (1..5_000).step_by(4) {
+        fs::remove_file(source.path().join(format!("{number:04}"))).unwrap();
+    }
+    for _ in 0..3 {
+        let open = File::open(&mounted.mount_point).unwrap();
+        let seen = all(to_the_end(&open));
+        assert_eq!(seen.len(), 1_252);
+        assert!(seen.values().all(|&times| times == 1));
+    }
+}
+
+#[test]
 fn nothing_in_the_source_is_written() {
     let source = tempfile::tempdir().unwrap();
     packed(source.path(), "x.warp");

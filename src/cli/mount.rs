@@ -5,15 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use warpfs::fuse::{self, MountOptions};
+use warpfs::fuse::{self, FOREVER, MountOptions};
 use warpfs::{EngineOptions, Error};
 
 use super::allocator::give_large_buffers_back;
 use super::logging::{begin_logging, open_log};
 use super::{Outcome, Volume, cannot_print, size, threads_parser, wrong_usage};
-
-/// What stands for "forever" in a time-to-live: the kernel counts it in jiffies, which a century does not overflow.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Show a tree of .warp files, or one of them, as the originals, read-only
 #[derive(Debug, Args)]

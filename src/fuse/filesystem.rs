@@ -21,7 +21,9 @@ use fuser::{
 
 use rustix::fs::OFlags;
 
+use super::FOREVER;
 use super::convert::{absent, file_attributes, file_type};
+use super::directories::Directories;
 use super::errno::errno;
 use super::files::bad_handle;
 use super::handles::{Handle, Handles};
@@ -41,6 +43,7 @@ pub(super) struct WarpFilesystem {
     pub(super) tree: Tree,
     pub(super) engine: Arc<Engine>,
     pub(super) handles: Handles,
+    directories: Directories,
     time_to_live: Duration,
     allow_other: bool,
     /// Whether the kernel takes files to read by itself.
@@ -58,6 +61,7 @@ impl WarpFilesystem {
             tree,
             engine,
             handles: Handles::default(),
+            directories: Directories::default(),
             time_to_live,
             allow_other,
             passthrough: false,
@@ -67,26 +71,42 @@ impl WarpFilesystem {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             open_files: self.handles.open_files(),
-            memory_names: self.tree.memory() as u64,
+            memory_names: (self.tree.memory() + self.directories.memory()) as u64,
             ..self.engine.stats()
         }
     }
 
-    /// A directory's entries; reading from the beginning lists it anew.
-    fn listing(&self, number: FileHandle, offset: u64) -> Result<Arc<Listing>> {
+    /// Whether the kernel may keep directories' entries between openings. It looks at no time-to-live of theirs, nor
+    /// does it when somebody goes back to the beginning.
+    fn keeps_entries(&self) -> bool {
+        self.time_to_live >= FOREVER
+    }
+
+    /// A directory's entries, and whose they are; reading from the beginning lists it anew.
+    fn listing(&self, number: FileHandle, offset: u64) -> Result<(NodeId, Arc<Listing>)> {
         let handle = self.handles.get(number.0);
         let Some(Handle::Directory { node, listing }) = handle.as_deref() else {
             return Err(bad_handle());
         };
         let known = || listing.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset > 0
+        if (offset > 0 || self.keeps_entries())
             && let Some(listing) = &*known()
         {
-            return Ok(Arc::clone(listing));
+            return Ok((*node, Arc::clone(listing)));
         }
-        let listed = Arc::new(self.tree.list(*node)?);
+        let mut listed = Arc::new(self.tree.list(*node)?);
+        if self.keeps_entries() {
+            listed = self.directories.begin(*node, listed);
+        }
         *known() = Some(Arc::clone(&listed));
-        Ok(listed)
+        Ok((*node, listed))
+    }
+
+    /// Takes notice of where a reply about a listing begins.
+    fn told_from(&self, offset: u64, node: NodeId, listing: &Arc<Listing>) {
+        if self.keeps_entries() && offset >= listing.len() as u64 {
+            self.directories.end(node, listing);
+        }
     }
 }
 
@@ -121,11 +141,17 @@ impl Filesystem for WarpFilesystem {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // What an older kernel does not offer is done without.
         for wanted in [
-            InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
+            // Not READDIRPLUS_AUTO: it leaves out the attributes of all but the first entries of a large directory, and
+            // has each looked up by itself.
+            InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ASYNC_DIO,
         ] {
             let _ = config.add_capabilities(wanted);
+        }
+        if self.keeps_entries() {
+            // It keeps a target as long as the link, whatever becomes of what that leads to.
+            let _ = config.add_capabilities(InitFlags::FUSE_CACHE_SYMLINKS);
         }
         // Access lists are enforced by the kernel or, where it cannot, not ignored: their mask looks like group bits,
         // which would let in whom the list keeps out.
@@ -159,7 +185,10 @@ impl Filesystem for WarpFilesystem {
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
-        shielded("forget", || self.tree.forget(NodeId(node.0), lookups));
+        shielded("forget", || {
+            self.directories.forget(NodeId(node.0));
+            self.tree.forget(NodeId(node.0), lookups);
+        });
     }
 
     fn getattr(
@@ -246,11 +275,17 @@ impl Filesystem for WarpFilesystem {
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         shielded("opendir", || {
+            let node = NodeId(node.0);
+            let (flags, listing) = if self.keeps_entries() {
+                self.directories.open(node, self.tree.children(node))
+            } else {
+                (FopenFlags::empty(), None)
+            };
             let number = self.handles.add(Handle::Directory {
-                node: NodeId(node.0),
-                listing: Mutex::default(),
+                node,
+                listing: Mutex::new(listing),
             });
-            reply.opened(FileHandle(number), FopenFlags::empty());
+            reply.opened(FileHandle(number), flags);
         });
     }
 
@@ -263,10 +298,11 @@ impl Filesystem for WarpFilesystem {
         mut reply: ReplyDirectory,
     ) {
         shielded("readdir", || {
-            let listing = match self.listing(handle, offset) {
-                Ok(listing) => listing,
+            let (node, listing) = match self.listing(handle, offset) {
+                Ok(listed) => listed,
                 Err(error) => return reply.error(errno(&error)),
             };
+            self.told_from(offset, node, &listing);
             for (index, entry) in behind(&listing, offset) {
                 let name = OsStr::from_bytes(entry.name);
                 let next = index as u64 + 1;
@@ -287,10 +323,11 @@ impl Filesystem for WarpFilesystem {
         mut reply: ReplyDirectoryPlus,
     ) {
         shielded("readdirplus", || {
-            let listing = match self.listing(handle, offset) {
-                Ok(listing) => listing,
+            let (node, listing) = match self.listing(handle, offset) {
+                Ok(listed) => listed,
                 Err(error) => return reply.error(errno(&error)),
             };
+            self.told_from(offset, node, &listing);
             for (index, entry) in behind(&listing, offset) {
                 // An entry that went away meanwhile is given without attributes; who asks for it learns why.
                 let found = self.tree.lookup_listed(&listing, index).ok().flatten();
@@ -360,7 +397,9 @@ impl Filesystem for WarpFilesystem {
     ) {
         shielded("getxattr", || match self.attribute(NodeId(node.0), name) {
             Ok(Some(value)) => reply_attribute(size, &value, reply),
-            Ok(None) => reply.error(Errno::NO_XATTR),
+            Ok(None) if Tree::has_attributes_like(name.as_bytes()) => reply.error(Errno::NO_XATTR),
+            // Programs that look for a class in every file, as `ls -l` does, then stop asking.
+            Ok(None) => reply.error(Errno::EOPNOTSUPP),
             Err(error) => reply.error(errno(&error)),
         });
     }

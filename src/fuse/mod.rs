@@ -1,13 +1,15 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
 //! `mount` makes and ends the mount, `background` the daemon; `filesystem` answers requests, `files` those about files and
-//! `attributes` those about extended attributes; `handles` knows what is open, `errno` what an error is called. [`serve`]
+//! `attributes` those about extended attributes; `handles` knows what is open, `directories` what the kernel
+//! keeps of listings, `errno` what an error is called. [`serve`]
 //! puts them together and holds the order of a mount's life: everything that can be refused is refused before the mount
 //! exists; nobody is told that it is ready before it answers.
 
 mod attributes;
 mod background;
 mod convert;
+mod directories;
 mod errno;
 mod files;
 mod filesystem;
@@ -44,6 +46,10 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// How often a mount that is to end and is covered by another is tried again.
 const COVERED_RETRY: Duration = Duration::from_millis(200);
+
+/// The time-to-live that stands for "for ever": the kernel counts it in jiffies, which a century does not overflow. What it
+/// was told then stays until it gives it up by itself, directories' entries included.
+pub const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What to mount where, and how.
 #[derive(Debug, Clone)]

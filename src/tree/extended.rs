@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::nodes::Known;
 use super::source::stat_descriptor;
-use super::{NodeId, Tree, cannot_enter, is_file_of};
+use super::{IoContextWith, NodeId, Tree, cannot_enter, is_file_of};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
@@ -18,22 +18,30 @@ use crate::identity::Identity;
 /// (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const LONGEST_EXTENDED_ATTRIBUTE: usize = 64 << 10;
 
+/// What most of them fit into, in bytes: the kernel clears as much memory as it is offered, at every question.
+const USUAL_EXTENDED_ATTRIBUTE: usize = 512;
+
 impl Tree {
     /// An extended attribute of the source file; `None` if it has none of that name or the name is not passed through.
     ///
     /// # Errors
     /// As for [`Tree::attributes`].
     pub(crate) fn extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        if !passes_through(name) {
+        if !Self::has_attributes_like(name) {
             return Ok(None);
         }
         let (known, held) = self.descriptor_of(node)?;
-        let mut value = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
-        match rustix::fs::getxattr(by_descriptor(&held), name, spare_capacity(&mut value)) {
-            Ok(_) => {
-                value.shrink_to_fit();
-                Ok(Some(value))
-            }
+        let path = by_descriptor(&held);
+        let read = |room| {
+            let mut value = Vec::with_capacity(room);
+            rustix::fs::getxattr(&path, name, spare_capacity(&mut value)).map(|_| value)
+        };
+        let value = match read(USUAL_EXTENDED_ATTRIBUTE) {
+            Err(Errno::RANGE) => read(LONGEST_EXTENDED_ATTRIBUTE),
+            value => value,
+        };
+        match value {
+            Ok(value) => Ok(Some(value)),
             Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
             Err(error) => {
                 Err(error).context("cannot read an extended attribute", &self.path_of(&known))
@@ -57,35 +65,38 @@ impl Tree {
         }
         let names = list.split(|&byte| byte == 0);
         Ok(names
-            .filter(|name| passes_through(name))
+            .filter(|name| Self::has_attributes_like(name))
             .map(<[u8]>::to_vec)
             .collect())
+    }
+
+    /// Whether extended attributes of this name are shown: what users set, and the access control lists.
+    pub(crate) fn has_attributes_like(name: &[u8]) -> bool {
+        name.starts_with(b"user.")
+            || name == b"system.posix_acl_access"
+            || name == b"system.posix_acl_default"
     }
 
     /// A node's file, as a descriptor that says which file is meant and nothing more.
     fn descriptor_of(&self, node: NodeId) -> Result<(Known, OwnedFd)> {
         let known = self.known(node)?;
-        let view = self.view_at(&known.location)?;
-        let path = self.path_of(&known);
-        let held = if known.name.is_empty() {
-            self.source.hold_directory(&view.directory)
-        } else {
-            self.source.hold(&view.directory, &known.name)
+        let path = || self.path_of(&known);
+        let directory = match self.recent.of(known.parent) {
+            Some(directory) if !known.name.is_empty() => directory,
+            _ => self.view_at(&known.location)?.directory,
         };
-        let held = held.map_err(|error| cannot_enter(error, &path))?;
-        let stat = stat_descriptor(&held).context("cannot examine", &path)?;
+        let held = if known.name.is_empty() {
+            self.source.hold_directory(&directory)
+        } else {
+            self.source.hold(&directory, &known.name)
+        };
+        let held = held.map_err(|error| cannot_enter(error, &path()))?;
+        let stat = stat_descriptor(&held).context_with("cannot examine", path)?;
         if !is_file_of(node, &known, &Identity::from(&stat)) {
-            return Err(Error::from(ErrorKind::Changed).in_file(&path));
+            return Err(Error::from(ErrorKind::Changed).in_file(&path()));
         }
         Ok((known, held))
     }
-}
-
-/// Whether an extended attribute of the source is shown: what users set, and the access control lists.
-fn passes_through(name: &[u8]) -> bool {
-    name.starts_with(b"user.")
-        || name == b"system.posix_acl_access"
-        || name == b"system.posix_acl_default"
 }
 
 /// The path that leads to an open descriptor's file. Extended attributes can be read through it even where the

@@ -113,6 +113,9 @@ impl Tree {
         let opened = opened.map_err(|error| cannot_enter(error, &path))?;
         let device = self.check_directory(directory, &known, &opened)?.device;
         let opened = Arc::new(opened);
+        if device == self.source.device() {
+            self.recent.keep(directory, &opened);
+        }
 
         let mut entries: Vec<(Arc<[u8]>, u64)> = Vec::new();
         let mut types = HashMap::new();

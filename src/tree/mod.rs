@@ -5,6 +5,7 @@
 //! - `names` decides under which name an entry shows and what a link's target becomes,
 //! - `source` resolves paths beneath descriptors that were opened before the mount existed,
 //! - `headers` remembers which files are packed,
+//! - `recent` keeps the directories open that were listed last,
 //! - `nodes` knows which file a number stands for and where it was last seen, `numbers` gives the numbers out.
 //!
 //! Every answer comes from the source as it is now: a node is looked for at the path it was last seen at, and
@@ -19,6 +20,7 @@ mod names;
 mod nodes;
 mod numbers;
 mod open;
+mod recent;
 mod source;
 
 use std::fs::File;
@@ -40,6 +42,7 @@ use headers::Headers;
 use names::{Entries, Names, View, file_type};
 use nodes::{Known, Nodes};
 use numbers::Key;
+use recent::Recent;
 use source::{Directory, Source, join, stat_descriptor};
 
 /// The longest name Linux's file systems have, in bytes.
@@ -60,6 +63,7 @@ pub(crate) struct Tree {
     source: Source,
     headers: Headers,
     nodes: Nodes,
+    recent: Recent,
     /// The mount point's absolute path, name by name.
     mountpoint: Vec<Vec<u8>>,
     /// The one entry of the root directory that shows, if the source is a file.
@@ -121,7 +125,13 @@ impl Tree {
 
     /// Takes back `lookups` lookups of a node.
     pub(crate) fn forget(&self, node: NodeId, lookups: u64) {
+        self.recent.forget(node);
         self.nodes.forget(node, lookups);
+    }
+
+    /// How many entries of a directory are known as nodes.
+    pub(crate) fn children(&self, directory: NodeId) -> usize {
+        usize::try_from(self.nodes.children(directory)).unwrap_or(usize::MAX)
     }
 
     /// A node's attributes.

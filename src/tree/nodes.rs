@@ -21,6 +21,9 @@ use super::source::join;
 use super::{Kind, NodeId};
 use crate::identity::Identity;
 
+/// For how many nodes there is always room.
+const LEAST_ROOM: usize = 1024;
+
 #[derive(Debug)]
 struct Node {
     key: Key,
@@ -106,6 +109,11 @@ impl Nodes {
             location: table.location(node.parent)?,
             name: node.name.clone(),
         })
+    }
+
+    /// How many nodes were last seen in the directory `id`.
+    pub(super) fn children(&self, id: NodeId) -> u64 {
+        self.lock().nodes.get(&id).map_or(0, |node| node.children)
     }
 
     /// The node of `key`, seen as `name` in `parent`, with one lookup more; it is made if need be. `None` if the parent
@@ -291,6 +299,16 @@ impl Table {
                 parent.children = parent.children.saturating_sub(1);
             }
             id = parent;
+        }
+        self.give_room_back();
+    }
+
+    /// Gives memory back when most of it is empty, as after a walk through a large tree that the kernel has forgotten.
+    fn give_room_back(&mut self) {
+        let used = self.nodes.len().max(LEAST_ROOM);
+        if self.nodes.capacity() / 8 > used {
+            self.nodes.shrink_to(used * 2);
+            self.by_key.shrink_to(used * 2);
         }
     }
 }

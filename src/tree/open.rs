@@ -12,6 +12,7 @@ use super::headers::Headers;
 use super::names::{self, file_type};
 use super::nodes::Nodes;
 use super::numbers::Key;
+use super::recent::Recent;
 use super::source::{Covered, Source};
 use super::{Kind, Tree};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -133,6 +134,7 @@ impl Tree {
         Ok(Self {
             nodes: Nodes::new(key, kind, root_name),
             headers,
+            recent: Recent::new(),
             mountpoint,
             only: only.map(|name| name.as_bytes().into()),
             source,
