@@ -358,7 +358,8 @@ impl Drop for Buffer {
         let mut state = self.budget.lock();
         let spare = state.spare + bytes.len() as u64;
         let room = spare <= SPARE_BYTES && state.spares.len() < SPARES;
-        let unwanted = if room && state.queue.is_empty() {
+        // Also where somebody waits for memory: it is spares that are taken first, or given up if they do not fit.
+        let unwanted = if room {
             state.spare = spare;
             state.spares.push(bytes);
             None
