@@ -313,7 +313,10 @@ impl Cache {
             self.counters.prefetch_hits.add(1);
         }
         let given_up = match all_kept {
-            true => state.ready.pop(&key),
+            true => {
+                self.counters.handed_over.add(1);
+                state.ready.pop(&key)
+            }
             false => None,
         };
         Some((bytes, given_up))
@@ -323,6 +326,7 @@ impl Cache {
     /// go of the lock.
     fn put(&self, state: &mut State, key: Key, ready: Ready) -> Option<Ready> {
         if ready.kept >= ready.bytes.len() {
+            self.counters.handed_over.add(1);
             return Some(ready);
         }
         let replaced = state.ready.put(key, ready)?;

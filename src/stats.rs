@@ -51,6 +51,8 @@ counters! {
     cache_joined,
     /// Chunks and pieces given up to make room.
     evicted_chunks,
+    /// Chunks and pieces given up because the kernel's page cache has all of their bytes.
+    handed_over,
     /// Chunks decoded whole, for whatever reason.
     decoded_chunks,
     /// Pieces of large chunks decoded, for whatever reason.

@@ -288,6 +288,9 @@ fn source() -> (tempfile::TempDir, Vec<Original>) {
         ("zstd", "300001"),
         ("snappy", "65535"),
         ("brotli", "100K"),
+        // These are decoded in pieces.
+        ("lz4", "2M"),
+        ("snappy", "1500001"),
     ];
     for (content, bytes) in contents {
         let input = directory.path().join("input");
@@ -335,13 +338,14 @@ fn agree(arguments: &[&str]) {
         }
         return;
     };
+    let logged = mounted.logged();
     drop(mounted);
     let shrunk = shrink(all, |operations| {
         let mounted = Mounted::new(directory.path(), arguments);
         run(operations, &mounted, &originals).is_err()
     });
     panic!(
-        "{why}\nWARPFS_TEST_SEED={seed}, mounted with {arguments:?}; these are enough:\n{shrunk:#?}"
+        "{why}\n{logged}\nWARPFS_TEST_SEED={seed}, mounted with {arguments:?}; these are enough:\n{shrunk:#?}"
     );
 }
 

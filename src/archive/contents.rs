@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh64::Xxh64;
 
@@ -41,8 +41,8 @@ pub(crate) struct Contents {
     reported: Mutex<HashSet<u32>>,
     /// Whether the log has it that the file was changed.
     reported_change: AtomicBool,
-    /// Whether a chunk was met that cannot be decoded in pieces. One writer makes all chunks alike.
-    only_whole: AtomicBool,
+    /// Large chunks that were found to have to be decoded whole.
+    only_whole: Mutex<HashSet<u32>>,
     _charge: Charge,
 }
 
@@ -82,7 +82,7 @@ impl Contents {
             fingerprint: outline.fingerprint,
             reported: Mutex::default(),
             reported_change: AtomicBool::new(false),
-            only_whole: AtomicBool::new(false),
+            only_whole: Mutex::default(),
             _charge: outline.charge,
         })
     }
@@ -110,15 +110,17 @@ impl Contents {
         self.table.memory() + OVERHEAD
     }
 
-    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end.
-    pub(crate) fn unit_holding(&self, offset: u64) -> Option<(Unit, Range<u64>)> {
-        let pieces = !self.only_whole.load(Ordering::Relaxed);
-        Unit::holding(&self.table, offset, pieces)
+    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end. Chunks of up to
+    /// `one_call` bytes are units.
+    pub(crate) fn unit_holding(&self, offset: u64, one_call: u64) -> Option<(Unit, Range<u64>)> {
+        Unit::holding(&self.table, offset, one_call, |chunk| {
+            !lock(&self.only_whole).contains(&chunk)
+        })
     }
 
-    /// From now on, chunks are decoded whole.
-    pub(crate) fn decode_only_whole(&self) {
-        self.only_whole.store(true, Ordering::Relaxed);
+    /// From now on, the chunk is decoded whole.
+    pub(crate) fn decode_only_whole(&self, chunk: u32) {
+        lock(&self.only_whole).insert(chunk);
     }
 
     /// Whether this is the first report of the file's change.
@@ -128,11 +130,12 @@ impl Contents {
 
     /// Whether this is the first report of the chunk's damage.
     pub(crate) fn report_once(&self, chunk: u32) -> bool {
-        self.reported
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(chunk)
+        lock(&self.reported).insert(chunk)
     }
+}
+
+fn lock(chunks: &Mutex<HashSet<u32>>) -> MutexGuard<'_, HashSet<u32>> {
+    chunks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Finds the original sizes of the `unknown` chunks by decoding them, in parallel and in constant memory; those of the

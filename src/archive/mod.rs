@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 pub(crate) use contents::Contents;
 pub(crate) use outline::{Conditions, Cut, Outline};
 pub(crate) use source::Source;
-pub(crate) use units::{PIECE_LEN, Unit};
+pub(crate) use units::{PIECE_LEN, Unit, one_call};
 
 use crate::codec::{self, Payload, Stream};
 use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};

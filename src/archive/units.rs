@@ -3,13 +3,14 @@
 //! A chunk of up to [`ONE_CALL`] bytes is decoded by one call of its codec, which is the fastest way and finds all that the
 //! codec can find wrong with it before a byte is handed out. A larger one is decoded from front to back in pieces, so that
 //! its first bytes do not wait for its last, a random read decodes no more than it has to, and memory is taken for what is
-//! read. How a chunk is cut depends on its length alone, so the same read always finds the same units.
+//! read. So is one that would take most of a small budget. How a chunk is cut depends on its length and the budget alone, so
+//! the same read always finds the same units.
 
 use std::ops::Range;
 
 use crate::format::ChunkTable;
 
-/// The longest chunk that is always decoded by one call, in bytes: about a millisecond's work.
+/// The longest chunk that is decoded by one call, in bytes: about a millisecond's work.
 const ONE_CALL: u64 = 1 << 20;
 
 /// How long the pieces of a larger chunk are, in bytes; the last may be shorter. A Zstandard block has as many at most, and
@@ -25,13 +26,19 @@ pub(crate) struct Unit {
     pub(crate) piece: Option<u32>,
 }
 
+/// The longest chunk that is decoded by one call under a budget, both in bytes: with its payload it has to fit.
+pub(crate) fn one_call(budget: u64) -> u64 {
+    ONE_CALL.min(budget / 2)
+}
+
 impl Unit {
-    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end. Large chunks are cut
-    /// into pieces if `pieces` says so.
+    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end. Chunks of up
+    /// to `one_call` bytes are units, and `in_pieces` is asked whether a longer one can be cut.
     pub(crate) fn holding(
         table: &ChunkTable,
         offset: u64,
-        pieces: bool,
+        one_call: u64,
+        in_pieces: impl FnOnce(u32) -> bool,
     ) -> Option<(Self, Range<u64>)> {
         let chunk = table
             .chunks_holding(&(offset..offset.checked_add(1)?))
@@ -41,7 +48,7 @@ impl Unit {
         if offset >= bytes.end {
             return None;
         }
-        if !pieces || bytes.end - bytes.start <= ONE_CALL {
+        if bytes.end - bytes.start <= one_call || !in_pieces(chunk) {
             return Some((Self { chunk, piece: None }, bytes));
         }
         let number = within / PIECE_LEN;
@@ -71,11 +78,12 @@ mod tests {
             let table = ChunkTable::new(18, sizes.iter().copied(), sizes.iter().copied()).unwrap();
             let mut offset = 0;
             let mut seen = std::collections::HashSet::new();
-            while let Some((unit, bytes)) = Unit::holding(&table, offset, pieces) {
+            while let Some((unit, bytes)) = Unit::holding(&table, offset, ONE_CALL, |_| pieces) {
                 prop_assert_eq!(bytes.start, offset);
                 prop_assert!(bytes.end > bytes.start);
                 prop_assert!(seen.insert(unit));
-                prop_assert_eq!(Unit::holding(&table, bytes.end - 1, pieces), Some((unit, bytes.clone())));
+                let last = Unit::holding(&table, bytes.end - 1, ONE_CALL, |_| pieces);
+                prop_assert_eq!(last, Some((unit, bytes.clone())));
                 prop_assert_eq!(unit.piece.is_some(), pieces && sizes[unit.chunk as usize] > ONE_CALL);
                 offset = bytes.end;
             }

@@ -41,7 +41,7 @@ pub(super) struct Arguments {
     /// The codec, instead of the level's choice
     #[arg(long, value_parser = codec_parser())]
     codec: Option<Codec>,
-    /// How much is compressed, and read, at a time: 4K to 1G [default: 1M]
+    /// How much is compressed, and read, at a time: 4K to 1G [default: 128K]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_chunk_size)]
     chunk_size: Option<u64>,
     /// How many chunks to work on at once [default: the machine's cores]

@@ -71,7 +71,7 @@ impl Shared {
     ) -> Result<Option<Decoded>> {
         let contents = self.archive.contents();
         loop {
-            let Some((unit, bytes)) = contents.unit_holding(offset) else {
+            let Some((unit, bytes)) = contents.unit_holding(offset, self.engine.one_call) else {
                 return Ok(None);
             };
             let outcome = self
@@ -89,7 +89,7 @@ impl Shared {
                     if matches!(error.kind(), ErrorKind::Unstreamable { .. })
                         && unit.piece.is_some() =>
                 {
-                    contents.decode_only_whole();
+                    contents.decode_only_whole(unit.chunk);
                 }
                 Err(error) => return Err(self.report(error, unit.chunk)),
             }
@@ -292,7 +292,10 @@ impl Shared {
     /// Has the workers decode original bytes ahead of their reader.
     pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>) {
         let mut offset = ahead.start;
-        while let Some((unit, bytes)) = self.archive.contents().unit_holding(offset)
+        while let Some((unit, bytes)) = self
+            .archive
+            .contents()
+            .unit_holding(offset, self.engine.one_call)
             && bytes.start < ahead.end
         {
             let chunk = unit.chunk;

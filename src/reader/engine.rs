@@ -14,7 +14,7 @@ use lru::LruCache;
 
 use super::Reader;
 use super::streams::Streams;
-use crate::archive::{Archive, Conditions, Contents, Cut, Source};
+use crate::archive::{Archive, Conditions, Contents, Cut, Source, one_call};
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
@@ -64,6 +64,8 @@ pub struct Engine {
     pub(super) counters: Arc<Counters>,
     pub(super) workers: rayon::ThreadPool,
     pub(super) streams: Streams,
+    /// The longest chunk that is decoded by one call, in bytes.
+    pub(super) one_call: u64,
     prefetch: Option<u64>,
     shelf: Mutex<Shelf>,
     started: Instant,
@@ -98,6 +100,7 @@ impl Engine {
         Ok(Arc::new(Self {
             cache: Cache::new(budget, Arc::clone(&counters)),
             streams: Streams::new(options.cache_size / 2),
+            one_call: one_call(options.cache_size),
             counters,
             workers,
             prefetch: options.prefetch,

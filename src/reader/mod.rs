@@ -186,7 +186,11 @@ impl Reader {
     /// Takes notice of a read, and sends the workers ahead of it.
     fn begin(&self, range: &Range<u64>) {
         let contents = self.shared.archive.contents();
-        let unit_end = |offset| contents.unit_holding(offset).map(|(_, bytes)| bytes.end);
+        let one_call = self.shared.engine.one_call;
+        let unit_end = |offset| {
+            let unit = contents.unit_holding(offset, one_call);
+            unit.map(|(_, bytes)| bytes.end)
+        };
         let ahead = self.shared.prefetch.observe(range, unit_end);
         self.shared.decode_ahead(ahead);
     }
