@@ -37,16 +37,77 @@ class Inputs:
         return self._once("plain", make)
 
     def packed(self, codec, chunk_size, level=3):
-        """The directory of the input packed by warpfs."""
+        """The directory of the input packed by warpfs; without a chunk size, with the default one."""
         def make(target):
             target.mkdir()
-            machine.run(
-                self.bench.warpfs, "pack", "-q", "--codec", codec, "--chunk-size", chunk_size,
-                "--zstd-level", level, "-o", target / "data.tar.warp", self.data(),
-            )
+            self.pack(self.data(), target / "data.tar.warp", codec, chunk_size, level)
 
         suffix = f"-level{level}" if level != 3 else ""
-        return self._once(f"warpfs-{codec}-{chunk_size}{suffix}", make)
+        return self._once(f"warpfs-{codec}-{chunk_size or 'default'}{suffix}", make)
+
+    def parts(self, codec, count):
+        """The directory of the input cut into `count` files, each packed by warpfs: part-0 and so on."""
+        def make(target):
+            target.mkdir()
+            with open(self.data(), "rb") as data:
+                for number in range(count):
+                    part = target / f"part-{number}"
+                    part.write_bytes(data.read(self.bench.size // count))
+                    self.pack(part, target / f"part-{number}.warp", codec)
+                    part.unlink()
+
+        return self._once(f"parts-{codec}-{count}", make)
+
+    def sparse(self, size):
+        """A file of this many bytes: mostly a hole, with a piece of the input at every hundredth of it."""
+        def make(target):
+            with open(self.data(), "rb") as data, open(target, "wb") as file:
+                for number in range(100):
+                    file.seek(size // 100 * number)
+                    file.write(data.read(256 << 10))
+                file.truncate(size)
+
+        return self._once(f"sparse-{size >> 30}G", make)
+
+    def sparse_packed(self, size):
+        """The directory of such a file packed by warpfs."""
+        def make(target):
+            target.mkdir()
+            self.pack(self.sparse(size), target / "data.tar.warp", "zstd")
+
+        return self._once(f"warpfs-sparse-{size >> 30}G", make)
+
+    def tree(self, count):
+        """A tree of this many small files in directories of up to 1000, every second one packed."""
+        def make(target):
+            target.mkdir()
+            text = target / "text"
+            text.write_bytes(b"".join(b"line %d of a file that is not large\n" % line for line in range(150)))
+            self.pack(text, target / "text.warp", "zstd")
+            packed, plain = (target / "text.warp").read_bytes(), text.read_bytes()
+            for number in range(count):
+                directory = target / f"directory-{number // 1000:03}"
+                if number % 1000 == 0:
+                    directory.mkdir()
+                packs = number % 2 == 0
+                name = f"file-{number:06}.txt" + (".warp" if packs else "")
+                (directory / name).write_bytes(packed if packs else plain)
+            text.unlink()
+            (target / "text.warp").unlink()
+
+        return self._once(f"tree-{count}", make)
+
+    def tree_image(self, count):
+        """A squashfs image of such a tree."""
+        def make(target):
+            machine.run(*squashfs_command("zstd", "128K", self.tree(count), target))
+
+        return self._once(f"tree-{count}.img", make)
+
+    def pack(self, source, target, codec, chunk_size=None, level=3):
+        chunks = ["--chunk-size", chunk_size] if chunk_size else []
+        machine.run(
+            self.bench.warpfs, "pack", "-q", "--codec", codec, *chunks, "--zstd-level", level, "-o", target, source)
 
     def python_packed(self, codec):
         """The input packed by the Python package."""

@@ -42,7 +42,7 @@ def run(*command, user=None, output=None, sync=None, status=(0,)):
     command = [str(word) for word in command]
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(tempfile.NamedTemporaryFile("r"))
-        os.chmod(memory.name, 0o666)
+        os.chown(memory.name, user or 0, user or 0)
         said = stack.enter_context(open(output, "wb") if output else tempfile.TemporaryFile())
         errors = stack.enter_context(tempfile.TemporaryFile())
         identity = {"user": user, "group": user, "extra_groups": []} if user else {}

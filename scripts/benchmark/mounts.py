@@ -25,10 +25,11 @@ class Mount:
         """The input, through the mount."""
         return self.path / "data.tar"
 
-    def read(self, *command):
-        """Runs a reader; its processor time includes the server's, its memory is the server's."""
+    def read(self, *command, discard=False):
+        """Runs a reader; its processor time includes the server's, its memory is the server's. What it prints is
+        thrown away if that is the data."""
         before = self._cpu()
-        finished = machine.run(*command, user=self.user, output=None if command[0] != "cat" else "/dev/null")
+        finished = machine.run(*command, user=self.user, output="/dev/null" if discard else None)
         spent = self._cpu() - before
         if self.server:
             finished.cpu += spent
@@ -43,7 +44,7 @@ class Mount:
 
 
 @contextlib.contextmanager
-def _mount_point(work, user=None):
+def mount_point(work, user=None):
     """A directory to mount on, with nothing mounted on it in the end."""
     path = Path(tempfile.mkdtemp(prefix="mount-", dir=work))
     try:
@@ -64,7 +65,7 @@ def served(work, command, user=None, ready=None):
     """A mount that a process in the foreground serves. `command` is given the mount point. `ready` is what the server says
     once it is ready; if it says nothing, it is ready when it is mounted."""
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(_mount_point(work, user))
+        path = stack.enter_context(mount_point(work, user))
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         identity = {"user": user, "group": user, "extra_groups": []} if user else {}
         server = subprocess.Popen(
@@ -95,11 +96,11 @@ def warpfs(bench, source, *options, user=None):
 
 
 @contextlib.contextmanager
-def kernel(bench, kind, image, options="ro"):
-    """An image that the kernel reads, through a loop device that goes with the mount."""
-    with _mount_point(bench.work) as path:
-        machine.run("mount", "-t", kind, "-o", f"loop,{options}", image, path)
-        yield Mount(path)
+def kernel(bench, kind, image, user=None):
+    """An image that the kernel reads, through a loop device that goes with the mount; it is this user who reads."""
+    with mount_point(bench.work) as path:
+        machine.run("mount", "-t", kind, "-o", "loop,ro", image, path)
+        yield Mount(path, user=user)
 
 
 def squashfuse(bench, image, user=None):
