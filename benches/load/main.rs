@@ -44,6 +44,9 @@ enum Command {
         /// What random offsets are made from: the same seed gives the same ones
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Random reads have different blocks of so many bytes, aligned ones, all to themselves
+        #[arg(long, default_value_t = 0)]
+        apart: u64,
         /// One descriptor for all readers of a file, rather than one each
         #[arg(long)]
         one_descriptor: bool,
@@ -106,12 +109,13 @@ fn main() -> Result<()> {
             reads,
             seconds,
             seed,
+            apart,
             one_descriptor,
             in_turn,
             files,
         } => ReadPlan {
             pattern: match pattern {
-                PatternName::Random => Pattern::Random { seed },
+                PatternName::Random => Pattern::Random { seed, apart },
                 PatternName::Forward => Pattern::Forward,
                 PatternName::Reverse => Pattern::Reverse,
                 PatternName::Stride => Pattern::Stride(stride),

@@ -13,7 +13,9 @@ pub(crate) struct Place {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pattern {
     /// All over the files, no block twice, so that each read of a cold file is a cold one.
-    Random { seed: u64 },
+    ///
+    /// With `apart`, no two reads are in the same aligned piece of so many bytes.
+    Random { seed: u64, apart: u64 },
     /// From the start to the end.
     Forward,
     /// From the end to the start.
@@ -34,8 +36,8 @@ impl Pattern {
         readers: u64,
         reads: u64,
     ) -> Vec<Vec<Place>> {
-        if let Self::Random { seed } = self {
-            let places = random(file_sizes, block, reads, seed);
+        if let Self::Random { seed, apart } = self {
+            let places = random(file_sizes, block, apart, reads, seed);
             return (0..readers as usize)
                 .map(|reader| {
                     places
@@ -89,14 +91,15 @@ fn part(size: u64, block: u64, number: u64, parts: u64) -> Range<u64> {
 }
 
 /// Different places, as many as there are if `reads` asks for more: the first steps of a Fisher-Yates shuffle.
-fn random(file_sizes: &[u64], block: u64, reads: u64, seed: u64) -> Vec<Place> {
+fn random(file_sizes: &[u64], block: u64, apart: u64, reads: u64, seed: u64) -> Vec<Place> {
+    let piece = apart.max(block);
     let mut places: Vec<Place> = file_sizes
         .iter()
         .enumerate()
         .flat_map(|(file, size)| {
-            (0..size / block).map(move |number| Place {
+            (0..size / piece).map(move |number| Place {
                 file,
-                offset: number * block,
+                offset: number * piece,
             })
         })
         .collect();
@@ -109,6 +112,9 @@ fn random(file_sizes: &[u64], block: u64, reads: u64, seed: u64) -> Vec<Place> {
         places.swap(drawn, drawn + (next(&mut state) % left) as usize);
     }
     places.truncate(wanted);
+    for place in &mut places {
+        place.offset += next(&mut state) % (piece / block) * block;
+    }
     places
 }
 

@@ -1,6 +1,7 @@
-"""Measures warpfs beside its peers and writes docs/PERFORMANCE.md. Started by scripts/bench, which installs and builds."""
+"""Measures warpfs beside its peers and writes docs/PERFORMANCE.md; scripts/bench, which installs and builds, starts it."""
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import report
 from cases import CASES
-from inputs import Inputs
+from inputs import Inputs, remove
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -77,7 +78,20 @@ def main():
         sys.exit(f"scripts/bench: no such case: {' '.join(unknown)}; --list names them")
     # So that mounts, loop devices and servers end also then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if os.geteuid() != 0:
+        sys.exit("scripts/bench: only root can drop caches and mount file systems")
     bench = Bench(chosen)
+    try:
+        measure(bench, names)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        for scratch in ("packed", "unpacked"):
+            remove(bench.work / scratch)
+
+
+def measure(bench, names):
+    """Runs the cases; prints the sections, and puts them on the page."""
     for name in names:
         bench.say(f"== {name}")
         section = report.Section(bench, name)

@@ -1,7 +1,7 @@
 """What is measured: one large file, packed and imaged in every way that a case asks for.
 
-Everything is made once and kept in the working directory, under the input's size; what is there already is used again. A
-thing is made under another name and renamed when it is whole.
+Everything is made once and kept in the working directory, under the input's size; what is there already is used again.
+A thing is made under another name and renamed when it is whole.
 """
 
 import contextlib
@@ -162,7 +162,8 @@ class Inputs:
             with open(target / "frames.tar.zst", "wb") as file, tar.stdout:
                 # A call for each 8 MiB: a frame each.
                 while block := tar.stdout.read(8 << 20):
-                    file.write(subprocess.run(["zstd", "-3", "-c"], input=block, capture_output=True, check=True).stdout)
+                    frame = subprocess.run(["zstd", "-3", "-c"], input=block, capture_output=True, check=True)
+                    file.write(frame.stdout)
             if tar.wait() != 0:
                 raise RuntimeError("tar failed")
 

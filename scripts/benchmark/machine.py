@@ -1,8 +1,8 @@
 """The machine: commands run and measured, caches dropped, processor time and memory read.
 
-Processor time is in seconds. A command's comes from wait4, so it counts its children; a server's from /proc/PID/stat; the
-whole machine's, where the kernel does the work, from /proc/stat. Memory is the most that was resident at a time, in bytes:
-of a command as time(1) saw it, because wait4 also counts what this program had resident when it forked.
+Processor time is in seconds. A command's comes from wait4, so it counts its children; a server's from /proc/PID/stat;
+the whole machine's, where the kernel does the work, from /proc/stat. Memory is the most that was resident at a time, in
+bytes: of a command as time(1) saw it, because wait4 also counts what this program had resident when it forked.
 """
 
 import contextlib
@@ -49,13 +49,14 @@ def run(*command, user=None, output=None, sync=None, status=(0,)):
         start = time.perf_counter()
         child = subprocess.Popen(
             ["time", "-q", "-o", memory.name, "-f", "%M", *command],
-            stdin=subprocess.DEVNULL, stdout=said, stderr=errors, **identity,
+            stdin=subprocess.DEVNULL, stdout=said, stderr=errors, start_new_session=True, **identity,
         )
         try:
             _, code, usage = os.wait4(child.pid, 0)
             child.returncode = os.waitstatus_to_exitcode(code)
         except BaseException:
-            child.kill()
+            # Its session has no other processes than those it started.
+            os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             raise
         cpu = usage.ru_utime + usage.ru_stime

@@ -1,8 +1,9 @@
 """The Python package's side: `python_package.py pack CODEC INPUT OUTPUT` or `unpack INPUT OUTPUT`.
 
 warpcompress 0.1.0 cannot be driven by its front door: it raises BufferError when it closes its memory maps, and calls a
-method of zstandard that does not exist. So this does what its compress_file and decompress_file do, in their order, with
-its default chunks and as many threads, but leaves the maps to the end of the process and decodes zstd as it decodes lz4.
+method of zstandard that does not exist. So this does what its compress_file and decompress_file do, in their order,
+with its default chunks and as many threads, but leaves the maps to the end of the process and decodes zstd as it
+decodes lz4.
 """
 
 import concurrent.futures

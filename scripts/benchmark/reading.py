@@ -1,5 +1,4 @@
-"""Those who read through a mount: with the kernel's caches of the mount empty, and the compressed file in the page cache.
-"""
+"""Those who read through a mount: the kernel's caches of the mount are empty, the compressed file is in the page cache."""
 
 import machine
 import mounts
@@ -65,10 +64,18 @@ def peers(bench, codec, read):
         contenders.append(
             reading(bench, "erofs lz4 64K", image, lambda: mounts.kernel(bench, "erofs", image), read))
     else:
-        image = bench.inputs.btrfs()
-        contenders.append(
-            reading(bench, "btrfs zstd:3", image, lambda: mounts.kernel(bench, "btrfs", image), read))
+        contenders += _btrfs(bench, read)
     return contenders
+
+
+def _btrfs(bench, read):
+    # Its image is made by the kernel, which may not know it.
+    try:
+        image = bench.inputs.btrfs()
+    except RuntimeError as error:
+        bench.say(f"btrfs is left out: {error}")
+        return []
+    return [reading(bench, "btrfs zstd:3", image, lambda: mounts.kernel(bench, "btrfs", image), read)]
 
 
 def ratarmount(bench, read):

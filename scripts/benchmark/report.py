@@ -18,6 +18,8 @@ class Section:
         self.name = name
         self.parts = []
         self.targets = []
+        # Whether there were rounds at all.
+        self.compared = bench.rounds > 1
 
     def text(self, text):
         self.parts.append(text)
@@ -66,7 +68,8 @@ class Section:
 
     def markdown(self):
         targets = [table(TARGETS, self.targets)] if self.targets else []
-        return "\n\n".join(self.parts + targets)
+        rounds_made = [f"Medians of {self.bench.rounds} rounds."] if self.compared else []
+        return "\n\n".join(self.parts + rounds_made + targets)
 
 
 def table(header, rows):

@@ -1,4 +1,6 @@
-"""Comparisons: every contender once a round, in turn, so that what disturbs the machine disturbs them all; then medians."""
+"""Comparisons: every contender once a round, in turn, so that what disturbs the machine disturbs them all; then
+medians. Each round begins with another contender, so that nobody is always the first.
+"""
 
 import math
 import statistics
@@ -8,11 +10,14 @@ from typing import Callable, Optional
 # Where two figures differ by less, the machine's noise may be larger: processor seconds of pairs decide.
 CLOSE = 1.15
 
+# How many times the smallest peer's file another's is when they are no longer alike.
+MUCH_LARGER = 1.25
+
 
 @dataclass
 class Contender:
-    """Somebody who takes part. `run` does the whole thing once and gives numbers by name: "seconds", "cpu", "memory" and
-    whatever the case has. `size` is that of the file it reads or writes, in bytes."""
+    """Somebody who takes part. `run` does the whole thing once and gives numbers by name: "seconds", "cpu", "memory"
+    and whatever the case has. `size` is that of the file it reads or writes, in bytes."""
 
     name: str
     run: Callable[[], dict]
@@ -25,15 +30,18 @@ class Contender:
 
 def compare(bench, contenders):
     """Runs the rounds and fills in the medians; those who cannot take part on this machine are left out."""
+    contenders = list(contenders)
     samples = {contender.name: [] for contender in contenders}
     absent = {}
     for number in range(bench.rounds):
-        for contender in contenders:
+        first = number % len(contenders)
+        for contender in contenders[first:] + contenders[:first]:
             if contender.name in absent:
                 continue
-            bench.say(f"round {number + 1}: {contender.name}")
             try:
-                samples[contender.name].append(contender.run())
+                sample = contender.run()
+                samples[contender.name].append(sample)
+                bench.say(f"round {number + 1}: {contender.name}: {next(iter(sample.values())):.4g}")
             except RuntimeError as error:
                 if contender.ours:
                     raise
@@ -53,12 +61,27 @@ def medians(samples):
     }
 
 
-def best(contenders, key, largest=False):
-    """The best of those that others are compared with; `None` if there is none."""
-    peers = [contender for contender in contenders if not contender.ours and not contender.aside]
-    if not peers:
-        return None
-    return (max if largest else min)(peers, key=lambda contender: contender.median[key])
+def peers(contenders):
+    """Those that others are compared with."""
+    return [contender for contender in contenders if not contender.ours and not contender.aside]
+
+
+def fastest(contenders):
+    """The peer that needs the least time, if there is any."""
+    return min(peers(contenders), key=lambda contender: contender.median["seconds"], default=None)
+
+
+def best(contenders, key):
+    """The peers with the highest rate, with what to say of them: the best of all, and if that one's file is much larger
+    than others', because it left much of it as it was, also the best of the others."""
+    ranked = sorted(peers(contenders), key=lambda contender: contender.median[key], reverse=True)
+    if not ranked:
+        return []
+    limit = MUCH_LARGER * min(contender.size for contender in ranked)
+    similar = next(contender for contender in ranked if contender.size <= limit)
+    if similar is ranked[0]:
+        return [(similar, "")]
+    return [(ranked[0], ""), (similar, ", files of like size")]
 
 
 def close(one, other):

@@ -12,6 +12,7 @@ MODULES = ("warpcompress", "ratarmount")
 
 
 def about(bench, section):
+    section.compared = False
     versions = []
     for package in PACKAGES:
         found = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", package], capture_output=True, text=True).stdout
@@ -25,6 +26,5 @@ def about(bench, section):
         *machine.facts(),
         ["warpfs", machine.run(bench.warpfs, "--version").output.strip()],
         ["peers", ", ".join(versions)],
-        ["input", f"{megabytes(bench.size)} of the Rust toolchain's and the system's libraries in a tar; packed: {shares}"],
-        ["rounds", f"{bench.rounds}; medians"],
+        ["input", f"{megabytes(bench.size)} of libraries in a tar; packed: {shares}"],
     ])

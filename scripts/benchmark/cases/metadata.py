@@ -39,15 +39,14 @@ def listings(bench, section):
 
 
 def _listed(source, mount):
-    """Each command twice: on a mount that the kernel knows nothing of, and again. What the mount is made from is in memory
-    both times."""
+    """Each command twice: on a fresh mount, of which the kernel knows nothing, and again. What is mounted is in memory."""
+    machine.drop_caches()
+    if source.is_dir():
+        machine.run("find", source, "-type", "f", "-exec", "cat", "{}", "+", output="/dev/null")
+    else:
+        machine.read_back(source)
     sample = {}
     for name, command in COMMANDS.items():
-        machine.drop_caches()
-        if source.is_dir():
-            machine.run("find", source, "-type", "f", "-exec", "cat", "{}", "+", output="/dev/null")
-        else:
-            machine.read_back(source)
         with mount() as mounted:
             for state in ("cold", "warm"):
                 sample[f"{name}, {state}"] = mounted.read(*command, mounted.path, discard=True).seconds

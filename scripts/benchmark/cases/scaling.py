@@ -18,7 +18,8 @@ def threads(bench, section):
     target = bench.work / "packed"
 
     def job(name, *command):
-        return Contender(name, lambda: {"cpu": machine.run(*command, output="/dev/null").cpu / (bench.size / 1e9)}, ours=True)
+        gigabytes = bench.size / 1e9
+        return Contender(name, lambda: {"cpu": machine.run(*command, output="/dev/null").cpu / gigabytes}, ours=True)
 
     def mounted(count):
         read = sequential(bench)
@@ -30,7 +31,8 @@ def threads(bench, section):
 
     jobs = {
         "pack": lambda count: job(
-            f"pack {count}", bench.warpfs, "pack", "-q", "-f", "--codec", "zstd", "--threads", count, "-o", target, data),
+            f"pack {count}",
+            bench.warpfs, "pack", "-q", "-f", "--codec", "zstd", "--threads", count, "-o", target, data),
         "unpack -c": lambda count: job(
             f"unpack {count}", bench.warpfs, "unpack", "-q", "-c", "--threads", count, packed / "data.tar.warp"),
         "mount, cold, sequential": mounted,
@@ -39,7 +41,7 @@ def threads(bench, section):
     if not rounds.compare(bench, contenders.values()):
         return
     target.unlink()
-    section.table(["CPU for a GB", *(f"{count} threads" for count in THREADS)], [
+    section.table(["CPU for a GB", *(f"`--threads {count}`" for count in THREADS)], [
         [name, *(seconds(contenders[name, count].median["cpu"]) for count in THREADS)] for name in jobs
     ])
     for name in jobs:
@@ -63,6 +65,7 @@ def memory(bench, section):
         jobs["mount", size] = lambda packed=packed: _mounted(bench, packed)
     if not bench.rounds:
         return
+    section.compared = False
     peaks = {}
     for (name, size), run in jobs.items():
         bench.say(f"{name}, {size // GIB} GiB")
