@@ -112,7 +112,7 @@ def many_readers(bench, section):
             f"{per_second(read['count'] / bound)} (bound)", f"{bound / read['seconds']:.2f}×", "at least 0.90×",
             bound / read["seconds"] >= 0.9)
         section.target_row(
-            f"16 readers, {chunks}, slowest reader", f"{read['slowest']:.2f}× the median's time", "", "",
+            f"16 readers, {chunks}, the median's rate over the slowest's", "", "", f"{read['slowest']:.2f}×",
             "at most 3.00×", read["slowest"] <= 3)
     section.table(
         ["chunks", "reads", "decoded", "a round trip", "median reader's rate over the slowest's", "server's peak memory"],
@@ -152,13 +152,7 @@ def _decoded(bench, mounted):
 
 def warm(bench, section):
     """Everything read once before: the page cache answers."""
-    def read(mounted):
-        mounted.read("cat", mounted.file(), discard=True)
-        return {
-            "sequential": sequential(bench)(mounted)["rate"],
-            "reads": load(bench)(mounted)["reads"],
-        }
-
+    read = _read_again(bench)
     image = bench.inputs.squashfs("zstd", "128K")
     native = bench.inputs.data_directory()
     ours = warpfs(bench, "zstd", None, read, name="warpfs")
@@ -177,13 +171,7 @@ def warm(bench, section):
 
 def plain_files(bench, section):
     """A file that is not packed, through a mount of warpfs and without one, in the page cache."""
-    def read(mounted):
-        mounted.read("cat", mounted.file(), discard=True)
-        return {
-            "sequential": sequential(bench)(mounted)["rate"],
-            "reads": load(bench)(mounted)["reads"],
-        }
-
+    read = _read_again(bench)
     directory = bench.inputs.data_directory()
     ours = reading(bench, "warpfs", directory, lambda: mounts.warpfs(bench, directory), read, ours=True)
     native = reading(bench, "native", directory, lambda: mounts.plain(directory), read)
@@ -191,6 +179,21 @@ def plain_files(bench, section):
     if ours.median:
         section.higher("plain file, sequential", ours, native, 0.9, "sequential", megabytes_per_second)
         section.higher("plain file, random 4 KiB", ours, native, 0.9, "reads", per_second)
+
+
+def _read_again(bench):
+    """The whole file, after it was read once, and then every page of it in random order."""
+    again = sequential(bench)
+
+    def read(mounted):
+        mounted.read("cat", mounted.file(), discard=True)
+        return {
+            # Short enough to be disturbed by little.
+            "sequential": statistics.median(again(mounted)["rate"] for _ in range(3)),
+            "reads": load(bench)(mounted)["reads"],
+        }
+
+    return read
 
 
 def _two_rates(section, contenders):

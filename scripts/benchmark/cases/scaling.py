@@ -17,9 +17,12 @@ def threads(bench, section):
     packed = bench.inputs.packed("zstd", None)
     target = bench.work / "packed"
 
-    def job(name, *command):
-        gigabytes = bench.size / 1e9
-        return Contender(name, lambda: {"cpu": machine.run(*command, output="/dev/null").cpu / gigabytes}, ours=True)
+    def job(name, source, *command):
+        def run():
+            machine.read_back(source)
+            return {"cpu": machine.run(*command, source, output="/dev/null").cpu / (bench.size / 1e9)}
+
+        return Contender(name, run, ours=True)
 
     def mounted(count):
         read = sequential(bench)
@@ -31,10 +34,10 @@ def threads(bench, section):
 
     jobs = {
         "pack": lambda count: job(
-            f"pack {count}",
-            bench.warpfs, "pack", "-q", "-f", "--codec", "zstd", "--threads", count, "-o", target, data),
+            f"pack {count}", data,
+            bench.warpfs, "pack", "-q", "-f", "--codec", "zstd", "--threads", count, "-o", target),
         "unpack -c": lambda count: job(
-            f"unpack {count}", bench.warpfs, "unpack", "-q", "-c", "--threads", count, packed / "data.tar.warp"),
+            f"unpack {count}", packed / "data.tar.warp", bench.warpfs, "unpack", "-q", "-c", "--threads", count),
         "mount, cold, sequential": mounted,
     }
     contenders = {(name, count): make(count) for name, make in jobs.items() for count in THREADS}
