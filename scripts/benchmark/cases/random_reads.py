@@ -1,0 +1,100 @@
+"""4 KiB at random offsets through a cold mount, no page twice and the same ones for everybody; and what a chunk's size
+does to such reads, to scans and to the file's size."""
+
+import charts
+import rounds
+from reading import load, peers, plain, sequential, warpfs
+from report import mebibytes, megabytes, megabytes_per_second, microseconds, per_second, seconds
+
+CHUNKS = {"zstd": ("32K", "64K", "128K", "1M"), "lz4": ("16K", "64K", "128K", "1M")}
+# How many times another file a file may be and count as not larger.
+SAME_SIZE = 1.005
+CURVE = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M", "4M")
+
+
+def against_peers(codec):
+    def case(bench, section):
+        panels = []
+        for readers in (1, 4):
+            who = "one reader" if readers == 1 else f"{readers} readers"
+            read = random_reads(bench, readers, 500 if bench.quick else 4000)
+            ours = [warpfs(bench, codec, chunk_size, read) for chunk_size in CHUNKS[codec]]
+            if codec == "zstd":
+                # A smaller file at the price of slower packing: what a file packed for random reads may be.
+                ours.insert(2, warpfs(bench, codec, "64K", read, level=9))
+            contenders = rounds.compare(bench, [*ours, *peers(bench, codec, read), plain(bench, read)])
+            section.text(f"{who.capitalize()}:")
+            section.table(["mount", "file", "reads", "p50", "p99", "CPU", "server's peak memory"], [
+                [
+                    contender.name,
+                    megabytes(contender.size),
+                    per_second(contender.median["reads"]),
+                    microseconds(contender.median["p50"]),
+                    microseconds(contender.median["p99"]),
+                    seconds(contender.median["cpu"]),
+                    mebibytes(contender.median["memory"]),
+                ]
+                for contender in contenders
+            ])
+            panels.append((who, [(each, each.median["reads"]) for each in contenders]))
+            _target(section, codec, who, ours, contenders)
+        section.chart(
+            f"random-{codec}",
+            f"Cold random reads of {codec}",
+            charts.bars(f"Cold random reads of 4 KiB through a mount, {codec}", panels, per_second),
+        )
+
+    return case
+
+
+def _target(section, codec, who, ours, contenders):
+    """Against the best peer, with the best of our files that are not larger than its; if there is none, with the
+    smallest, and says so."""
+    for peer, among in rounds.best(contenders, "reads"):
+        matches = [each for each in ours if each.size <= SAME_SIZE * peer.size]
+        figure = f"cold, random 4 KiB, {codec}, {who}{among}"
+        if not matches:
+            smallest = min(each.size for each in ours)
+            figure += f" (ours is {100 * smallest / peer.size - 100:.1f} % larger)"
+            matches = [each for each in ours if each.size <= SAME_SIZE * smallest]
+        match = max(matches, key=lambda each: each.median["reads"])
+        section.higher(figure, match, peer, 2, "reads", per_second)
+
+
+def random_reads(bench, readers, reads):
+    return load(bench, "--pattern", "random", "--readers", readers, "--reads", reads)
+
+
+def chunk_sizes(codec):
+    def case(bench, section):
+        scan = sequential(bench)
+        # Only one read in each of the largest chunks: what was decoded for another is no part of a chunk's latency.
+        lone_reads = load(bench, "--pattern", "random", "--apart", 4 << 20)
+        scans = [warpfs(bench, codec, chunk_size, scan) for chunk_size in CURVE]
+        randoms = [warpfs(bench, codec, chunk_size, lone_reads, name=each.name + " at random")
+                   for chunk_size, each in zip(CURVE, scans)]
+        if not rounds.compare(bench, [*scans, *randoms]):
+            return
+        section.table(["chunks", "file", "of the original", "scan", "random 4 KiB, one reader", "p50", "p99"], [
+            [
+                chunk_size,
+                megabytes(scan.size),
+                f"{100 * scan.size / bench.size:.1f} %",
+                megabytes_per_second(scan.median["rate"]),
+                per_second(random.median["reads"]),
+                microseconds(random.median["p50"]),
+                microseconds(random.median["p99"]),
+            ]
+            for chunk_size, scan, random in zip(CURVE, scans, randoms)
+        ])
+        section.chart(
+            f"chunk-size-{codec}",
+            f"What the chunk size does to {codec}",
+            charts.curves(f"What the chunk size does: {codec}", CURVE, [
+                ("file size, % of the original", [100 * each.size / bench.size for each in scans], "{:.0f}".format),
+                ("scan, MB/s", [each.median["rate"] / 1e6 for each in scans], "{:,.0f}".format),
+                ("random 4 KiB, reads a second", [each.median["reads"] for each in randoms], "{:,.0f}".format),
+            ]),
+        )
+
+    return case
