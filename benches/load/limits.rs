@@ -122,7 +122,7 @@ fn decode_lz4(frame: &[u8], output: &mut [u8]) -> Result<usize> {
         rest = behind;
         let output = output.get_mut(written..).ok_or("no room")?;
         written += match size & LZ4_STORED {
-            0 => lz4_flex::block::decompress_into(block, output)?,
+            0 => lzzzz::lz4::decompress(block, output)?,
             _ => {
                 output
                     .get_mut(..block.len())
