@@ -59,7 +59,7 @@ counters! {
     decoded_pieces,
     /// Bytes of original data that were decoded.
     decoded_bytes,
-    /// Bytes of compressed data read for that.
+    /// Bytes of compressed data read for chunks decoded whole.
     compressed_bytes,
     /// Chunks decoded whole ahead of a reader.
     prefetched_chunks,
