@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::Footer;
 use crate::job::{ChunkReport, Control, threads_for};
 use crate::ordered::{self, Buffers, resize};
+use crate::output::Writeback;
 use crate::zeros::is_zero;
 
 /// From which announced size on a chunk is suspected to be announced only, in bytes.
@@ -167,9 +168,13 @@ impl Decoder<'_> {
         let threads = threads_for(threads, chunks.len() as u64);
         let parallel_hash = checksum.as_ref().is_some_and(|(_, parallel)| *parallel);
         let ordered_hash = checksum.is_some() && !parallel_hash;
+        let mut writeback = None;
         let (place, mut stream) = match sink {
             Sink::Nowhere => (Place::Nowhere, None),
-            Sink::File(file, path) => (Place::Write(file, path), None),
+            Sink::File(file, path) => {
+                writeback = Some(Writeback::new(file));
+                (Place::Write(file, path), None)
+            }
             Sink::Compare(file, path) => (Place::Compare(file, path), None),
             Sink::Stream(stream, path) => (Place::Nowhere, Some((stream, *path))),
         };
@@ -187,8 +192,11 @@ impl Decoder<'_> {
                     Kept::Zeros(len) => Content::Zeros(*len),
                     Kept::Bytes(bytes) => Content::Bytes(bytes),
                 };
+                let wanted = self.wanted(decoded.chunk);
+                if let Some(writeback) = &mut writeback {
+                    writeback.written_up_to(self.sink_offset(decoded.chunk, wanted.end));
+                }
                 if let Some((stream, path)) = &mut stream {
-                    let wanted = self.wanted(decoded.chunk);
                     content.pieces(wanted, |bytes| {
                         let written = stream.write_all(bytes);
                         // A stream that was given up because of the signal has not failed.
@@ -230,6 +238,12 @@ impl Decoder<'_> {
         start - held.start..end - held.start
     }
 
+    /// Where the sink has, or is to have, the byte at `within` of a chunk's wanted part.
+    fn sink_offset(&self, chunk: u32, within: u64) -> u64 {
+        let held = self.archive.table().original_range(chunk).unwrap_or(0..0);
+        (held.start + within).saturating_sub(self.range.start)
+    }
+
     fn decode(
         &self,
         chunk: u32,
@@ -253,7 +267,7 @@ impl Decoder<'_> {
             Some(bytes) => Content::Bytes(bytes),
         };
         let wanted = self.wanted(chunk);
-        let offset = (held.start + wanted.start).saturating_sub(self.range.start);
+        let offset = self.sink_offset(chunk, wanted.start);
         match (place, content) {
             (Place::Nowhere, _) | (Place::Write(..), Content::Zeros(_)) => {}
             (Place::Write(file, path), Content::Bytes(bytes)) => {

@@ -19,7 +19,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::format::{Checksum, Codec, FixedHeader, Footer, Version};
 use crate::job::{ChunkReport, Control, thread_count, threads_for};
 use crate::ordered::{self, Buffers, resize};
-use crate::output::NewFile;
+use crate::output::{Appender, NewFile};
 use crate::zeros::is_zero;
 
 /// How much is gathered before it is written, in bytes: chunks of zeros have payloads of a few bytes.
@@ -74,10 +74,7 @@ pub(super) fn pack_sized(
         Ok(Some(Item { range, load }))
     };
     let read = |range: &Range<u64>, buffer: &mut [u8]| input.read(range, buffer);
-    let mut target = new.file();
-    target
-        .seek(SeekFrom::Start(header.payload_start()))
-        .context("cannot write", new.target())?;
+    let target = Appender::new(new.file(), header.payload_start());
     let encoder = Encoder::new(choice, options, path, control);
     let threads = threads_for(encoder.threads, chunk_count);
     let encoded = encoder.run(threads, next, read, target, new.target())?;
@@ -242,13 +239,13 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Encodes all items and writes their payloads to `target`, one behind the other from where it stands.
+    /// Encodes all items and writes their payloads to `target`, one behind the other.
     fn run(
         &self,
         threads: usize,
         next: impl FnMut() -> Result<Option<Item>> + Send,
         read: impl Fn(&Range<u64>, &mut [u8]) -> Result<()> + Sync,
-        target: &File,
+        target: impl Write + Send,
         target_path: &Path,
     ) -> Result<Done> {
         let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, target);
