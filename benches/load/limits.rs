@@ -3,13 +3,13 @@
 //! Chunks are dealt to the threads one after the other. Each thread has one context and one buffer, which it uses again.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use serde_json::{Value, json};
 use warpfs::error::{ErrorKind, Part};
 use warpfs::format::{ChunkTable, Codec, FIXED_HEADER_LEN, FixedHeader, PayloadTable, Version};
@@ -19,6 +19,8 @@ use crate::{CodecName, Result};
 /// What comes before the first block of an lz4 frame as warpfs writes it, in bytes: magic number, two bytes of flags, content size,
 /// the header's checksum. Its blocks are independent, and no checksums follow them.
 const LZ4_HEADER_LEN: usize = 15;
+/// What its blocks hold, in bytes.
+const LZ4_BLOCK_LEN: usize = 64 << 10;
 /// Bit of a block's size that marks its data as not compressed.
 const LZ4_STORED: u32 = 1 << 31;
 
@@ -35,6 +37,7 @@ pub(crate) fn encode(
     deal(&chunks, threads, input.len(), || {
         let mut encoder = zstd::bulk::Compressor::new(zstd_level)?;
         let mut output = Vec::with_capacity(2 * chunk_size + 1024);
+        let mut table = CompressTable::large();
         Ok(move |chunk: &&[u8]| {
             output.clear();
             match codec {
@@ -42,13 +45,10 @@ pub(crate) fn encode(
                     encoder.compress_to_buffer(chunk, &mut output)?;
                 }
                 CodecName::Lz4 => {
-                    let frame = FrameInfo::new()
-                        .content_size(Some(chunk.len() as u64))
-                        .block_size(BlockSize::Max64KB)
-                        .block_mode(BlockMode::Independent);
-                    let mut encoder = FrameEncoder::with_frame_info(frame, &mut output);
-                    encoder.write_all(chunk)?;
-                    encoder.finish()?;
+                    output.resize(get_maximum_output_size(LZ4_BLOCK_LEN), 0);
+                    for block in chunk.chunks(LZ4_BLOCK_LEN) {
+                        compress_into_with_table(block, &mut output, &mut table)?;
+                    }
                 }
             }
             Ok(())
@@ -106,7 +106,7 @@ pub(crate) fn decode(file: &Path, threads: usize) -> Result<Value> {
     )
 }
 
-/// Decodes an lz4 frame of [`encode`]'s kind; says how many bytes it held.
+/// Decodes an lz4 frame as warpfs writes it; says how many bytes it held.
 fn decode_lz4(frame: &[u8], output: &mut [u8]) -> Result<usize> {
     let mut rest = frame.get(LZ4_HEADER_LEN..).ok_or("no frame")?;
     let mut written = 0;
