@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -20,6 +21,11 @@ use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
 use crate::memory::{Budget, Buffer};
 use crate::stats::Counters;
+
+/// How long what was decoded ahead may wait for its reader while others are refused.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many of the least recently used units are looked through for such.
+const LOOKED_THROUGH: usize = 64;
 
 /// Names a unit among those of all open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,8 +75,8 @@ struct State {
 #[derive(Debug)]
 struct Ready {
     bytes: Arc<Buffer>,
-    /// Decoded ahead and not read yet.
-    ahead: bool,
+    /// Since when it is there, if it was decoded ahead and has not been read yet.
+    ahead: Option<Instant>,
     /// How many of the bytes were handed to somebody who keeps them.
     kept: usize,
 }
@@ -148,7 +154,7 @@ impl Drop for Mark<'_> {
         let replaced = outcome.as_ref().ok().and_then(|bytes| {
             let ready = Ready {
                 bytes: Arc::clone(bytes),
-                ahead: unread,
+                ahead: unread.then(Instant::now),
                 kept: self.flight.kept.load(Ordering::Relaxed),
             };
             self.cache.put(&mut state, self.key, ready)
@@ -236,7 +242,7 @@ impl Cache {
     pub(crate) fn supply(&self, key: Key, bytes: Buffer, ahead: Option<Ahead<'_>>) {
         let ready = Ready {
             bytes: Arc::new(bytes),
-            ahead: ahead.is_some(),
+            ahead: ahead.is_some().then(Instant::now),
             kept: 0,
         };
         let mut state = self.lock();
@@ -284,16 +290,33 @@ impl Cache {
         true
     }
 
-    /// Room for `bytes` more to be decoded ahead of any reader; `None` if there are too many of them unread.
+    /// Room for `bytes` more to be decoded ahead of any reader; `None` if there are too many of them unread. What its reader
+    /// has left behind unread makes way.
     pub(crate) fn go_ahead(&self, bytes: u64) -> Option<Ahead<'_>> {
+        let mut given_up = Vec::new();
         let mut state = self.lock();
-        let ahead = state.ahead.checked_add(bytes)?;
-        if ahead > self.budget.total() / 2 {
-            return None;
-        }
-        state.ahead = ahead;
+        let wanted = loop {
+            let wanted = state.ahead.checked_add(bytes)?;
+            if wanted <= self.budget.total() / 2 {
+                break Some(wanted);
+            }
+            let mut oldest = state.ready.iter().rev().take(LOOKED_THROUGH);
+            let abandoned = oldest
+                .find(|(_, ready)| ready.ahead.is_some_and(|since| since.elapsed() > PATIENCE));
+            let Some(key) = abandoned.map(|(key, _)| *key) else {
+                break None;
+            };
+            if let Some(ready) = state.ready.pop(&key) {
+                self.forget_ahead(&mut state, &ready);
+                self.counters.prefetch_wasted.add(1);
+                given_up.push(ready);
+            }
+        };
+        state.ahead = wanted.unwrap_or(state.ahead);
         drop(state);
-        Some(Ahead { cache: self, bytes })
+        // Freed without the lock.
+        drop(given_up);
+        wanted.map(|_| Ahead { cache: self, bytes })
     }
 
     /// A unit that is ready, and what the cache no longer holds because of this read; the caller drops that when it has
@@ -308,7 +331,7 @@ impl Cache {
         let bytes = Arc::clone(&ready.bytes);
         ready.kept = ready.kept.saturating_add(kept);
         let all_kept = ready.kept >= bytes.len();
-        if std::mem::take(&mut ready.ahead) {
+        if ready.ahead.take().is_some() {
             state.ahead -= bytes.len() as u64;
             self.counters.prefetch_hits.add(1);
         }
@@ -327,7 +350,10 @@ impl Cache {
     fn put(&self, state: &mut State, key: Key, ready: Ready) -> Option<Ready> {
         if ready.kept >= ready.bytes.len() {
             self.counters.handed_over.add(1);
-            return Some(ready);
+            // Somebody may have supplied it meanwhile.
+            let supplied = state.ready.pop(&key)?;
+            self.forget_ahead(state, &supplied);
+            return Some(supplied);
         }
         let replaced = state.ready.put(key, ready)?;
         self.forget_ahead(state, &replaced);
@@ -336,10 +362,10 @@ impl Cache {
 
     /// Takes a unit that leaves off those decoded ahead, if it was one of them.
     fn forget_ahead(&self, state: &mut State, leaving: &Ready) -> bool {
-        if leaving.ahead {
+        if leaving.ahead.is_some() {
             state.ahead -= leaving.bytes.len() as u64;
         }
-        leaving.ahead
+        leaving.ahead.is_some()
     }
 
     fn mark<'a>(&'a self, state: &mut State, key: Key, ahead: Option<Ahead<'a>>) -> Mark<'a> {
@@ -361,7 +387,6 @@ mod tests {
     use crate::error::Error;
     use crate::memory::Urgency;
     use std::sync::atomic::AtomicU32;
-    use std::time::Duration;
 
     const LENGTH: usize = 8192;
 
@@ -538,6 +563,30 @@ mod tests {
         assert_eq!(cache.lock().ahead, LENGTH as u64);
         assert!(!ahead(&cache, 2, || Err(ErrorKind::NotWarp.into())));
         assert_eq!(cache.lock().ahead, LENGTH as u64);
+    }
+
+    #[test]
+    fn a_reader_that_never_comes_does_not_keep_others_from_being_decoded_ahead_for() {
+        let cache = cache(4 * LENGTH as u64);
+        assert!(ahead(&cache, 0, || Ok(())) && ahead(&cache, 1, || Ok(())));
+        assert!(!ahead(&cache, 2, || Ok(())));
+        std::thread::sleep(PATIENCE + Duration::from_millis(100));
+        assert!(ahead(&cache, 2, || Ok(())));
+        assert_eq!(cache.lock().ahead, 2 * LENGTH as u64);
+    }
+
+    #[test]
+    fn a_unit_that_was_supplied_and_then_handed_over_is_not_kept_either() {
+        let cache = cache(1 << 20);
+        let Entry::Vacant(mark) = cache.enter(key(0), LENGTH).unwrap() else {
+            panic!("nothing was decoded yet");
+        };
+        let bytes = buffer(&cache, 3, Urgency::Demand).unwrap();
+        cache.supply(key(0), bytes, cache.go_ahead(LENGTH as u64));
+        let supplied = cache.supplied(&mark).unwrap();
+        mark.land(Ok(supplied));
+        assert!(!cache.knows(key(0)));
+        assert_eq!(cache.lock().ahead, 0);
     }
 
     #[test]

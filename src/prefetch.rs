@@ -153,7 +153,11 @@ impl Prefetch {
         self.lock().followed.iter().any(|stream| {
             stream.window > 0
                 && bytes.end > stream.next
-                && bytes.start <= stream.next.saturating_add(stream.window.saturating_mul(2))
+                && bytes.start
+                    <= stream
+                        .next
+                        .saturating_add(stream.window.saturating_mul(2))
+                        .max(stream.unnamed)
         })
     }
 }

@@ -26,9 +26,10 @@ pub(crate) struct Unit {
     pub(crate) piece: Option<u32>,
 }
 
-/// The longest chunk that is decoded by one call under a budget, both in bytes: with its payload it has to fit.
+/// The longest chunk that is decoded by one call under a budget, both in bytes: with its payload, both rounded up,
+/// it has to fit.
 pub(crate) fn one_call(budget: u64) -> u64 {
-    ONE_CALL.min(budget / 2)
+    ONE_CALL.min(budget / 4)
 }
 
 impl Unit {

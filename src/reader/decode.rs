@@ -16,6 +16,9 @@ use crate::memory::{Buffer, Urgency};
 /// Up to which length a payload's buffer is rounded up to a power of two, in bytes.
 const ROUNDED_UP_TO: usize = 1 << 20;
 
+/// How much is decoded at a time at least where it is thrown away, in bytes.
+const LEAST_STEP: usize = 16 << 10;
+
 /// A unit that a read needs.
 pub(super) struct Decoded {
     pub(super) unit: Arc<Buffer>,
@@ -211,9 +214,16 @@ impl Shared {
     }
 
     fn stream_memory(&self, chunk: u32) -> Result<u64> {
-        let memory = self.archive.stream_memory(chunk)?;
         let codec = self.archive.header().codec;
-        Ok(memory.ok_or(ErrorKind::Unstreamable { codec })?)
+        let unstreamable = ErrorKind::Unstreamable { codec };
+        let memory = self.archive.stream_memory(chunk)?;
+        let whole = self.room_lengths(chunk).into_iter();
+        let whole = whole.fold(0_u64, |sum, length| sum.saturating_add(length as u64));
+        match memory {
+            // What takes more memory to decode in pieces than whole is no large chunk to its codec.
+            Some(memory) if memory < whole => Ok(memory),
+            _ => Err(unstreamable.into()),
+        }
     }
 
     /// Brings a chunk's decoder to `offset`. What it comes by goes into the cache as far as there is memory: it took time, and
@@ -225,6 +235,12 @@ impl Shared {
         offset: u64,
         scratch: &mut [u8],
     ) -> Result<()> {
+        // The last piece of a chunk may be short, and steps of its length many.
+        let mut small = [0; LEAST_STEP];
+        let scratch = match scratch.len() < LEAST_STEP {
+            true => small.as_mut_slice(),
+            false => scratch,
+        };
         let mut position = self.seek(lease, chunk, offset)?;
         while position < offset {
             let next_piece = (position / PIECE_LEN + 1) * PIECE_LEN;
@@ -361,10 +377,13 @@ impl Shared {
         if self.check_whole(chunk).is_err() {
             return;
         }
-        if let Err(error) = self.go_on_ahead(chunk, from, to)
-            && !matches!(error.kind(), ErrorKind::Unstreamable { .. })
-        {
-            self.report(error, chunk);
+        match self.go_on_ahead(chunk, from, to) {
+            Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
+                self.archive.contents().decode_only_whole(chunk);
+                self.decode_unit_ahead(Unit { chunk, piece: None }, &self.bytes(chunk));
+            }
+            Err(error) => drop(self.report(error, chunk)),
+            Ok(()) => {}
         }
     }
 
@@ -423,13 +442,16 @@ impl Shared {
             return Ok(false);
         }
         let cache = &self.engine.cache;
-        let ahead = cache.go_ahead(end - start);
+        let Some(ahead) = cache.go_ahead(end - start) else {
+            self.engine.counters.prefetch_refused.add(1);
+            return Ok(false);
+        };
         let make_room = || self.engine.make_room();
         let length = [(end - start) as usize];
         let acquired = cache
             .budget()
             .acquire(length, Urgency::Speculation, make_room);
-        let (Some(ahead), Ok(Some([mut piece]))) = (ahead, acquired) else {
+        let Ok(Some([mut piece])) = acquired else {
             self.engine.counters.prefetch_refused.add(1);
             return Ok(false);
         };

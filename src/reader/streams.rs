@@ -6,12 +6,15 @@
 //! it clears when it is dropped, on every path, panics included.
 //!
 //! Decoders that were put aside count against the budget and are given up when memory is short, the one that was used
-//! least recently first, and never take more than half of the budget.
+//! least recently first; together they take no more than half of the budget, unless it is one alone.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::codec::Stream;
 use crate::memory::Room;
+
+/// How many decoders are put aside at most: they are looked through one by one.
+const MOST_IDLE: usize = 64;
 
 /// Names a chunk among those of all open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,13 +116,7 @@ impl Streams {
         if state.coming_by(chunk, offset).is_some() {
             return Taken::AtWork;
         }
-        let closest = state
-            .idle
-            .iter()
-            .enumerate()
-            .filter(|(_, (of, decoder))| *of == chunk && decoder.stream.position() <= offset)
-            .max_by_key(|(_, (_, decoder))| decoder.stream.position())
-            .map(|(at, _)| at);
+        let closest = state.closest_idle(chunk, offset).map(|(at, _)| at);
         if closest.is_none() && !begin {
             return Taken::Nothing;
         }
@@ -164,11 +161,28 @@ impl Streams {
 }
 
 impl State {
-    /// The decoder at work in the chunk that will come by `offset`, or may go on to it.
+    /// The decoder at work in the chunk that will come by `offset`, or may go on to it, unless one that was put aside stands
+    /// closer before it.
     fn coming_by(&mut self, chunk: ChunkKey, offset: u64) -> Option<&mut AtWork> {
+        let closest_idle = self
+            .closest_idle(chunk, offset)
+            .map(|(_, position)| position);
         self.at_work
             .iter_mut()
-            .find(|at_work| at_work.chunk == chunk && at_work.position <= offset)
+            .filter(|at_work| at_work.chunk == chunk && at_work.position <= offset)
+            .max_by_key(|at_work| at_work.position)
+            .filter(|at_work| Some(at_work.position) >= closest_idle)
+    }
+
+    /// Which decoder that was put aside stands closest before `offset`, and where.
+    fn closest_idle(&self, chunk: ChunkKey, offset: u64) -> Option<(usize, u64)> {
+        self.idle
+            .iter()
+            .enumerate()
+            .filter(|(_, (of, _))| *of == chunk)
+            .map(|(at, (_, decoder))| (at, decoder.stream.position()))
+            .filter(|&(_, position)| position <= offset)
+            .max_by_key(|&(_, position)| position)
     }
 
     fn at_work(&mut self, number: u64) -> Option<&mut AtWork> {
@@ -220,15 +234,16 @@ impl Lease<'_> {
         let mut given_up = Vec::new();
         let mut state = self.streams.lock();
         state.idle.push((self.chunk, decoder));
-        let taken = |state: &State| -> u64 {
-            state
-                .idle
-                .iter()
-                .map(|(_, decoder)| decoder.room.bytes())
-                .sum()
-        };
-        while taken(&state) > self.streams.limit && !state.idle.is_empty() {
-            given_up.push(state.idle.remove(0));
+        let mut taken: u64 = state
+            .idle
+            .iter()
+            .map(|(_, decoder)| decoder.room.bytes())
+            .sum();
+        // The last one stays however large: without it, every read would begin anew.
+        while (taken > self.streams.limit || state.idle.len() > MOST_IDLE) && state.idle.len() > 1 {
+            let oldest = state.idle.remove(0);
+            taken -= oldest.1.room.bytes();
+            given_up.push(oldest);
         }
         drop(state);
         // Freed without the lock.
