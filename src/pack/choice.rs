@@ -10,8 +10,8 @@ use crate::format::Codec;
 use super::PackOptions;
 
 /// The chunk size where neither the user nor the level chooses one, in bytes, for all but very large files. Measured with
-/// Zstandard through a mount (`docs/PERFORMANCE.md`), this is where sequential reads are fastest; half of it makes random
-/// reads nearly twice as many a second and files 2.5 % larger, eight times as much makes them a sixth and files 6 % smaller.
+/// Zstandard through a mount (`docs/PERFORMANCE.md`), this is where sequential reads are fastest; half of it answers half as
+/// many random reads again a second with files 2 % larger, eight times as much less than a third with files 6 % smaller.
 pub const DEFAULT_CHUNK_SIZE: u64 = 128 << 10;
 /// How many chunks of that size a file may have before larger ones are chosen: a table of 16 MiB, in the file and in the
 /// memory of who opens it.
