@@ -1,26 +1,28 @@
-//! Whole-file checksums, computed while the bytes go by.
+//! Digests: checksums of whole files, and of the parts that are checked by themselves.
 //!
-//! BLAKE3 is a tree, so the chunks of a file can be hashed by different threads at once: [`subtrees`] computes the
-//! chaining values of a chunk wherever it lies, and [`Assembler`] merges them in the order of the file. XXH64 and
-//! BLAKE2b are chains: the assembler hashes their chunks in order itself, and so it does with BLAKE3 if a chunk does
-//! not start at a multiple of 1024 bytes, where the leaves of the tree start.
-//!
-//! The rules of the tree are those of section 2.1 of the BLAKE3 paper and of the `blake3` crate's `hazmat` module.
+//! What is hashed comes as bytes or as the knowledge that they are zeros; where they come from is other rooms' affair. A
+//! whole file's checksum is put together in the order of the file, BLAKE3's from parts that were hashed in parallel
+//! (`tree`). A leaf's digest is for itself (`leaves`).
 
-use std::convert::Infallible;
+mod leaves;
+mod tree;
+
+use std::hash::Hasher as _;
 use std::ops::Range;
 
 use blake2::Blake2b256;
 use blake2::digest::Digest;
-use blake3::CHUNK_LEN as LEAF_LEN;
-use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
-use xxhash_rust::xxh64::Xxh64;
+use twox_hash::XxHash64;
+
+pub(crate) use leaves::{Leaf, leaf_count, leaf_digests, leaf_ranges};
+pub(crate) use tree::{
+    Assembler, ChainingValue, Group, Subtrees, fold, fold_root, hashes_in_parallel, subtrees,
+};
 
 use crate::format::Checksum;
 
 /// A run of zeros to hash from, short enough to stay in a core's own cache.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
 /// A chunk's bytes, or the knowledge that they are all zero, which spares holding them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Content<'a> {
@@ -64,311 +66,36 @@ impl Content<'_> {
     }
 }
 
-/// A checksum over bytes that come in order.
-pub(crate) enum Hasher {
+/// A checksum that is a chain over the bytes in order.
+enum Chain {
     /// XXH64 with seed 0.
-    Xxh64(Box<Xxh64>),
+    Xxh64(XxHash64),
     /// BLAKE2b parametrised for 32 bytes.
     Blake2b(Box<Blake2b256>),
-    /// BLAKE3.
-    Blake3(Box<blake3::Hasher>),
 }
 
-impl Hasher {
-    pub(crate) fn new(checksum: Checksum) -> Self {
+impl Chain {
+    /// `None` for BLAKE3, which is a tree.
+    fn new(checksum: Checksum) -> Option<Self> {
         match checksum {
-            Checksum::Xxh64 => Hasher::Xxh64(Box::new(Xxh64::new(0))),
-            Checksum::Blake2b => Hasher::Blake2b(Box::default()),
-            Checksum::Blake3 => Hasher::Blake3(Box::default()),
+            Checksum::Xxh64 => Some(Chain::Xxh64(XxHash64::with_seed(0))),
+            Checksum::Blake2b => Some(Chain::Blake2b(Box::default())),
+            Checksum::Blake3 => None,
         }
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    fn update(&mut self, bytes: &[u8]) {
         match self {
-            Hasher::Xxh64(hasher) => hasher.update(bytes),
-            Hasher::Blake2b(hasher) => hasher.update(bytes),
-            Hasher::Blake3(hasher) => {
-                hasher.update(bytes);
-            }
+            Chain::Xxh64(hasher) => hasher.write(bytes),
+            Chain::Blake2b(hasher) => hasher.update(bytes),
         }
     }
 
     /// The digest as a footer stores it.
-    pub(crate) fn finish(self) -> Vec<u8> {
+    fn finish(self) -> Vec<u8> {
         match self {
-            Hasher::Xxh64(hasher) => hasher.digest().to_be_bytes().to_vec(),
-            Hasher::Blake2b(hasher) => hasher.finalize().to_vec(),
-            Hasher::Blake3(hasher) => hasher.finalize().as_bytes().to_vec(),
-        }
-    }
-}
-
-/// A chaining value of BLAKE3's tree and how many leaves it stands for.
-struct Subtree {
-    value: ChainingValue,
-    leaves: u64,
-}
-
-/// What one chunk adds to BLAKE3's tree.
-pub(crate) struct Subtrees {
-    nodes: Vec<Subtree>,
-    /// The hash, should the chunk turn out to be the whole file: kept for a first chunk of a single leaf, whose chaining
-    /// value cannot be turned into a root. Larger first chunks are cut in two or more subtrees for the same reason.
-    alone: Option<blake3::Hash>,
-}
-
-/// Hashes the chunk that begins at `offset`, a multiple of 1024 bytes, into the largest subtrees that fit. Any thread
-/// may do so, for any chunk; only the file's last may have a length that is no multiple of 1024.
-pub(crate) fn subtrees(offset: u64, content: Content<'_>) -> Subtrees {
-    let leaf_len = LEAF_LEN as u64;
-    let hash_part = |hasher: &mut blake3::Hasher, part: Range<u64>| {
-        let Ok(()) = content.pieces(part, |bytes| {
-            hasher.update(bytes);
-            Ok::<(), Infallible>(())
-        });
-    };
-    let alone = (offset == 0 && content.len() <= leaf_len).then(|| {
-        let mut hasher = blake3::Hasher::new();
-        hash_part(&mut hasher, 0..content.len());
-        hasher.finalize()
-    });
-    let mut nodes = Vec::new();
-    let mut done = 0;
-    while done < content.len() {
-        let rest = content.len() - done;
-        // A subtree is full, or the last leaf of all, and starts at a multiple of its own length.
-        let mut leaves = match rest / leaf_len {
-            0 => 1,
-            full => 1_u64 << full.ilog2(),
-        };
-        match hazmat::max_subtree_len(offset + done) {
-            Some(longest) => leaves = leaves.min(longest / leaf_len),
-            // What begins the file may turn out to be all of it: then its topmost merge is the root's.
-            None if leaves > 1 && leaves * leaf_len == rest => leaves /= 2,
-            None => {}
-        }
-        let len = (leaves * leaf_len).min(rest);
-        let mut hasher = blake3::Hasher::new();
-        hasher.set_input_offset(offset + done);
-        hash_part(&mut hasher, done..done + len);
-        nodes.push(Subtree {
-            value: hasher.finalize_non_root(),
-            leaves,
-        });
-        done += len;
-    }
-    Subtrees { nodes, alone }
-}
-
-/// Whether [`subtrees`] can hash a chunk wherever it lies, given where the chunks start.
-pub(crate) fn hashes_in_parallel(
-    checksum: Checksum,
-    mut starts: impl Iterator<Item = u64>,
-) -> bool {
-    checksum == Checksum::Blake3 && starts.all(|start| start.is_multiple_of(LEAF_LEN as u64))
-}
-
-/// Puts a file's checksum together, chunk by chunk in order.
-///
-/// Invariant of the tree: `stack` holds the roots of full subtrees from left to right, each larger than the next but
-/// for those not merged yet. A merge is put off until a further subtree shows that it is not the root.
-pub(crate) struct Assembler {
-    state: State,
-}
-
-enum State {
-    Ordered(Hasher),
-    Tree {
-        stack: Vec<Subtree>,
-        alone: Option<blake3::Hash>,
-    },
-}
-
-impl Assembler {
-    /// An assembler that takes [`Subtrees`] if `parallel`, as [`hashes_in_parallel`] says, and bytes if not.
-    pub(crate) fn new(checksum: Checksum, parallel: bool) -> Self {
-        Self {
-            state: match parallel {
-                true => State::Tree {
-                    stack: Vec::new(),
-                    alone: None,
-                },
-                false => State::Ordered(Hasher::new(checksum)),
-            },
-        }
-    }
-
-    /// Adds the next chunk by its subtrees.
-    pub(crate) fn push_subtrees(&mut self, subtrees: Subtrees) {
-        let State::Tree { stack, alone } = &mut self.state else {
-            debug_assert!(false, "this checksum is computed in order");
-            return;
-        };
-        if stack.is_empty() {
-            *alone = subtrees.alone;
-        }
-        for node in subtrees.nodes {
-            push_subtree(stack, node);
-        }
-    }
-
-    /// Adds the next chunk by its bytes.
-    pub(crate) fn push_content(&mut self, content: Content<'_>) {
-        let State::Ordered(hasher) = &mut self.state else {
-            debug_assert!(false, "this checksum is computed in parallel");
-            return;
-        };
-        let Ok(()) = content.pieces(0..content.len(), |bytes| {
-            hasher.update(bytes);
-            Ok::<(), Infallible>(())
-        });
-    }
-
-    /// The digest as a footer stores it.
-    pub(crate) fn finish(self) -> Vec<u8> {
-        let (mut stack, alone) = match self.state {
-            State::Ordered(hasher) => return hasher.finish(),
-            State::Tree { stack, alone } => (stack, alone),
-        };
-        let whole = |alone: Option<blake3::Hash>| alone.unwrap_or_else(|| blake3::hash(&[]));
-        let Some(mut right) = stack.pop() else {
-            return whole(alone).as_bytes().to_vec();
-        };
-        let Some(first) = stack.first() else {
-            return whole(alone).as_bytes().to_vec();
-        };
-        let first = first.value;
-        while stack.len() > 1
-            && let Some(left) = stack.pop()
-        {
-            right = merge(&left, &right);
-        }
-        hazmat::merge_subtrees_root(&first, &right.value, Mode::Hash)
-            .as_bytes()
-            .to_vec()
-    }
-}
-
-/// Adds a subtree on the right. Those before it of equal size are merged first: now that something follows them, none of
-/// these merges is the root's.
-fn push_subtree(stack: &mut Vec<Subtree>, node: Subtree) {
-    while let [.., left, right] = stack.as_slice()
-        && left.leaves == right.leaves
-    {
-        let merged = merge(left, right);
-        stack.truncate(stack.len().saturating_sub(2));
-        stack.push(merged);
-    }
-    stack.push(node);
-}
-
-fn merge(left: &Subtree, right: &Subtree) -> Subtree {
-    Subtree {
-        value: hazmat::merge_subtrees_non_root(&left.value, &right.value, Mode::Hash),
-        leaves: left.leaves + right.leaves,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn assembled(checksum: Checksum, chunks: &[&[u8]]) -> Vec<u8> {
-        let starts: Vec<u64> = chunks
-            .iter()
-            .scan(0, |end, chunk| {
-                let start = *end;
-                *end += chunk.len() as u64;
-                Some(start)
-            })
-            .collect();
-        let parallel = hashes_in_parallel(checksum, starts.iter().copied());
-        let mut assembler = Assembler::new(checksum, parallel);
-        for (&start, chunk) in starts.iter().zip(chunks) {
-            let content = match chunk.iter().all(|&byte| byte == 0) {
-                true => Content::Zeros(chunk.len() as u64),
-                false => Content::Bytes(chunk),
-            };
-            match parallel {
-                true => assembler.push_subtrees(subtrees(start, content)),
-                false => assembler.push_content(content),
-            }
-        }
-        assembler.finish()
-    }
-
-    #[test]
-    fn digests_are_the_published_ones() {
-        // Of the empty input; BLAKE2b's with `digest_size=32`.
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        assert_eq!(
-            hex(Hasher::new(Checksum::Xxh64).finish()),
-            "ef46db3751d8e999"
-        );
-        assert_eq!(
-            hex(Hasher::new(Checksum::Blake2b).finish()),
-            "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8"
-        );
-        assert_eq!(
-            hex(assembled(Checksum::Blake3, &[])),
-            "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
-        );
-    }
-
-    #[test]
-    fn every_length_around_a_leaf_and_a_power_of_two_gives_the_plain_hash() {
-        let bytes: Vec<u8> = (0..70_000_u32).map(|n| (n % 251) as u8).collect();
-        for chunk_len in [1024, 2048, 3072, 4096, 65_536, 100_000_000] {
-            for leaves in [0_usize, 1, 2, 3, 4, 5, 8, 16, 17, 32, 64] {
-                for len in [
-                    leaves * 1024,
-                    leaves * 1024 + 1,
-                    (leaves * 1024).saturating_sub(1),
-                ] {
-                    let chunks: Vec<&[u8]> = bytes[..len].chunks(chunk_len).collect();
-                    assert_eq!(
-                        assembled(Checksum::Blake3, &chunks),
-                        blake3::hash(&bytes[..len]).as_bytes(),
-                        "{len} bytes in chunks of {chunk_len}"
-                    );
-                }
-            }
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(96))]
-
-        #[test]
-        fn any_chunks_give_the_hash_of_the_whole(
-            lens in proptest::collection::vec(
-                prop_oneof![
-                    3 => (0_usize..80).prop_map(|leaves| leaves * 1024),
-                    1 => 0_usize..5_000,
-                ],
-                0..12,
-            ),
-            last in 0_usize..5_000,
-            seed in any::<u8>(),
-            zeros in any::<bool>(),
-        ) {
-            let total = lens.iter().sum::<usize>() + last;
-            let bytes: Vec<u8> = (0..total)
-                .map(|n| if zeros && n % 150_000 > 2_000 { 0 } else { (n / 3) as u8 ^ seed })
-                .collect();
-            let mut rest = &bytes[..];
-            let mut chunks = Vec::new();
-            for len in lens.into_iter().chain([last]) {
-                let (chunk, behind) = rest.split_at(len);
-                chunks.push(chunk);
-                rest = behind;
-            }
-            for checksum in Checksum::ALL {
-                let mut plain = Hasher::new(checksum);
-                plain.update(&bytes);
-                prop_assert_eq!(assembled(checksum, &chunks), plain.finish());
-            }
+            Chain::Xxh64(hasher) => hasher.finish().to_be_bytes().to_vec(),
+            Chain::Blake2b(hasher) => hasher.finalize().to_vec(),
         }
     }
 }

@@ -117,6 +117,26 @@ pub enum ErrorKind {
         /// The digest of the decoded bytes, in hexadecimal.
         computed: String,
     },
+    /// Decoded bytes that are not those that were packed.
+    #[error(
+        "damaged data: bytes {start}..{end} have another {algorithm} digest than when they were packed"
+    )]
+    DigestMismatch {
+        /// What the digest was computed with.
+        algorithm: &'static str,
+        /// Where the bytes begin in the original, in bytes.
+        start: u64,
+        /// Where they end in the original, in bytes.
+        end: u64,
+    },
+    /// The header, the chunk table or the footer is not what it was when the record of digests was written.
+    #[error("header, chunk table or footer is damaged: the record of digests is of others")]
+    DamagedBeginning,
+    /// The record of digests is damaged itself. The text says where.
+    #[error(
+        "the record of digests is damaged ({0}): a mount with --verify off reads the file without it, and unpack proves it by its checksum"
+    )]
+    DamagedRecord(&'static str),
     /// The source is no longer the file that was opened.
     #[error("the file was changed while it was open; open it again")]
     Changed,
@@ -168,6 +188,8 @@ pub enum Part {
     Payload,
     /// The checksum behind the payloads.
     Footer,
+    /// The record of digests at the end.
+    Record,
 }
 
 impl fmt::Display for Part {
@@ -177,6 +199,7 @@ impl fmt::Display for Part {
             Part::ChunkTable => "the chunk table",
             Part::Payload => "a chunk's payload",
             Part::Footer => "the footer's digest",
+            Part::Record => "the record of digests",
         })
     }
 }
@@ -260,7 +283,10 @@ impl Error {
             | K::SizeSum { .. }
             | K::Decode { .. }
             | K::DecodedSize { .. }
-            | K::ChecksumMismatch { .. } => true,
+            | K::ChecksumMismatch { .. }
+            | K::DigestMismatch { .. }
+            | K::DamagedBeginning
+            | K::DamagedRecord(_) => true,
             K::Changed
             | K::InputChanged
             | K::OverBudget { .. }

@@ -1,14 +1,20 @@
-//! The container's bytes: header, chunk table and footer, as types.
+//! The container's bytes: header, chunk table, footer and the record behind it, as types.
 //!
 //! Everything here is parsing and writing of byte slices. Nothing is allocated before [`FixedHeader::check_room`] has
 //! compared what the header announces with the length of the file, and every sum is checked. All integers are
 //! little-endian. The layout is set down in `docs/FORMAT.md`.
 
+mod record;
 mod table;
 
 use std::fmt;
 use std::str::FromStr;
 
+pub use record::RECORD_MAGIC;
+pub(crate) use record::{
+    Fingerprint, GROUP_LEN, LONGEST_PAGE, Layout, Page, PlacedLeaf, TAIL_LEN, Tail, directory_len,
+    encode_directory, encode_page,
+};
 pub use table::{ChunkTable, PayloadTable};
 
 use crate::error::{Error, ErrorKind, Part, Result};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use crate::archive::{Conditions, Cut, Outline, open_regular};
+use crate::archive::{Conditions, Cut, Outline, Record, Verify, open_regular};
 use crate::error::Result;
 use crate::format::{Checksum, Codec, Version};
 use crate::memory::Budget;
@@ -45,6 +45,7 @@ impl Info {
     pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
         let conditions = Conditions {
             cut: Cut::Refuse,
+            verify: Verify::Fast,
             budget: &Budget::unlimited(),
             make_room: &|| false,
             cancelled: &AtomicBool::new(false),
@@ -101,6 +102,11 @@ impl Info {
             footer.checksum,
             crate::decoding::hexadecimal(&footer.digest),
         ))
+    }
+
+    /// The length of the record of digests at the file's end, in bytes, if there is one.
+    pub fn record_len(&self) -> Option<u64> {
+        self.outline.record.as_ref().map(Record::len)
     }
 
     /// The chunks, in order.

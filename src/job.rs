@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+pub use crate::decoding::Loss;
 use crate::error::Error;
 
 /// Told how a job goes on. Every method does nothing unless it is overridden; they may be called from any thread, and a
@@ -17,6 +18,12 @@ pub trait Observer: Sync {
     /// A chunk is done; chunks of one file are reported in order.
     fn chunk(&self, path: &Path, chunk: &ChunkReport) {
         let _ = (path, chunk);
+    }
+
+    /// Some bytes of a file are lost; the job goes on with the others, as it was told to. Losses of one file are reported in
+    /// order.
+    fn lost(&self, path: &Path, loss: &Loss) {
+        let _ = (path, loss);
     }
 
     /// A file is done, with or without success.

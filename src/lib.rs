@@ -29,6 +29,7 @@ pub mod pack;
 mod place;
 mod prefetch;
 mod reader;
+mod record;
 pub mod recursive;
 pub mod stats;
 mod tree;
@@ -37,5 +38,6 @@ pub mod verify;
 mod walk;
 mod zeros;
 
+pub use archive::Verify;
 pub use error::{Error, ErrorKind, Result};
 pub use reader::{Engine, EngineOptions, Reader};

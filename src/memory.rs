@@ -308,9 +308,12 @@ impl Budget {
 /// its size: at most an eighth or a page is wasted, and nothing for powers of two, which chunk sizes mostly are. Lengths
 /// that no memory has room for are a class of their own.
 fn size_class(length: usize) -> usize {
+    if length == 0 {
+        return 0;
+    }
     let power = length.checked_next_power_of_two().unwrap_or(usize::MAX);
     let step = (power / 8).max(4096);
-    length.max(1).div_ceil(step).saturating_mul(step)
+    length.div_ceil(step).saturating_mul(step)
 }
 
 /// A place in the queue; leaving it lets the next one look.
@@ -355,6 +358,9 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
+        if bytes.is_empty() {
+            return;
+        }
         let mut state = self.budget.lock();
         let spare = state.spare + bytes.len() as u64;
         let room = spare <= SPARE_BYTES && state.spares.len() < SPARES;

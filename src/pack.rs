@@ -8,6 +8,7 @@
 mod choice;
 mod chunks;
 mod input;
+mod record;
 
 pub(crate) use input::check_unchanged;
 
@@ -23,8 +24,8 @@ pub use choice::{
     MIN_CHUNK_SIZE,
 };
 
-use crate::archive::{Archive, open_at_once};
-use crate::decoding::{self, Sink};
+use crate::archive::{Archive, Verify, open_at_once};
+use crate::decoding::{Decoding, Sink};
 use crate::error::{Error, IoContext, Result};
 use crate::format::{Checksum, Codec, FIXED_HEADER_LEN, FixedHeader, Footer};
 use crate::job::{Control, thread_count};
@@ -84,6 +85,8 @@ pub struct Summary {
     pub original_size: u64,
     /// The `.warp` file's size, in bytes.
     pub packed_size: u64,
+    /// How many bytes of the original are damaged and could not be saved. Only a job that keeps going ends with more than 0.
+    pub lost: u64,
 }
 
 /// The name a packed file has by default: its own and `.warp`.
@@ -242,20 +245,27 @@ fn read_back(
         .file()
         .try_clone()
         .context("cannot open", new.target())?;
-    let archive = Archive::from_file(own, new.target(), control.cancelled)?;
+    let archive = Archive::from_file(own, new.target(), Verify::Fast, control.cancelled)?;
     let unobserved = Control {
         observer: &crate::job::Unobserved,
         ..control
     };
     let threads = thread_count(options.threads);
-    decoding::decode_all(
-        &archive,
-        digest.as_ref(),
+    let job = Decoding {
+        archive: &archive,
         threads,
-        unobserved,
-        &mut Sink::Nowhere,
-    )
-    .map_err(|error| Error::unusable(format!("what was written does not verify: {error}")))
+        control: unobserved,
+        digest: digest.as_ref(),
+        proves_record: true,
+        keep_going: false,
+    };
+    match job.all(&mut Sink::Nowhere) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let why = format!("what was written does not verify: {error}");
+            Err(Error::unusable(why))
+        }
+    }
 }
 
 /// Opens a directory's entry for reading, whatever it has become since it was listed: a symbolic link is refused, a pipe

@@ -33,6 +33,7 @@ use crate::output::NewFile;
 use crate::pack::{PackOptions, Summary, open_entry, packed_name};
 use crate::place::{Place, inode_of};
 use crate::unpack::{UnpackOptions, original_name};
+use crate::verify::VerifyOptions;
 use crate::walk::{Entry, Step, Walk};
 
 /// From which size on a file has all threads to itself, in bytes.
@@ -91,10 +92,10 @@ pub fn unpack_tree(
 /// Cancellation. Whatever else goes wrong is counted, and told to the observer.
 pub fn verify_tree(
     root: &Path,
-    threads: Option<usize>,
+    options: VerifyOptions,
     control: Control<'_>,
 ) -> Result<TreeSummary> {
-    Tree::new(Task::Verify, None, threads, control).run(root)
+    Tree::new(Task::Verify(options), None, options.threads, control).run(root)
 }
 
 /// Reads what there is to know of every file in the tree at `root` whose name ends in `.warp`, in the order of names.
@@ -115,7 +116,7 @@ pub fn infos(root: &Path) -> impl Iterator<Item = Result<Info>> {
 enum Task<'a> {
     Pack(&'a PackOptions),
     Unpack(&'a UnpackOptions),
-    Verify,
+    Verify(VerifyOptions),
 }
 
 impl Task<'_> {
@@ -123,7 +124,7 @@ impl Task<'_> {
         match self {
             Task::Pack(options) => options.force,
             Task::Unpack(options) => options.force,
-            Task::Verify => false,
+            Task::Verify(_) => false,
         }
     }
 
@@ -131,7 +132,7 @@ impl Task<'_> {
         match self {
             Task::Pack(options) => options.remove,
             Task::Unpack(options) => options.remove,
-            Task::Verify => false,
+            Task::Verify(_) => false,
         }
     }
 
@@ -140,7 +141,7 @@ impl Task<'_> {
         match self {
             Task::Pack(_) => Some(packed_name(of)),
             Task::Unpack(_) => original_name(of),
-            Task::Verify => None,
+            Task::Verify(_) => None,
         }
     }
 }
@@ -207,6 +208,7 @@ impl TreeSummary {
                 self.files += 1;
                 self.original_size += made.original_size;
                 self.packed_size += made.packed_size;
+                self.failed += u64::from(made.lost > 0);
             }
             None => self.copied += 1,
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, Stat};
 
 use crate::archive::{Archive, open_regular};
-use crate::decoding::{self, Sink};
+use crate::decoding::{Decoding, Sink, without_damaged_record};
 use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
 use crate::output::NewFile;
@@ -27,6 +27,9 @@ pub struct UnpackOptions {
     pub force: bool,
     /// Remove the input once the output has been read back and compared. Not together with `range`.
     pub remove: bool,
+    /// Go on behind damage: what is lost is written as zeros, told to the observer and counted in [`Summary::lost`]. Not
+    /// together with `remove`.
+    pub keep_going: bool,
 }
 
 /// The name of the original: `name` without its `.warp`. `None` if it does not end so, or is nothing else.
@@ -76,11 +79,12 @@ pub fn unpack_to(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let archive = Archive::open(input, control.cancelled)?;
+    let open = |verify| Archive::open(input, verify, control.cancelled);
+    let archive = without_damaged_record(open, options.keep_going)?;
     let name = Path::new("standard output");
-    decode(&archive, options, control, &mut Sink::Stream(output, name))?;
+    let lost = decode(&archive, options, control, &mut Sink::Stream(output, name))?;
     output.flush().context("cannot write", name)?;
-    Ok(summary(&archive))
+    Ok(summary(&archive, lost))
 }
 
 /// Unpacks a file that is open; `input` is its name. What is written, and compared if the input is to be removed, is left
@@ -93,8 +97,11 @@ pub(crate) fn unpack_opened(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<(NewFile, Summary)> {
-    let own = file.try_clone().context("cannot open", input)?;
-    let archive = Archive::from_file(own, input, control.cancelled)?;
+    let open = |verify| {
+        let own = file.try_clone().context("cannot open", input)?;
+        Archive::from_file(own, input, verify, control.cancelled)
+    };
+    let archive = without_damaged_record(open, options.keep_going)?;
     let new = NewFile::create(output, options.force, stat)?;
     let size = wanted(&archive, options)?.map_or(archive.header().original_size, |range| {
         range.end - range.start
@@ -103,12 +110,12 @@ pub(crate) fn unpack_opened(
         .set_len(size)
         .context("cannot make room for the original", new.target())?;
     let mut sink = Sink::File(new.file(), new.target());
-    decode(&archive, options, control, &mut sink)?;
+    let lost = decode(&archive, options, control, &mut sink)?;
     if options.remove {
         read_back(&archive, &new, options, control)?;
     }
     new.copy_attributes(file, stat)?;
-    Ok((new, summary(&archive)))
+    Ok((new, summary(&archive, lost)))
 }
 
 fn decode(
@@ -116,15 +123,23 @@ fn decode(
     options: &UnpackOptions,
     control: Control<'_>,
     sink: &mut Sink<'_>,
-) -> Result<()> {
+) -> Result<u64> {
     let range = wanted(archive, options)?;
     let threads = thread_count(options.threads);
     let size = archive.header().original_size;
     let announced = range.as_ref().map_or(size, |range| range.end - range.start);
     control.observer.begin(archive.path(), Some(announced));
+    let job = Decoding {
+        archive,
+        threads,
+        control,
+        digest: archive.footer(),
+        proves_record: false,
+        keep_going: options.keep_going,
+    };
     let result = match range {
-        Some(range) => decoding::decode_range(archive, range, threads, control, sink),
-        None => decoding::decode_all(archive, archive.footer(), threads, control, sink),
+        Some(range) => job.range(range, sink),
+        None => job.all(sink),
     };
     control.observer.end(archive.path());
     result
@@ -160,17 +175,25 @@ fn read_back(
         ..control
     };
     let mut sink = Sink::Compare(new.file(), new.target());
-    let threads = thread_count(options.threads);
-    decoding::decode_all(archive, archive.footer(), threads, unobserved, &mut sink)
+    let job = Decoding {
+        archive,
+        threads: thread_count(options.threads),
+        control: unobserved,
+        digest: archive.footer(),
+        proves_record: false,
+        keep_going: false,
+    };
+    job.all(&mut sink).map(|_| ())
 }
 
-/// What an archive says of itself.
-pub(crate) fn summary(archive: &Archive) -> Summary {
+/// What an archive says of itself, and how many bytes of it are lost.
+pub(crate) fn summary(archive: &Archive, lost: u64) -> Summary {
     Summary {
         codec: archive.header().codec,
         chunks: archive.table().len(),
         original_size: archive.header().original_size,
         packed_size: archive.file_len(),
+        lost,
     }
 }
 

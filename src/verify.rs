@@ -3,38 +3,49 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::archive::{Archive, open_regular};
-use crate::decoding::{self, Sink};
+use crate::archive::{Archive, Verify, open_regular};
+use crate::decoding::{Decoding, Sink};
 use crate::error::Result;
 use crate::job::{Control, thread_count};
 use crate::pack::Summary;
 use crate::unpack::summary;
 
-/// Decodes and checks a whole file.
+/// How to verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VerifyOptions {
+    /// How many chunks to work on at once; as many as there are cores by default.
+    pub threads: Option<usize>,
+    /// Go on behind damage: what is lost is told to the observer and counted in [`Summary::lost`].
+    pub keep_going: bool,
+}
+
+/// Decodes and checks a whole file, and the record of digests in it.
 ///
 /// # Errors
 /// The first damage found, in the order of the file; or the file cannot be read.
-pub fn verify_file(path: &Path, threads: Option<usize>, control: Control<'_>) -> Result<Summary> {
-    verify_opened(open_regular(path)?, path, threads, control)
+pub fn verify_file(path: &Path, options: VerifyOptions, control: Control<'_>) -> Result<Summary> {
+    verify_opened(open_regular(path)?, path, options, control)
 }
 
 /// Decodes and checks a whole file that is open; `path` is its name.
 pub(crate) fn verify_opened(
     file: File,
     path: &Path,
-    threads: Option<usize>,
+    options: VerifyOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let archive = Archive::from_file(file, path, control.cancelled)?;
+    let archive = Archive::from_file(file, path, Verify::Fast, control.cancelled)?;
     let original_size = archive.header().original_size;
     control.observer.begin(path, Some(original_size));
-    let result = decoding::decode_all(
-        &archive,
-        archive.footer(),
-        thread_count(threads),
+    let job = Decoding {
+        archive: &archive,
+        threads: thread_count(options.threads),
         control,
-        &mut Sink::Nowhere,
-    );
+        digest: archive.footer(),
+        proves_record: true,
+        keep_going: options.keep_going,
+    };
+    let result = job.all(&mut Sink::Nowhere);
     control.observer.end(path);
-    result.map(|()| summary(&archive))
+    result.map(|lost| summary(&archive, lost))
 }

@@ -9,14 +9,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use xxhash_rust::xxh64::Xxh64;
-
 use super::outline::{Chunks, Conditions, Cut, OVERHEAD, Outline};
+use super::record::Record;
 use super::source::Source;
 use super::units::Unit;
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
-use crate::format::{ChunkTable, FixedHeader, Footer, PayloadTable};
+use crate::format::{ChunkTable, Fingerprint, FixedHeader, Footer, PayloadTable};
 use crate::identity::Identity;
 use crate::job::{thread_count, threads_for};
 use crate::memory::{Charge, Urgency};
@@ -33,6 +32,7 @@ pub(crate) struct Contents {
     pub(crate) header: FixedHeader,
     pub(crate) table: ChunkTable,
     pub(crate) footer: Option<Footer>,
+    pub(super) record: Option<Record>,
     /// The file these contents were read from.
     pub(crate) identity: Identity,
     /// Of the header and the table as they stand in the file.
@@ -78,6 +78,7 @@ impl Contents {
             header,
             table,
             footer: outline.footer,
+            record: outline.record,
             identity: outline.identity,
             fingerprint: outline.fingerprint,
             reported: Mutex::default(),
@@ -89,7 +90,7 @@ impl Contents {
 
     /// Whether `source` still begins with this header and this table.
     pub(crate) fn still_described_by(&self, source: &dyn Source) -> std::io::Result<bool> {
-        let mut fingerprint = Xxh64::new(0);
+        let mut fingerprint = Fingerprint::default();
         let mut block = [0; COMPARE_BLOCK];
         let end = self.header.payload_start();
         let mut offset = 0;

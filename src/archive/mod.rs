@@ -5,8 +5,10 @@
 //! it still holds; that it was only cut is concluded from its table, which one being written anew may share (see
 //! `is_beginning`). Damage that leaves the file's time as it was is found by decoding.
 
+mod check;
 mod contents;
 mod outline;
+mod record;
 mod source;
 mod units;
 
@@ -20,9 +22,11 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{Mode, OFlags};
 
 pub(crate) use contents::Contents;
+pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
+pub(crate) use record::{Evidence, Record};
 pub(crate) use source::Source;
-pub(crate) use units::{PIECE_LEN, Unit, one_call};
+pub(crate) use units::{Unit, one_call, piece_bytes, piece_number};
 
 use crate::codec::{self, Payload, Stream};
 use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};
@@ -50,17 +54,23 @@ impl Archive {
     ///
     /// # Errors
     /// The system's, or those of a file that is not what it should be; or [`ErrorKind::Cancelled`].
-    pub(crate) fn open(path: &Path, cancelled: &AtomicBool) -> Result<Self> {
-        Self::from_file(open_regular(path)?, path, cancelled)
+    pub(crate) fn open(path: &Path, verify: Verify, cancelled: &AtomicBool) -> Result<Self> {
+        Self::from_file(open_regular(path)?, path, verify, cancelled)
     }
 
     /// As [`Archive::open`], for a regular file that is open; `path` is its name in messages.
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub(crate) fn from_file(file: File, path: &Path, cancelled: &AtomicBool) -> Result<Self> {
+    pub(crate) fn from_file(
+        file: File,
+        path: &Path,
+        verify: Verify,
+        cancelled: &AtomicBool,
+    ) -> Result<Self> {
         let conditions = Conditions {
             cut: Cut::Refuse,
+            verify,
             budget: &Budget::unlimited(),
             make_room: &|| false,
             cancelled,

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use xxhash_rust::xxh64::Xxh64;
-
+use super::record::{self, Record};
 use super::source::Source;
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
 use crate::format::{
-    ChunkTable, FIXED_HEADER_LEN, FOOTER_MAX_LEN, FixedHeader, Footer, PayloadTable, Version,
+    ChunkTable, FIXED_HEADER_LEN, FOOTER_MAX_LEN, Fingerprint, FixedHeader, Footer, PayloadTable,
+    Version,
 };
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge};
@@ -31,9 +31,23 @@ pub(crate) enum Cut {
     Refuse,
 }
 
+/// How decoded bytes are checked against the record of digests behind the footer, where a file has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// By the XXH3 digest of each leaf of 32 KiB, at every decoding.
+    #[default]
+    Fast,
+    /// By BLAKE3, up to the checksum of the whole file in the footer, at every decoding; by XXH3 where a file has another
+    /// checksum or none.
+    Strict,
+    /// Not at all: what the codec does not notice is not noticed.
+    Off,
+}
+
 /// How a file is read.
 pub(crate) struct Conditions<'a> {
     pub(crate) cut: Cut,
+    pub(crate) verify: Verify,
     /// What the table counts against, before it is allocated.
     pub(crate) budget: &'a Arc<Budget>,
     /// As in [`Budget::acquire`].
@@ -48,6 +62,7 @@ pub(crate) struct Outline {
     pub(crate) header: FixedHeader,
     pub(crate) chunks: Chunks,
     pub(crate) footer: Option<Footer>,
+    pub(crate) record: Option<Record>,
     /// The file all this was read from.
     pub(crate) identity: Identity,
     /// Of the header and the table as they stand in the file.
@@ -118,7 +133,7 @@ impl Outline {
 
         // Two columns of 8 bytes a chunk stay in memory.
         let charge = budget.charge(16 * count + OVERHEAD as u64, make_room)?;
-        let mut fingerprint = Xxh64::new(0);
+        let mut fingerprint = Fingerprint::default();
         fingerprint.update(&start);
         let mut offset = FIXED_HEADER_LEN as u64;
         let mut fill = |block: &mut [u8]| {
@@ -153,6 +168,23 @@ impl Outline {
             0
         };
         let footer = Footer::parse(end.get(..read).unwrap_or_default())?;
+        let of_table = fingerprint.digest();
+        let footer_bytes = footer.as_ref().map_or(Vec::new(), Footer::to_bytes);
+        fingerprint.update(&footer_bytes);
+        let record = match conditions.verify {
+            Verify::Off => None,
+            // It ends with the file.
+            _ if !whole || header.chunk_count == 0 => None,
+            _ => {
+                let beginning = record::Beginning {
+                    header: &header,
+                    footer: footer.as_ref(),
+                    end: chunks.payload_end() + footer_bytes.len() as u64,
+                    fingerprint: fingerprint.digest(),
+                };
+                Record::read(source, path, &beginning, identity.size, conditions)?
+            }
+        };
         if source.identity().context("cannot examine", path)? != identity {
             return Err(ErrorKind::Changed.into());
         }
@@ -160,8 +192,9 @@ impl Outline {
             header,
             chunks,
             footer,
+            record,
             identity,
-            fingerprint: fingerprint.digest(),
+            fingerprint: of_table,
             charge,
         })
     }

@@ -13,9 +13,10 @@ use crate::format::ChunkTable;
 /// The longest chunk that is decoded by one call, in bytes: about a millisecond's work.
 const ONE_CALL: u64 = 1 << 20;
 
-/// How long the pieces of a larger chunk are, in bytes; the last may be shorter. A Zstandard block has as many at most, and
-/// no decoder stops within one.
-pub(crate) const PIECE_LEN: u64 = 128 << 10;
+/// How long the pieces of a larger chunk are, in bytes. They begin at multiples of it in the original, as leaves and groups of a
+/// record of digests do, so the chunk's first and last may be shorter. A Zstandard block has as many at most, and no decoder
+/// stops within one.
+const PIECE_LEN: u64 = 128 << 10;
 
 /// Names what is decoded in one go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,21 +46,29 @@ impl Unit {
             .chunks_holding(&(offset..offset.checked_add(1)?))
             .start;
         let bytes = table.original_range(chunk)?;
-        let within = offset.checked_sub(bytes.start)?;
-        if offset >= bytes.end {
+        if !bytes.contains(&offset) {
             return None;
         }
         if bytes.end - bytes.start <= one_call || !in_pieces(chunk) {
             return Some((Self { chunk, piece: None }, bytes));
         }
-        let number = within / PIECE_LEN;
-        let start = bytes.start + number * PIECE_LEN;
         let unit = Self {
             chunk,
-            piece: Some(u32::try_from(number).ok()?),
+            piece: piece_number(&bytes, offset),
         };
-        Some((unit, start..bytes.end.min(start + PIECE_LEN)))
+        Some((unit, piece_bytes(&bytes, offset)))
     }
+}
+
+/// The number of the piece of a chunk that holds the byte at `offset`. The chunk's bytes and the offset are the original's.
+pub(crate) fn piece_number(chunk: &Range<u64>, offset: u64) -> Option<u32> {
+    u32::try_from(offset / PIECE_LEN - chunk.start / PIECE_LEN).ok()
+}
+
+/// Which bytes that piece has.
+pub(crate) fn piece_bytes(chunk: &Range<u64>, offset: u64) -> Range<u64> {
+    let start = offset - offset % PIECE_LEN;
+    start.max(chunk.start)..chunk.end.min(start.saturating_add(PIECE_LEN))
 }
 
 #[cfg(test)]

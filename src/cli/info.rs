@@ -129,6 +129,13 @@ impl<W: Write> Printer<W> {
         };
         writeln!(out, "chunks    {}, {largest}", info.chunk_count())?;
         writeln!(out, "checksum  {checksum}")?;
+        match info.record_len() {
+            Some(len) => writeln!(out, "digests   of every part, {}", size(len))?,
+            None => writeln!(
+                out,
+                "digests   none: no part can be checked without the rest"
+            )?,
+        }
         self.print_chunks(info)
     }
 
@@ -202,6 +209,7 @@ fn as_json(info: &Info, chunks: bool) -> Value {
         "largest_chunk": info.largest_chunk(),
         "checksum": checksum,
         "digest": digest,
+        "record_size": info.record_len(),
     });
     if chunks && let Some(object) = object.as_object_mut() {
         let table = info.chunks().map(|chunk| {

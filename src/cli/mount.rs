@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use warpfs::fuse::{self, FOREVER, MountOptions};
-use warpfs::{EngineOptions, Error};
+use warpfs::{EngineOptions, Error, Verify};
 
 use super::allocator::give_large_buffers_back;
 use super::logging::{begin_logging, open_log};
@@ -44,6 +44,10 @@ pub(super) struct Mount {
     /// Let other users in, as far as the files' modes and access lists do
     #[arg(long)]
     allow_other: bool,
+    /// How to check what is decoded by the digests that `pack` has put behind it: "fast" (XXH3 of every 32 KiB), "strict"
+    /// (BLAKE3, up to the checksum of the whole file) or "off"
+    #[arg(long, value_name = "fast|strict|off", default_value = "fast", value_parser = verify)]
+    verify: Verify,
     /// Append what happens to this file
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
@@ -86,6 +90,15 @@ fn prefetch(text: &str) -> Result<u64, String> {
     size::parse(text)
 }
 
+fn verify(text: &str) -> Result<Verify, String> {
+    match text {
+        "fast" => Ok(Verify::Fast),
+        "strict" => Ok(Verify::Strict),
+        "off" => Ok(Verify::Off),
+        _ => Err("one of fast, strict and off".to_owned()),
+    }
+}
+
 fn time_to_live(text: &str) -> Result<Duration, String> {
     if text == "forever" {
         return Ok(FOREVER);
@@ -119,6 +132,7 @@ impl Mount {
                 cache_size: self.cache_size.unwrap_or(defaults.cache_size),
                 threads: self.threads.map_or(defaults.threads, usize::from),
                 prefetch: self.prefetch,
+                verify: self.verify,
             },
             time_to_live: self.ttl,
             allow_other: self.allow_other,
@@ -142,6 +156,7 @@ impl Mount {
             }
             "prefetch" => self.prefetch = Some(prefetch(value)?),
             "ttl" => self.ttl = time_to_live(value)?,
+            "verify" => self.verify = verify(value)?,
             "log_file" => self.log_file = Some(value.into()),
             "ro"
             | "nosuid"

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use warpfs::Error;
-use warpfs::job::{ChunkReport, Observer};
+use warpfs::job::{ChunkReport, Loss, Observer};
 use warpfs::pack::Summary;
 use warpfs::recursive::TreeSummary;
 
@@ -60,6 +60,13 @@ impl Progress {
         self.bar.finish_and_clear();
         if self.volume.quiet {
             return;
+        }
+        if summary.lost > 0 {
+            let lost = human(summary.lost);
+            return say(format_args!(
+                "{}: {verb} but for {lost} that are lost",
+                path.display()
+            ));
         }
         let seconds = self.started.elapsed().as_secs_f64();
         say(format_args!(
@@ -143,6 +150,15 @@ impl Observer for Progress {
                 seconds * 1e3,
             ));
         }
+    }
+
+    fn lost(&self, path: &Path, loss: &Loss) {
+        let Loss { bytes, why } = loss;
+        let why = why.clone().in_file(path);
+        self.line(&format!(
+            "warpfs: {why}; bytes {}..{} are lost",
+            bytes.start, bytes.end
+        ));
     }
 
     fn failed(&self, error: &Error) {

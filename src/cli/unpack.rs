@@ -41,6 +41,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "START..END", value_parser = size::parse_range,
           conflicts_with_all = ["recursive", "rm"])]
     range: Option<Range<u64>>,
+    /// Go on behind damage: write what can be saved and zeros for the rest, list the byte ranges that are lost, and exit with 1
+    #[arg(long, conflicts_with = "rm")]
+    keep_going: bool,
     /// How many chunks to work on at once [default: the machine's cores]
     #[arg(long, value_name = "N", value_parser = super::threads_parser())]
     threads: Option<u16>,
@@ -58,6 +61,7 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         threads: arguments.threads.map(usize::from),
         force: arguments.force,
         remove: arguments.rm,
+        keep_going: arguments.keep_going,
     };
     let (files, recursive) = (&arguments.files, arguments.recursive);
     let output = arguments.output.as_deref();
@@ -79,8 +83,8 @@ fn to_standard_output(
     control: Control<'_>,
 ) -> warpfs::Result<Outcome> {
     let mut output = StandardOutput::new(control.cancelled).map_err(cannot_print)?;
-    unpack_to(input, &mut output, options, control)?;
-    Ok(Outcome::Done)
+    let summary = unpack_to(input, &mut output, options, control)?;
+    Ok(Outcome::failed_if(summary.lost > 0))
 }
 
 fn tree_of(options: &UnpackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
@@ -97,5 +101,5 @@ fn file(options: &UnpackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
     })?;
     let summary = unpack_file(task.input, output, options, task.control)?;
     task.progress.summarize(output, "unpacked", &summary);
-    Ok(Outcome::Done)
+    Ok(Outcome::failed_if(summary.lost > 0))
 }

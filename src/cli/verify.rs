@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use warpfs::recursive::verify_tree;
-use warpfs::verify::verify_file;
+use warpfs::verify::{VerifyOptions, verify_file};
 
 use super::outputs::without_outputs;
 use super::{Outcome, Volume, for_each_input, say};
@@ -12,7 +12,8 @@ use super::{Outcome, Volume, for_each_input, say};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  warpfs verify -r /backup      checks every file below whose name ends in .warp")]
+  warpfs verify -r /backup                     checks every file below whose name ends in .warp
+  warpfs verify --keep-going disk.img.warp     says which bytes of it are damaged")]
 pub(super) struct Arguments {
     /// Files to verify, or trees with -r
     #[arg(required = true, value_name = "FILE")]
@@ -20,19 +21,25 @@ pub(super) struct Arguments {
     /// Verify every .warp file in a tree
     #[arg(short, long)]
     recursive: bool,
+    /// Go on behind damage, and list the byte ranges of the original that are lost
+    #[arg(long)]
+    keep_going: bool,
     /// How many chunks to work on at once [default: the machine's cores]
     #[arg(long, value_name = "N", value_parser = super::threads_parser())]
     threads: Option<u16>,
 }
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
-    let threads = arguments.threads.map(usize::from);
+    let options = VerifyOptions {
+        threads: arguments.threads.map(usize::from),
+        keep_going: arguments.keep_going,
+    };
     for_each_input(
         &without_outputs(&arguments.files, arguments.recursive),
         volume,
         |task| match task.tree {
             true => {
-                let summary = verify_tree(task.input, threads, task.control)?;
+                let summary = verify_tree(task.input, options, task.control)?;
                 if summary.files == 0 && summary.failed == 0 {
                     // Also if summaries are not wanted: who asks for nothing but errors must not take this for success.
                     say(format_args!(
@@ -46,9 +53,9 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
                 Ok(Outcome::failed_if(summary.failed > 0))
             }
             false => {
-                let summary = verify_file(task.input, threads, task.control)?;
+                let summary = verify_file(task.input, options, task.control)?;
                 task.progress.summarize(task.input, "whole", &summary);
-                Ok(Outcome::Done)
+                Ok(Outcome::failed_if(summary.lost > 0))
             }
         },
     )

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use lzzzz::lz4;
-use xxhash_rust::xxh32::xxh32;
+use twox_hash::XxHash32;
 
 use super::stream::WINDOW_LEN;
 use super::{cannot_encode, damaged, larger_than, shorter};
@@ -71,7 +71,7 @@ impl<'a> Block<'a> {
         let data = rest.take_slice(len)?;
         if descriptor.block_checksums {
             let stored = u32::from_le_bytes(rest.take()?);
-            if stored != xxh32(data, 0) {
+            if stored != XxHash32::oneshot(0, data) {
                 return Err(refused("a block's checksum does not match"));
             }
         }
@@ -185,7 +185,7 @@ impl Descriptor {
             .split_at_checked(descriptor.len().saturating_sub(rest.0.len()))
             .ok_or_else(cut_short)?;
         let [checksum] = rest.take()?;
-        if checksum != (xxh32(described, 0) >> 8) as u8 {
+        if checksum != (XxHash32::oneshot(0, described) >> 8) as u8 {
             return Err(refused("the frame header's checksum does not match"));
         }
         Ok(Self {
@@ -235,7 +235,7 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
         return Err(shorter(Codec::Lz4, announced as u64, len as u64));
     }
     if let Some(stored) = blocks.finish()?
-        && stored != xxh32(output, 0)
+        && stored != XxHash32::oneshot(0, output)
     {
         return Err(refused("the frame's content checksum does not match"));
     }
@@ -287,7 +287,7 @@ pub(super) fn encode(input: &[u8], output: &mut Vec<u8>) -> Result<()> {
     let described = output.len();
     output.extend_from_slice(&[ENCODED_FLAGS, ENCODED_BLOCK_DESCRIPTOR]);
     output.extend_from_slice(&(input.len() as u64).to_le_bytes());
-    let checksum = xxh32(output.get(described..).unwrap_or_default(), 0) >> 8;
+    let checksum = XxHash32::oneshot(0, output.get(described..).unwrap_or_default()) >> 8;
     output.push(checksum as u8);
     ENCODER.with_borrow_mut(|encoder| {
         for block in input.chunks(ENCODED_BLOCK_LEN) {

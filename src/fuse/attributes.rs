@@ -77,6 +77,7 @@ fn shown_attributes(header: &FixedHeader, reader: Option<&Reader>) -> Vec<(&'sta
         ));
         let checksum = reader.checksum().map_or("none", |checksum| checksum.name());
         shown.push(("user.warpfs.checksum", checksum.to_owned()));
+        shown.push(("user.warpfs.verified", reader.verified_by().to_owned()));
     }
     shown
 }

@@ -23,6 +23,9 @@ pub(super) fn errno(error: &Error) -> Errno {
         | ErrorKind::Decode { .. }
         | ErrorKind::DecodedSize { .. }
         | ErrorKind::ChecksumMismatch { .. }
+        | ErrorKind::DigestMismatch { .. }
+        | ErrorKind::DamagedBeginning
+        | ErrorKind::DamagedRecord(_)
         | ErrorKind::OverBudget { .. }
         | ErrorKind::Unstreamable { .. }
         | ErrorKind::Panicked => Errno::EIO,

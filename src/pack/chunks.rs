@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -12,11 +11,16 @@ use rustix::fs::Stat;
 
 use super::choice::{Choice, SAMPLE_LEN, choose};
 use super::input::{SizedInput, fill};
+use super::record::Record;
 use super::{PackOptions, Summary};
 use crate::codec;
-use crate::digest::{Assembler, Content, Subtrees, hashes_in_parallel, subtrees};
+use crate::digest::{
+    Assembler, Content, Leaf, Subtrees, hashes_in_parallel, leaf_digests, subtrees,
+};
 use crate::error::{Error, IoContext, Result};
-use crate::format::{Checksum, Codec, FixedHeader, Footer, Version};
+use crate::format::{
+    Checksum, Codec, Fingerprint, FixedHeader, Footer, GROUP_LEN, Layout, Version,
+};
 use crate::job::{ChunkReport, Control, thread_count, threads_for};
 use crate::ordered::{self, Buffers, resize};
 use crate::output::{Appender, NewFile};
@@ -77,7 +81,7 @@ pub(super) fn pack_sized(
     let target = Appender::new(new.file(), header.payload_start());
     let encoder = Encoder::new(choice, options, path, control);
     let threads = threads_for(encoder.threads, chunk_count);
-    let encoded = encoder.run(threads, next, read, target, new.target())?;
+    let encoded = encoder.run(threads, next, read, target, new)?;
     input.check_unchanged()?;
     encoded.finish(header, new)
 }
@@ -133,7 +137,7 @@ pub(super) fn pack_stream(
     };
     // Nothing is left to be read: the items bring their bytes.
     let read = |_: &Range<u64>, _: &mut [u8]| Ok(());
-    let encoded = encoder.run(encoder.threads, next, read, &spool, new.target())?;
+    let encoded = encoder.run(encoder.threads, next, read, &spool, new)?;
     let header = FixedHeader {
         version: Version::V2,
         codec: choice.codec,
@@ -169,6 +173,7 @@ enum Load {
 struct Encoded {
     range: Range<u64>,
     payload: Payload,
+    leaves: Vec<Leaf>,
     hash: Hash,
     started: Instant,
 }
@@ -193,6 +198,7 @@ struct Encoder<'a> {
     /// The checksum to compute, and whether it goes into the file.
     checksum: Option<(Checksum, bool)>,
     parallel_hash: bool,
+    layout: Layout,
     threads: usize,
     path: &'a Path,
     control: Control<'a>,
@@ -209,6 +215,7 @@ struct Done {
     original_size: u64,
     digest: Option<Footer>,
     store_digest: bool,
+    record: Record,
 }
 
 impl<'a> Encoder<'a> {
@@ -231,6 +238,7 @@ impl<'a> Encoder<'a> {
             checksum,
             parallel_hash: checksum
                 .is_some_and(|(checksum, _)| hashes_in_parallel(checksum, starts.into_iter())),
+            layout: Layout::for_packing(options.checksum),
             threads,
             path,
             control,
@@ -246,14 +254,16 @@ impl<'a> Encoder<'a> {
         next: impl FnMut() -> Result<Option<Item>> + Send,
         read: impl Fn(&Range<u64>, &mut [u8]) -> Result<()> + Sync,
         target: impl Write + Send,
-        target_path: &Path,
+        new: &NewFile,
     ) -> Result<Done> {
+        let target_path = new.target();
+        let mut record = Record::new(self.layout);
         let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, target);
         let mut sizes = Vec::new();
         let mut original_size = 0;
         let mut assembler = self
             .checksum
-            .map(|(checksum, _)| Assembler::new(checksum, self.parallel_hash));
+            .map(|(checksum, _)| Assembler::new(checksum, self.parallel_hash, GROUP_LEN));
         ordered::run(
             threads,
             self.control.cancelled,
@@ -284,6 +294,7 @@ impl<'a> Encoder<'a> {
                 if let Payload::Own(payload) = encoded.payload {
                     self.buffers.give(payload);
                 }
+                let mut groups = Vec::new();
                 if let Some(assembler) = &mut assembler {
                     match encoded.hash {
                         Hash::None => {}
@@ -294,23 +305,33 @@ impl<'a> Encoder<'a> {
                             self.buffers.give(bytes);
                         }
                     }
+                    groups = assembler.take_groups();
                 }
-                Ok(())
+                groups.retain(|_| self.layout.group_len.is_some());
+                record.push(encoded.range, &encoded.leaves, groups, new)
             },
         )
         .map_err(|error| error.in_file(self.path))?;
         writer.flush().context("cannot write", target_path)?;
         drop(writer);
-        let digest = self.checksum.zip(assembler);
+        let mut last_groups = Vec::new();
+        let digest = self
+            .checksum
+            .zip(assembler)
+            .map(|((checksum, _), assembler)| {
+                let (digest, groups) = assembler.finish();
+                last_groups = groups;
+                Footer { checksum, digest }
+            });
+        last_groups.retain(|_| self.layout.group_len.is_some());
+        record.finish(original_size, last_groups, new)?;
         Ok(Done {
             sizes,
             chunk_size: self.choice.chunk_size,
             original_size,
             store_digest: self.checksum.is_some_and(|(_, stored)| stored),
-            digest: digest.map(|((checksum, _), assembler)| Footer {
-                checksum,
-                digest: assembler.finish(),
-            }),
+            digest,
+            record,
         })
     }
 
@@ -335,10 +356,11 @@ impl<'a> Encoder<'a> {
             Some(bytes) if !is_zero(bytes) => Content::Bytes(bytes),
             _ => Content::Zeros(len),
         };
+        let leaves = leaf_digests(item.range.start, content, self.layout.leaf_len);
         let mut hash = match (self.checksum, content) {
             (None, _) => Hash::None,
             (Some(_), content) if self.parallel_hash => {
-                Hash::Subtrees(subtrees(item.range.start, content))
+                Hash::Subtrees(subtrees(item.range.start, content, GROUP_LEN))
             }
             (Some(_), Content::Zeros(len)) => Hash::Zeros(len),
             (Some(_), Content::Bytes(_)) => Hash::Bytes(Vec::new()),
@@ -365,6 +387,7 @@ impl<'a> Encoder<'a> {
         Ok(Encoded {
             range: item.range,
             payload,
+            leaves,
             hash,
             started,
         })
@@ -396,40 +419,61 @@ impl<'a> Encoder<'a> {
 }
 
 impl Done {
-    /// Writes the header and the table in front of the payloads and the footer behind them.
+    /// Writes the header and the table in front of the payloads, the footer and the record of digests behind them.
     fn finish(self, header: FixedHeader, new: &NewFile) -> Result<Packed> {
         let payload_len: u64 = self.sizes.iter().map(|&size| u64::from(size)).sum();
         let payload_end = header.payload_start() + payload_len;
-        let footer = match &self.digest {
-            // An empty file is a bare header.
-            Some(footer) if self.store_digest && !self.sizes.is_empty() => footer.to_bytes(),
-            _ => Vec::new(),
-        };
-        self.write_beginning(&header, new.file())
-            .and_then(|()| new.file().write_all_at(&footer, payload_end))
+        let mut packed_size = payload_end;
+        let mut fingerprint = Fingerprint::default();
+        self.write_beginning(&header, new.file(), &mut fingerprint)
             .context("cannot write", new.target())?;
+        // An empty file is a bare header.
+        if !self.sizes.is_empty() {
+            let footer = match &self.digest {
+                Some(footer) if self.store_digest => footer.to_bytes(),
+                _ => Vec::new(),
+            };
+            fingerprint.update(&footer);
+            packed_size += footer.len() as u64;
+            let mut end = new.file();
+            packed_size += end
+                .seek(SeekFrom::Start(payload_end))
+                .and_then(|_| end.write_all(&footer))
+                .and_then(|()| self.record.write(end, fingerprint.digest()))
+                .context("cannot write", new.target())?;
+        }
         Ok(Packed {
             summary: Summary {
                 codec: header.codec,
                 chunks: header.chunk_count,
                 original_size: header.original_size,
-                packed_size: payload_end + footer.len() as u64,
+                packed_size,
+                lost: 0,
             },
             digest: self.digest,
         })
     }
 
-    fn write_beginning(&self, header: &FixedHeader, mut file: &File) -> std::io::Result<()> {
+    fn write_beginning(
+        &self,
+        header: &FixedHeader,
+        mut file: &File,
+        fingerprint: &mut Fingerprint,
+    ) -> std::io::Result<()> {
         file.rewind()?;
         let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, file);
-        writer.write_all(&header.to_bytes())?;
+        let mut write = |bytes: &[u8]| {
+            fingerprint.update(bytes);
+            writer.write_all(bytes)
+        };
+        write(&header.to_bytes())?;
         for &size in &self.sizes {
-            writer.write_all(&u64::from(size).to_le_bytes())?;
+            write(&u64::from(size).to_le_bytes())?;
         }
         let mut left = self.original_size;
         for _ in &self.sizes {
             let size = left.min(self.chunk_size);
-            writer.write_all(&size.to_le_bytes())?;
+            write(&size.to_le_bytes())?;
             left -= size;
         }
         writer.flush()

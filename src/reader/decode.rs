@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::streams::{ChunkKey, Lease, Taken};
-use crate::archive::{PIECE_LEN, Unit};
+use crate::archive::{Unit, piece_bytes, piece_number};
 use crate::cache::{Entry, Key, Mark, Origin};
 use crate::error::{Error, ErrorKind, Part, Result};
 use crate::memory::{Buffer, Urgency};
@@ -134,13 +134,14 @@ impl Shared {
         })
     }
 
-    /// The lengths of the buffers to decode a whole chunk with, in bytes. A payload's is rounded up: they are of all lengths,
-    /// and the buffer of one is to fit the next.
+    /// The lengths of the buffers to decode a whole chunk with, in bytes. That for its payload, which then is the room to check
+    /// it with, is rounded up: payloads are of all lengths, and the buffer of one is to fit the next.
     fn room_lengths(&self, chunk: u32) -> [usize; 2] {
         let [payload, original] = self.lengths(chunk);
-        match payload <= ROUNDED_UP_TO {
-            true => [payload.next_power_of_two(), original],
-            false => [payload, original],
+        let room = payload.max(self.archive.room_beside(&self.bytes(chunk)));
+        match room <= ROUNDED_UP_TO {
+            true => [room.next_power_of_two(), original],
+            false => [room, original],
         }
     }
 
@@ -149,10 +150,12 @@ impl Shared {
         let [length, _] = self.lengths(chunk);
         let payload = room.get_mut(..length).unwrap_or_default();
         self.archive.decode(chunk, payload, &mut original)?;
+        self.archive
+            .check(&self.bytes(chunk), &original, &mut room)?;
         let counters = &self.engine.counters;
         counters.decoded_chunks.add(1);
         counters.decoded_bytes.add(original.len() as u64);
-        counters.compressed_bytes.add(payload.len() as u64);
+        counters.compressed_bytes.add(length as u64);
         Ok(Arc::new(original))
     }
 
@@ -179,12 +182,12 @@ impl Shared {
                 false => 0,
             };
             let acquired = self.engine.cache.budget().acquire_beside(
-                [(end - start) as usize],
+                [(end - start) as usize, self.archive.room_beside(bytes)],
                 beside,
                 Urgency::Demand,
                 || self.engine.make_room(),
             )?;
-            let ([mut piece], room) = acquired.ok_or(ErrorKind::Cancelled)?;
+            let ([mut piece, mut room_beside], room) = acquired.ok_or(ErrorKind::Cancelled)?;
             let mut lease = match streams.take(key, start, end, begin) {
                 Taken::Lease(lease) => lease,
                 Taken::AtWork => continue,
@@ -198,6 +201,7 @@ impl Shared {
             }
             self.pass(&mut lease, chunk, start, &mut piece)?;
             self.decode_on(&mut lease, chunk, &mut piece)?;
+            self.archive.check(bytes, &piece, &mut room_beside)?;
             let further = self.put_aside(lease, chunk, end);
             if further > end {
                 self.spawn(move |shared| shared.decode_chunk_ahead(chunk, end, further));
@@ -241,24 +245,28 @@ impl Shared {
             true => small.as_mut_slice(),
             false => scratch,
         };
+        let origin = self.bytes(chunk).start;
         let mut position = self.seek(lease, chunk, offset)?;
         while position < offset {
-            let next_piece = (position / PIECE_LEN + 1) * PIECE_LEN;
-            let length = (next_piece.min(offset) - position) as usize;
-            let key = self.piece_key(chunk, position);
-            let whole = position.is_multiple_of(PIECE_LEN) && length as u64 == PIECE_LEN;
-            let kept = match whole && !self.engine.cache.is_ready(key) {
+            let (unit, piece) = self.piece_at(chunk, position);
+            let rest = origin + offset;
+            let begins = piece.start == origin + position;
+            let length = (piece.end.min(rest) - (origin + position)) as usize;
+            let key = self.key(unit);
+            let kept = match begins && piece.end <= rest && !self.engine.cache.is_ready(key) {
                 true => {
+                    let lengths = [length, self.archive.room_beside(&piece)];
                     self.engine
                         .cache
                         .budget()
-                        .acquire([length], Urgency::Speculation, || self.engine.make_room())?
+                        .acquire(lengths, Urgency::Speculation, || self.engine.make_room())?
                 }
                 false => None,
             };
-            if let Some([mut piece]) = kept {
-                self.decode_on(lease, chunk, &mut piece)?;
-                self.engine.cache.supply(key, piece, None);
+            if let Some([mut bytes, mut room]) = kept {
+                self.decode_on(lease, chunk, &mut bytes)?;
+                self.archive.check(&piece, &bytes, &mut room)?;
+                self.engine.cache.supply(key, bytes, None);
             } else {
                 let length = length.min(scratch.len());
                 self.decode_on(lease, chunk, scratch.get_mut(..length).unwrap_or_default())?;
@@ -269,11 +277,12 @@ impl Shared {
         Ok(())
     }
 
-    fn piece_key(&self, chunk: u32, position: u64) -> Key {
-        self.key(Unit {
-            chunk,
-            piece: u32::try_from(position / PIECE_LEN).ok(),
-        })
+    /// The piece that holds the byte at `position`, in bytes from the chunk's beginning, and which bytes of the original it has.
+    fn piece_at(&self, chunk: u32, position: u64) -> (Unit, Range<u64>) {
+        let whole = self.bytes(chunk);
+        let offset = whole.start + position;
+        let piece = piece_number(&whole, offset);
+        (Unit { chunk, piece }, piece_bytes(&whole, offset))
     }
 
     fn seek(&self, lease: &mut Lease<'_>, chunk: u32, offset: u64) -> Result<u64> {
@@ -433,31 +442,33 @@ impl Shared {
     /// Decodes the next piece ahead of any reader; says whether it did. It does not if nobody wants it any more, or memory
     /// is short.
     fn decode_piece_ahead(&self, lease: &mut Lease<'_>, chunk: u32, position: u64) -> Result<bool> {
-        let whole = self.bytes(chunk);
-        let start = whole.start + position;
-        let end = whole
-            .end
-            .min(whole.start + (position / PIECE_LEN + 1) * PIECE_LEN);
-        if !self.prefetch.still_wants(&(start..end)) {
+        let (unit, whole) = self.piece_at(chunk, position);
+        let start = self.bytes(chunk).start + position;
+        let rest = start..whole.end;
+        if !self.prefetch.still_wants(&rest) {
             return Ok(false);
         }
         let cache = &self.engine.cache;
-        let Some(ahead) = cache.go_ahead(end - start) else {
+        let Some(ahead) = cache.go_ahead(rest.end - rest.start) else {
             self.engine.counters.prefetch_refused.add(1);
             return Ok(false);
         };
         let make_room = || self.engine.make_room();
-        let length = [(end - start) as usize];
+        let lengths = [
+            (rest.end - rest.start) as usize,
+            self.archive.room_beside(&whole),
+        ];
         let acquired = cache
             .budget()
-            .acquire(length, Urgency::Speculation, make_room);
-        let Ok(Some([mut piece])) = acquired else {
+            .acquire(lengths, Urgency::Speculation, make_room);
+        let Ok(Some([mut piece, mut room])) = acquired else {
             self.engine.counters.prefetch_refused.add(1);
             return Ok(false);
         };
         self.decode_on(lease, chunk, &mut piece)?;
-        let key = self.piece_key(chunk, position);
-        if position.is_multiple_of(PIECE_LEN) && !cache.is_ready(key) {
+        let key = self.key(unit);
+        if rest == whole && !cache.is_ready(key) {
+            self.archive.check(&whole, &piece, &mut room)?;
             cache.supply(key, piece, Some(ahead));
             self.engine.counters.prefetched_pieces.add(1);
         }

@@ -14,7 +14,7 @@ use lru::LruCache;
 
 use super::Reader;
 use super::streams::Streams;
-use crate::archive::{Archive, Conditions, Contents, Cut, Source, one_call};
+use crate::archive::{Archive, Conditions, Contents, Cut, Source, Verify, one_call};
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
@@ -45,6 +45,8 @@ pub struct EngineOptions {
     /// How far ahead of each sequential stream is decoded at most, in bytes; 0 for not at all. By default 16 MiB, or two
     /// chunks if that is more, but no more than a quarter of the budget.
     pub prefetch: Option<u64>,
+    /// How decoded bytes are checked.
+    pub verify: Verify,
 }
 
 impl Default for EngineOptions {
@@ -53,6 +55,7 @@ impl Default for EngineOptions {
             cache_size: default_budget(),
             threads: available_parallelism().map_or(1, NonZeroUsize::get),
             prefetch: None,
+            verify: Verify::default(),
         }
     }
 }
@@ -67,6 +70,7 @@ pub struct Engine {
     /// The longest chunk that is decoded by one call, in bytes.
     pub(super) one_call: u64,
     prefetch: Option<u64>,
+    verify: Verify,
     shelf: Mutex<Shelf>,
     started: Instant,
 }
@@ -104,6 +108,7 @@ impl Engine {
             counters,
             workers,
             prefetch: options.prefetch,
+            verify: options.verify,
             shelf: Mutex::new(Shelf {
                 remembered: LruCache::new(REMEMBERED_FILES),
                 latest: HashMap::new(),
@@ -137,6 +142,7 @@ impl Engine {
                 let read = || {
                     let conditions = Conditions {
                         cut: Cut::Accept,
+                        verify: self.verify,
                         budget: self.cache.budget(),
                         make_room: &|| self.make_room(),
                         cancelled: &AtomicBool::new(false),

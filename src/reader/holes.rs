@@ -1,7 +1,7 @@
 //! Where an original has data and where it has holes, for SEEK_DATA and SEEK_HOLE.
 //!
-//! A chunk is a hole if it decodes to nothing but zeros. To find that out without decoding a sparse disk image from
-//! end to end, the payload of a chunk of zeros is remembered (as a hash) for its size: one codec at one level makes the
+//! A record of digests says which leaves are zeros. In a file without one, or where it is damaged, a chunk is a hole if it
+//! decodes to nothing but zeros. To find that out without decoding a sparse disk image from end to end, the payload of a chunk of zeros is remembered (as a hash) for its size: one codec at one level makes the
 //! same few bytes of the same zeros, so equal payloads are equal chunks. What is not proved to be a hole is data, which is
 //! always a right answer: what cannot be decoded too, because it is for reading to say so.
 
@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Reader, Shared};
+use crate::archive::Record;
+use crate::digest::Leaf;
 use crate::error::{ErrorKind, Result};
 use crate::format::Codec;
 use crate::memory::Urgency;
@@ -51,8 +53,8 @@ impl Reader {
         self.find(offset, false)
     }
 
-    /// The first offset at or behind `offset` from which on a whole chunk holds only zeros; the end of the file counts
-    /// as such. `None` if `offset` is at or behind the end.
+    /// The first offset at or behind `offset` from which on a whole leaf of 32 KiB, or without a record of digests a whole
+    /// chunk, holds only zeros; the end of the file counts as such. `None` if `offset` is at or behind the end.
     ///
     /// # Errors
     /// Those of reading.
@@ -64,11 +66,35 @@ impl Reader {
     }
 
     fn find(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
+        if let Some(record) = self.shared.archive.record() {
+            return self.find_in_record(record, offset, hole);
+        }
         let table = self.shared.archive.table();
         for chunk in table.chunks_holding(&(offset..self.len().max(offset))) {
             let bytes = table.original_range(chunk).unwrap_or_default();
             if !bytes.is_empty() && self.is_hole(chunk, &bytes)? == hole {
                 return Ok(Some(bytes.start.max(offset)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_in_record(&self, record: &Record, offset: u64, hole: bool) -> Result<Option<u64>> {
+        let layout = record.layout();
+        for page in offset / layout.page_len..layout.page_count(self.len()) {
+            let Some(leaves) = self.shared.archive.leaves_of_page(record, page)? else {
+                match hole {
+                    true => continue,
+                    false => {
+                        return Ok(Some(layout.page_range(page, self.len()).start.max(offset)));
+                    }
+                }
+            };
+            let found = leaves
+                .into_iter()
+                .find(|(range, leaf)| range.end > offset && (*leaf == Leaf::Zeros) == hole);
+            if let Some((range, _)) = found {
+                return Ok(Some(range.start.max(offset)));
             }
         }
         Ok(None)

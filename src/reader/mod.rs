@@ -19,7 +19,7 @@ pub use engine::{Engine, EngineOptions};
 
 use self::decode::Decoded;
 use self::holes::ZeroPayloads;
-use crate::archive::Archive;
+use crate::archive::{Archive, Evidence};
 use crate::cache::Origin;
 use crate::error::Result;
 use crate::format::{Checksum, FixedHeader};
@@ -105,6 +105,16 @@ impl Reader {
     /// The length of the `.warp` file, in bytes, when it was opened.
     pub fn file_len(&self) -> u64 {
         self.shared.archive.file_len()
+    }
+
+    /// What each read is checked by: "blake3" (up to the whole file's checksum), "xxh3" (the digest of each leaf), or "codec",
+    /// that is nothing but what the codec notices.
+    pub fn verified_by(&self) -> &'static str {
+        match self.shared.archive.evidence() {
+            Evidence::Proof => "blake3",
+            Evidence::Leaves => "xxh3",
+            Evidence::Codec => "codec",
+        }
     }
 
     /// The algorithm of the stored whole-file checksum, if there is one.
@@ -266,6 +276,7 @@ mod tests {
             cache_size: 256 << 10,
             threads: 2,
             prefetch: Some(1 << 20),
+            ..EngineOptions::default()
         })
         .unwrap()
     }
@@ -413,6 +424,7 @@ mod tests {
             cache_size: 512 << 10,
             threads: 1,
             prefetch: Some(0),
+            ..EngineOptions::default()
         })
         .unwrap();
         let reader = engine.open(&vector("v2-zeros-10MiB.warp")).unwrap();
@@ -438,6 +450,7 @@ mod tests {
             cache_size: 4 << 20,
             threads: 2,
             prefetch: Some(1 << 20),
+            ..EngineOptions::default()
         })
         .unwrap()
     }

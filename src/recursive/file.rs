@@ -8,7 +8,7 @@ use super::{Outcome, Task, Tree, Work, is_named_packed, plain};
 use crate::error::Result;
 use crate::pack::{PackOptions, is_packed, open_entry, pack_opened};
 use crate::unpack::{UnpackOptions, unpack_opened};
-use crate::verify::verify_opened;
+use crate::verify::{VerifyOptions, verify_opened};
 use crate::walk::Entry;
 
 impl Tree<'_> {
@@ -29,10 +29,11 @@ impl Tree<'_> {
         };
         let control = self.control;
         match (self.task, made) {
-            (Task::Verify, _) if is_named_packed(&entry.name) => {
-                verify_opened(file, &entry.path, threads, control).map(Outcome::Verified)
+            (Task::Verify(options), _) if is_named_packed(&entry.name) => {
+                let options = VerifyOptions { threads, ..options };
+                verify_opened(file, &entry.path, options, control).map(Outcome::Verified)
             }
-            (Task::Verify, _) => Ok(Outcome::Left),
+            (Task::Verify(_), _) => Ok(Outcome::Left),
             (_, None) => as_it_is(),
             (Task::Pack(options), Some(made)) => {
                 // In a tree, --force replaces and does not mean to pack once more what is packed.

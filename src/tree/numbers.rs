@@ -7,7 +7,7 @@
 //! device, inode and view with the top bit set. For files on other devices it is the same at every mount, but for the rare
 //! collision; of two that show one file, whichever is met first gets the file's own number.
 
-use xxhash_rust::xxh64::xxh64;
+use twox_hash::XxHash64;
 
 /// Which file, shown how: what a node stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ pub(super) fn choose(key: Key, root_device: u64, taken: impl Fn(u64) -> bool) ->
         .into_iter()
         .flat_map(u64::to_le_bytes)
         .collect();
-    let mut number = xxh64(&bytes, 0) | TOP_BIT;
+    let mut number = XxHash64::oneshot(0, &bytes) | TOP_BIT;
     // There are fewer nodes than numbers, so a free one is found.
     while taken(number) {
         number = number.wrapping_add(1) | TOP_BIT;

@@ -6,7 +6,9 @@
 //! bytes belong. It is certain where all blocks together must be full to make up the chunk, which the sizes in the
 //! payload and the length of the last block show.
 
-use xxhash_rust::xxh32::Xxh32;
+use std::hash::Hasher;
+
+use twox_hash::XxHash32;
 
 use super::{Block, Bytes, Descriptor, refused};
 use crate::codec::stream::{Input, Payload, WINDOW_LEN, Window, beginning};
@@ -35,7 +37,7 @@ pub(in crate::codec) struct Decoder {
     /// How much of it has been handed out, in bytes.
     taken: usize,
     /// What has been decoded, hashed; `None` if there is nothing to compare it with, or some of it was left out.
-    hasher: Option<Xxh32>,
+    hasher: Option<XxHash32>,
     /// Whether the end mark has been met.
     ended: bool,
     places: Places,
@@ -75,7 +77,7 @@ impl Decoder {
         let (descriptor, first_block) = read_descriptor(payload)?;
         descriptor.check_content_size(announced)?;
         Ok(Self {
-            hasher: descriptor.content_checksum.then(|| Xxh32::new(0)),
+            hasher: descriptor.content_checksum.then(|| XxHash32::with_seed(0)),
             places: match descriptor.linked {
                 true => Places::Untold,
                 false => Places::Unknown,
@@ -139,7 +141,7 @@ impl Decoder {
                 return Err(shorter(Codec::Lz4, self.announced, self.decoded));
             }
             if let Some(hasher) = &mut self.hasher {
-                hasher.update(target.get(..len).unwrap_or_default());
+                hasher.write(target.get(..len).unwrap_or_default());
             }
             if fits {
                 filled += len;
@@ -188,7 +190,7 @@ impl Decoder {
         };
         if place != self.consumed {
             let whole = self.descriptor.content_checksum && index == 0;
-            self.hasher = whole.then(|| Xxh32::new(0));
+            self.hasher = whole.then(|| XxHash32::with_seed(0));
         }
         self.consumed = place;
         self.decoded = index * block_len;
@@ -236,7 +238,7 @@ impl Decoder {
             if self
                 .hasher
                 .as_ref()
-                .is_some_and(|hasher| hasher.digest() != stored)
+                .is_some_and(|hasher| hasher.finish_32() != stored)
             {
                 return Err(refused("the frame's content checksum does not match"));
             }

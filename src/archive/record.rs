@@ -1,0 +1,268 @@
+//! The record of digests of an open file: where its pages are, and what they are proved by.
+//!
+//! Tail and directory are read when the file is opened; 8 bytes a page stay in memory, 40 with proofs. The pages are read when
+//! they are needed.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::outline::{Conditions, Verify};
+use super::source::Source;
+use crate::digest::{ChainingValue, fold_root};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::format::{
+    Checksum, Fingerprint, FixedHeader, Footer, LONGEST_PAGE, Layout, TAIL_LEN, Tail, directory_len,
+};
+use crate::memory::Charge;
+
+/// How much of a directory is read at a time, in bytes: a multiple of the length of all its entries.
+const BLOCK_LEN: usize = 64 << 10;
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Record {
+    layout: Layout,
+    /// Where the first page begins in the file, in bytes.
+    start: u64,
+    /// Where each page ends, in bytes from the first one's beginning.
+    ends: Box<[u64]>,
+    /// XXH3 of the directory.
+    directory: u64,
+    len: u64,
+    /// What proofs are founded on, if they are wanted and can be had.
+    pub(super) proof: Option<Proof>,
+    _charge: Charge,
+}
+
+/// The upper part of BLAKE3's tree.
+#[derive(Debug)]
+pub(super) struct Proof {
+    pub(super) root: ChainingValue,
+    /// The length of a group, in bytes; the whole original is one if it is no longer.
+    pub(super) group_len: u64,
+    /// The pages' chaining values, proved by the root; none if there is only one page.
+    pub(super) pages: Box<[ChainingValue]>,
+    /// The page proved last, and its groups' chaining values.
+    last: Mutex<Option<(u64, Arc<[ChainingValue]>)>>,
+}
+
+impl Proof {
+    /// The page proved last, and its groups' chaining values.
+    pub(super) fn last(&self) -> MutexGuard<'_, Option<(u64, Arc<[ChainingValue]>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What precedes a record in its file.
+pub(super) struct Beginning<'a> {
+    pub(super) header: &'a FixedHeader,
+    pub(super) footer: Option<&'a Footer>,
+    /// Where the footer ends, or the payloads if there is none, in bytes.
+    pub(super) end: u64,
+    /// XXH3 of header, table and footer.
+    pub(super) fingerprint: u64,
+}
+
+/// What a file's bytes can be checked by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    /// BLAKE3, up to the footer's digest.
+    Proof,
+    /// XXH3 of each leaf.
+    Leaves,
+    /// Nothing but what the codec notices.
+    Codec,
+}
+
+impl Record {
+    /// Reads the tail and the directory of a file of `file_len` bytes; `None` if it has no record.
+    ///
+    /// # Errors
+    /// The record is damaged, or what it describes is not what the file begins with.
+    pub(super) fn read(
+        source: &dyn Source,
+        path: &Path,
+        beginning: &Beginning<'_>,
+        file_len: u64,
+        conditions: &Conditions<'_>,
+    ) -> Result<Option<Self>> {
+        let mut tail = [0; TAIL_LEN];
+        let Some(tail_start) = file_len.checked_sub(TAIL_LEN as u64) else {
+            return Ok(None);
+        };
+        let read = source
+            .read_at(&mut tail, tail_start)
+            .context("cannot read", path)?;
+        let Some(tail) = Tail::parse(tail.get(..read).unwrap_or_default())? else {
+            return Ok(None);
+        };
+        let fits = file_len.checked_sub(tail.record_len) == Some(beginning.end);
+        if !fits || tail.beginning != beginning.fingerprint {
+            return Err(ErrorKind::DamagedBeginning.into());
+        }
+        let damaged = |what| Error::new(ErrorKind::DamagedRecord(what));
+        let layout = tail.layout;
+        let original_size = beginning.header.original_size;
+        let pages = layout.page_count(original_size);
+        let with_values = layout.pages_have_values(original_size);
+        let directory_start = directory_len(&layout, original_size)
+            .and_then(|length| tail_start.checked_sub(length))
+            .filter(|&start| start >= beginning.end)
+            .ok_or_else(|| damaged("it is too short for its directory"))?;
+
+        let keeps_values = with_values && conditions.verify == Verify::Strict;
+        let kept = 8 + if keeps_values { 32 } else { 0 };
+        let charge = conditions
+            .budget
+            .charge(pages * kept, conditions.make_room)?;
+        let mut directory = Directory {
+            source,
+            path,
+            offset: directory_start,
+            fingerprint: Fingerprint::default(),
+        };
+        let mut ends = Vec::with_capacity(usize::try_from(pages).unwrap_or(0));
+        let mut end = 0_u64;
+        let mut too_long = false;
+        directory.read(pages, |length: [u8; 4]| {
+            let length = u32::from_le_bytes(length);
+            too_long |= length as usize > LONGEST_PAGE;
+            end += u64::from(length);
+            ends.push(end);
+        })?;
+        let mut values: Vec<ChainingValue> = Vec::new();
+        if with_values {
+            directory.read(pages, |value| {
+                if keeps_values {
+                    values.push(value);
+                }
+            })?;
+        }
+        if directory.fingerprint.digest() != tail.directory
+            || too_long
+            || beginning.end + end != directory_start
+        {
+            return Err(damaged("its directory"));
+        }
+        let digest = beginning
+            .footer
+            .map(|footer| (footer.checksum, &footer.digest));
+        let root = match digest {
+            Some((Checksum::Blake3, digest)) => ChainingValue::try_from(digest.as_slice()).ok(),
+            _ => None,
+        };
+        let proof = match (conditions.verify, layout.group_len, root) {
+            (Verify::Strict, Some(group_len), Some(root)) => {
+                if with_values && fold_root(values.iter().copied()) != Some(root) {
+                    return Err(damaged(
+                        "its directory is not proved by the file's checksum",
+                    ));
+                }
+                Some(Proof {
+                    root,
+                    group_len,
+                    pages: values.into_boxed_slice(),
+                    last: Mutex::default(),
+                })
+            }
+            _ => None,
+        };
+        Ok(Some(Self {
+            layout,
+            start: beginning.end,
+            ends: ends.into_boxed_slice(),
+            directory: tail.directory,
+            len: tail.record_len,
+            proof,
+            _charge: charge,
+        }))
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether its directory is this one.
+    pub(crate) fn has_directory(&self, bytes: &[u8]) -> bool {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.update(bytes);
+        fingerprint.digest() == self.directory
+    }
+
+    /// The record's length in the file, in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// How strong its checks are.
+    pub(crate) fn evidence(&self) -> Evidence {
+        match self.proof {
+            Some(_) => Evidence::Proof,
+            None => Evidence::Leaves,
+        }
+    }
+
+    /// The groups that lie partly in a part of an original of so many bytes and partly outside of it, if proofs are wanted.
+    pub(super) fn cut_groups(
+        &self,
+        part: &Range<u64>,
+        original_size: u64,
+    ) -> impl Iterator<Item = Range<u64>> {
+        let (from, to) = (part.start, part.end);
+        let group_at = move |proof: &Proof, offset: u64| {
+            let start = offset - offset % proof.group_len;
+            start..original_size.min(start.saturating_add(proof.group_len))
+        };
+        let first = self.proof.iter().map(move |proof| group_at(proof, from));
+        let last = self
+            .proof
+            .iter()
+            .map(move |proof| group_at(proof, to.saturating_sub(1)));
+        first
+            .chain(last)
+            .filter(move |group| group.start < from || group.end > to)
+    }
+
+    /// Where a page is stored in the file, in bytes; empty if it describes zeros only.
+    pub(super) fn page_place(&self, page: u64) -> Range<u64> {
+        let page = usize::try_from(page).unwrap_or(usize::MAX);
+        let end = |page: usize| self.ends.get(page).copied().unwrap_or(0);
+        self.start + page.checked_sub(1).map_or(0, end)..self.start + end(page)
+    }
+}
+
+/// The directory of a record, being read.
+struct Directory<'a> {
+    source: &'a dyn Source,
+    path: &'a Path,
+    offset: u64,
+    fingerprint: Fingerprint,
+}
+
+impl Directory<'_> {
+    /// Reads so many entries of `N` bytes each.
+    fn read<const N: usize>(&mut self, count: u64, mut take: impl FnMut([u8; N])) -> Result<()> {
+        let mut block = [0; BLOCK_LEN];
+        let mut rest = count.saturating_mul(N as u64);
+        while rest > 0 {
+            let length = rest.min(BLOCK_LEN as u64) as usize;
+            let wanted = block.get_mut(..length).unwrap_or_default();
+            let read = self
+                .source
+                .read_at(wanted, self.offset)
+                .context("cannot read", self.path)?;
+            if read < length {
+                return Err(ErrorKind::DamagedRecord("its directory is cut short").into());
+            }
+            self.fingerprint.update(wanted);
+            let (entries, _) = wanted.as_chunks::<N>();
+            for entry in entries {
+                take(*entry);
+            }
+            self.offset += length as u64;
+            rest -= length as u64;
+        }
+        Ok(())
+    }
+}

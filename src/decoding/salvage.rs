@@ -1,0 +1,94 @@
+//! What can be saved of a chunk that does not decode, or not to what was packed.
+//!
+//! Only a record of digests tells good bytes from bad ones, so without one the whole chunk is lost. With one, the chunk is
+//! decoded a leaf at a time from its beginning, and each leaf that has its digest is good. Behind the damage, nothing can be
+//! decoded any more but where a codec can be entered in the middle, as LZ4 can by block.
+
+use std::ops::Range;
+
+use super::is_suspect;
+use crate::archive::Archive;
+use crate::codec::Stream;
+use crate::digest::{Content, leaf_digests, leaf_ranges};
+use crate::error::{Error, Result};
+use crate::ordered::resize;
+
+/// Some bytes of an original that could not be saved, and why.
+#[derive(Debug, Clone)]
+pub struct Loss {
+    /// Which bytes of the original.
+    pub bytes: Range<u64>,
+    /// What is wrong with them.
+    pub why: Error,
+}
+
+/// Saves what can be saved of a chunk into `bytes`, with zeros for the rest; says which bytes of the original are lost.
+pub(super) fn salvage(
+    archive: &Archive,
+    chunk: u32,
+    held: &Range<u64>,
+    why: &Error,
+    bytes: &mut Vec<u8>,
+) -> Result<Vec<Loss>> {
+    let loss = |lost: Range<u64>| Loss {
+        bytes: lost,
+        why: why.clone(),
+    };
+    let payload = archive.table().compressed_range(chunk).unwrap_or_default();
+    let len = held.end - held.start;
+    let Some(record) = archive.record() else {
+        return Ok(vec![loss(held.clone())]);
+    };
+    if is_suspect(payload.end - payload.start, len) || len == 0 {
+        return Ok(vec![loss(held.clone())]);
+    }
+    resize(bytes, len)?;
+    let mut lost: Vec<Loss> = Vec::new();
+    let mut stream = archive.open_stream(chunk).ok();
+    for leaf in leaf_ranges(held.clone(), record.layout().leaf_len) {
+        let within = leaf.start - held.start..leaf.end - held.start;
+        let place = bytes.get_mut(within.start as usize..within.end as usize);
+        let place = place.unwrap_or_default();
+        if stream
+            .as_ref()
+            .is_none_or(|stream| stream.position() != within.start)
+        {
+            stream = enter(archive, chunk, within.start, place);
+        }
+        let decoded = stream
+            .as_mut()
+            .is_some_and(|stream| archive.decode_on(chunk, stream, place).is_ok());
+        if !decoded {
+            stream = None;
+        }
+        let digests = leaf_digests(leaf.start, Content::Bytes(place), record.layout().leaf_len);
+        if decoded && archive.compare_leaves(&leaf, &digests).is_ok() {
+            continue;
+        }
+        place.fill(0);
+        match lost.last_mut() {
+            Some(last) if last.bytes.end == leaf.start => last.bytes.end = leaf.end,
+            _ => lost.push(loss(leaf)),
+        }
+    }
+    Ok(lost)
+}
+
+/// A stream that stands at `offset` of the chunk, if one can come there without decoding all that lies before it; `scratch`
+/// takes what it passes.
+fn enter(archive: &Archive, chunk: u32, offset: u64, scratch: &mut [u8]) -> Option<Stream> {
+    let mut stream = archive.open_stream(chunk).ok()?;
+    let mut position = archive.seek_stream(chunk, &mut stream, offset).ok()?;
+    if position == 0 && offset > 0 {
+        return None;
+    }
+    while position < offset {
+        let length = (offset - position).min(scratch.len() as u64) as usize;
+        let passed = scratch
+            .get_mut(..length)
+            .filter(|passed| !passed.is_empty())?;
+        archive.decode_on(chunk, &mut stream, passed).ok()?;
+        position = stream.position();
+    }
+    Some(stream)
+}

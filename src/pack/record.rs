@@ -1,0 +1,110 @@
+//! The record of digests of a file that is being packed, until all of it is known and it can be written behind the footer.
+//!
+//! It takes 0.075 % of the original, which for a large file is not little: beyond a few pages it is spooled to an unnamed
+//! file.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::ops::Range;
+
+use crate::digest::{ChainingValue, Leaf};
+use crate::error::{IoContext, Result};
+use crate::format::{Fingerprint, Layout, TAIL_LEN, Tail};
+use crate::output::NewFile;
+use crate::record::Builder;
+
+/// How much is kept in memory before it is spooled, in bytes.
+const GATHERED_LEN: usize = 256 << 10;
+
+/// See the module's description.
+pub(super) struct Record {
+    layout: Layout,
+    builder: Builder,
+    /// Pages that were not spooled yet.
+    gathered: Vec<u8>,
+    spool: Option<File>,
+    directory: Vec<u8>,
+}
+
+impl Record {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            builder: Builder::new(layout),
+            gathered: Vec::new(),
+            spool: None,
+            directory: Vec::new(),
+        }
+    }
+
+    /// Adds the next chunk: which bytes of the original it holds, its leaves, and the groups that have become known with it.
+    pub(super) fn push(
+        &mut self,
+        chunk: Range<u64>,
+        leaves: &[Leaf],
+        groups: Vec<ChainingValue>,
+        new: &NewFile,
+    ) -> Result<()> {
+        self.builder.push(chunk, leaves, groups);
+        while let Some(page) = self.builder.next_page() {
+            self.gather(&page, new)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the last groups; the original turned out to have so many bytes.
+    pub(super) fn finish(
+        &mut self,
+        original_size: u64,
+        groups: Vec<ChainingValue>,
+        new: &NewFile,
+    ) -> Result<()> {
+        let builder = std::mem::replace(&mut self.builder, Builder::new(self.layout));
+        let (pages, directory) = builder.finish(original_size, groups);
+        for page in pages {
+            self.gather(&page, new)?;
+        }
+        self.directory = directory;
+        Ok(())
+    }
+
+    fn gather(&mut self, page: &[u8], new: &NewFile) -> Result<()> {
+        self.gathered.extend(page);
+        if self.gathered.len() < GATHERED_LEN {
+            return Ok(());
+        }
+        let mut spool = match self.spool.take() {
+            Some(spool) => spool,
+            None => new.spool()?,
+        };
+        spool
+            .write_all(&self.gathered)
+            .context("cannot write", new.target())?;
+        self.gathered.clear();
+        self.spool = Some(spool);
+        Ok(())
+    }
+
+    /// Writes the record where `file` stands; `beginning` is the fingerprint of header, table and footer. Says how long it is, in
+    /// bytes.
+    pub(super) fn write(mut self, mut file: &File, beginning: u64) -> io::Result<u64> {
+        let mut pages_len = self.gathered.len() as u64;
+        if let Some(spool) = &mut self.spool {
+            spool.rewind()?;
+            pages_len += io::copy(spool, &mut file)?;
+        }
+        let mut directory = Fingerprint::default();
+        directory.update(&self.directory);
+        let record_len = pages_len + (self.directory.len() + TAIL_LEN) as u64;
+        let tail = Tail {
+            layout: self.layout,
+            record_len,
+            beginning,
+            directory: directory.digest(),
+        };
+        self.gathered.extend(&self.directory);
+        self.gathered.extend(tail.to_bytes());
+        file.write_all(&self.gathered)?;
+        Ok(record_len)
+    }
+}
