@@ -51,8 +51,13 @@ fn repeat(packed: &Path, times: u64, output: &Path) {
             file.write_all(column).unwrap();
         }
     }
+    let sizes = compressed
+        .chunks(8)
+        .map(|size| u64::from_le_bytes(size.try_into().unwrap()));
+    let payloads = sizes.sum::<u64>() as usize;
     for _ in 0..times {
-        file.write_all(&bytes[18 + 2 * column..]).unwrap();
+        file.write_all(&bytes[18 + 2 * column..][..payloads])
+            .unwrap();
     }
     file.flush().unwrap();
 }

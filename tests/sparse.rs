@@ -16,7 +16,7 @@ use warpfs::format::Codec;
 use warpfs::job::{Control, Unobserved};
 use warpfs::pack::{PackOptions, pack_file};
 use warpfs::unpack::{UnpackOptions, unpack_file};
-use warpfs::verify::verify_file;
+use warpfs::verify::{VerifyOptions, verify_file};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -47,7 +47,7 @@ fn round_trip(size: u64, islands: &[u64], options: &PackOptions) {
     sparse_file(&at("disk"), size, islands);
     let summary = pack_file(&at("disk"), &at("disk.warp"), options, control()).unwrap();
     assert_eq!(summary.original_size, size);
-    verify_file(&at("disk.warp"), None, control()).unwrap();
+    verify_file(&at("disk.warp"), VerifyOptions::default(), control()).unwrap();
     let unpacking = UnpackOptions::default();
     unpack_file(&at("disk.warp"), &at("back"), &unpacking, control()).unwrap();
     let back = File::open(at("back")).unwrap();

@@ -18,7 +18,7 @@ use serde_json::Value;
 use warpfs::info::Info;
 use warpfs::job::{Control, Unobserved};
 use warpfs::unpack::{UnpackOptions, unpack_file, unpack_to};
-use warpfs::verify::verify_file;
+use warpfs::verify::{VerifyOptions, verify_file};
 
 fn data(name: &str) -> PathBuf {
     Path::new("tests/data").join(name)
@@ -72,7 +72,7 @@ fn good_files_decode_to_their_originals() {
         )
         .unwrap();
         assert!(streamed == fs::read(&original).unwrap(), "{name}");
-        verify_file(&data(name), None, control).unwrap();
+        verify_file(&data(name), VerifyOptions::default(), control).unwrap();
 
         let info = Info::read(&data(name)).unwrap();
         assert_eq!(info.codec().name(), text("codec"), "{name}");
