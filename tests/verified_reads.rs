@@ -3,6 +3,12 @@
 //!
 //! `WARPFS_FLIPS` says how many single bytes are flipped altogether in the test of random flips (1,000 by default).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 mod common;
 
 use std::fs::{self, File, OpenOptions};

@@ -55,7 +55,7 @@ class Section:
         met = ratio >= wanted if bound == "at least" else ratio <= wanted
         note = ""
         if self.bench.pairs and rounds.close(one, two) and ours.median.get("cpu") and other.median.get("cpu"):
-            cpu = rounds.cpu_pairs(self.bench, ours, other)
+            cpu, _, _ = rounds.cpu_pairs(self.bench, ours, other)
             note = f"; processor seconds of {self.bench.pairs} pairs: {cpu:.2f}×"
         self.target_row(
             figure, f"{show(one)} ({ours.name})", f"{show(two)} ({other.name})", f"{ratio:.2f}×{note}",

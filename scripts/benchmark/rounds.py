@@ -90,9 +90,16 @@ def close(one, other):
 
 
 def cpu_pairs(bench, one, other):
-    """Processor seconds of two contenders over pairs of runs in turn: the median of one's over the other's."""
-    ratios = []
-    for number in range(bench.pairs):
+    """Processor seconds of two contenders over pairs of runs in turn, each pair beginning with another: the median of
+    one's over the other's, and the medians of both."""
+    samples = []
+    for number in range(max(bench.pairs, 1)):
         bench.say(f"pair {number + 1}: {one.name}, {other.name}")
-        ratios.append(one.run()["cpu"] / max(other.run()["cpu"], 1e-6))
-    return statistics.median(ratios)
+        order = [one, other] if number % 2 == 0 else [other, one]
+        taken = {contender.name: contender.run()["cpu"] for contender in order}
+        samples.append((taken[one.name], max(taken[other.name], 1e-6)))
+    return (
+        statistics.median(ours / others for ours, others in samples),
+        statistics.median(ours for ours, _ in samples),
+        statistics.median(others for _, others in samples),
+    )

@@ -1,6 +1,6 @@
 """The cases: each fills a section of the report. They run in this order."""
 
-from . import about, metadata, patterns, random_reads, scaling, sequential, whole_files
+from . import about, metadata, patterns, random_reads, scaling, sequential, verification, whole_files
 
 CASES = {
     "about": about.about,
@@ -19,6 +19,7 @@ CASES = {
     "streams": patterns.streams,
     "orders": patterns.orders,
     "many-readers": patterns.many_readers,
+    "verification": verification.verification,
     "warm": patterns.warm,
     "plain-files": patterns.plain_files,
     "metadata": metadata.listings,
