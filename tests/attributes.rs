@@ -188,7 +188,7 @@ fn user_attributes_pass_and_those_of_the_packing_are_added() {
         format!(
             "# file: x\nuser.binary=0sAP8A\nuser.color=\"green\"\nuser.empty=\"\"\nuser.warpfs.checksum=\"blake3\"\n\
              user.warpfs.chunks=\"{chunks}\"\nuser.warpfs.codec=\"{codec}\"\nuser.warpfs.ratio=\"{ratio:.2}\"\n\
-             user.warpfs.version=\"2\""
+             user.warpfs.verified=\"xxh3\"\nuser.warpfs.version=\"2\""
         )
     );
     assert!(["lz4", "zstd", "snappy"].contains(&codec.as_str()));
