@@ -11,8 +11,8 @@
 //! caches, are filled again and again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -21,6 +21,7 @@ use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
 use crate::memory::{Budget, Buffer};
 use crate::stats::Counters;
+use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard};
 
 /// How long what was decoded ahead may wait for its reader while others are refused.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -380,6 +381,9 @@ impl Cache {
         }
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {

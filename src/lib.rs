@@ -32,6 +32,7 @@ mod reader;
 mod record;
 pub mod recursive;
 pub mod stats;
+mod sync;
 mod tree;
 pub mod unpack;
 pub mod verify;

@@ -11,10 +11,11 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::error::{ErrorKind, Result};
 use crate::machine::usable_memory;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How much memory dropped buffers that are kept for reuse may take, in bytes: a reader's window of 16 MiB is given back and
 /// asked for again in waves.
@@ -423,6 +424,9 @@ impl Drop for Charge {
 pub(crate) fn default_budget() -> u64 {
     (usable_memory() / 8).clamp(8 << 20, 512 << 20)
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {

@@ -10,10 +10,11 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{ErrorKind, Result};
+use crate::sync::{self, Condvar, Mutex, MutexGuard};
 
 /// How many items per thread may be started and not yet committed: one being worked on, one done and waiting its turn.
 const WINDOW_PER_THREAD: usize = 2;
@@ -53,14 +54,11 @@ pub(crate) fn run<Item: Send, Done: Send, Scratch>(
     if threads == 1 {
         engine.take_part(&scratch, &work);
     } else {
-        std::thread::scope(|scope| {
+        sync::scope(|scope| {
             for _ in 1..threads {
                 let part = || engine.take_part(&scratch, &work);
                 // Where no more threads may be had, those there are do the work; this one is always there.
-                if std::thread::Builder::new()
-                    .spawn_scoped(scope, part)
-                    .is_err()
-                {
+                if !sync::spawn_scoped(scope, part) {
                     break;
                 }
             }
@@ -267,6 +265,9 @@ pub(crate) fn check_available(len: u64) -> Result<usize> {
         .map_err(|_| too_large())?;
     Ok(len)
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {

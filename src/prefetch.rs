@@ -10,7 +10,9 @@
 //! little ahead, a fast one as far as it needs.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// How many streams a handle follows.
 const STREAMS: usize = 8;
@@ -161,6 +163,9 @@ impl Prefetch {
         })
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {
