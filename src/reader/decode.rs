@@ -108,11 +108,19 @@ impl Shared {
         match self.engine.cache.enter(self.key(unit), kept)? {
             Entry::Found(found, origin) => Ok((found, origin)),
             Entry::Vacant(mark) => {
-                let outcome = match unit.piece {
+                let decoded = match unit.piece {
                     Some(_) => self.decode_piece(&mark, unit.chunk, bytes),
-                    None => self.decode_whole(unit.chunk),
+                    None => self.decode_whole(unit.chunk).map(|bytes| (bytes, None)),
                 };
+                let (outcome, lease) = match decoded {
+                    Ok((bytes, lease)) => (Ok(bytes), lease),
+                    Err(error) => (Err(error), None),
+                };
+                // In this order: who finds the decoder behind the piece is to find the piece as well.
                 mark.land(outcome.clone());
+                if let Some(lease) = lease {
+                    self.put_aside(lease, unit.chunk);
+                }
                 Ok((outcome?, Origin::Decoded))
             }
         }
@@ -159,13 +167,14 @@ impl Shared {
         Ok(Arc::new(original))
     }
 
-    /// Decodes a piece of a chunk that a read needs, `bytes` of the original, going on from where a decoder stands.
+    /// Decodes a piece of a chunk that a read needs, `bytes` of the original, going on from where a decoder stands; or gets it
+    /// from whoever came by. The decoder is to be put aside when the piece has landed.
     fn decode_piece(
-        self: &Arc<Self>,
+        &self,
         mark: &Mark<'_>,
         chunk: u32,
         bytes: &Range<u64>,
-    ) -> Result<Arc<Buffer>> {
+    ) -> Result<(Arc<Buffer>, Option<Lease<'_>>)> {
         let streams = &self.engine.streams;
         let key = self.chunk_key(chunk);
         let origin = self.bytes(chunk).start;
@@ -175,7 +184,7 @@ impl Shared {
             // Whoever has come past the piece has brought it in before saying so.
             streams.wait_for(key, start);
             if let Some(supplied) = self.engine.cache.supplied(mark) {
-                return Ok(supplied);
+                return Ok((supplied, None));
             }
             let beside = match begin {
                 true => self.stream_memory(chunk)?,
@@ -188,7 +197,7 @@ impl Shared {
                 || self.engine.make_room(),
             )?;
             let ([mut piece, mut room_beside], room) = acquired.ok_or(ErrorKind::Cancelled)?;
-            let mut lease = match streams.take(key, start, end, begin) {
+            let mut lease = match streams.take(key, start, begin) {
                 Taken::Lease(lease) => lease,
                 Taken::AtWork => continue,
                 Taken::Nothing => {
@@ -196,17 +205,17 @@ impl Shared {
                     continue;
                 }
             };
+            // Another may have come and gone since the first look.
+            if let Some(supplied) = self.engine.cache.supplied(mark) {
+                return Ok((supplied, Some(lease)));
+            }
             if lease.stream().is_none() {
                 lease.begin(self.archive.open_stream(chunk)?, room);
             }
             self.pass(&mut lease, chunk, start, &mut piece)?;
             self.decode_on(&mut lease, chunk, &mut piece)?;
             self.archive.check(bytes, &piece, &mut room_beside)?;
-            let further = self.put_aside(lease, chunk, end);
-            if further > end {
-                self.spawn(move |shared| shared.decode_chunk_ahead(chunk, end, further));
-            }
-            return Ok(Arc::new(piece));
+            return Ok((Arc::new(piece), Some(lease)));
         }
     }
 
@@ -302,16 +311,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts a decoder aside that has more to decode, and says how far it is wanted to go.
-    fn put_aside(&self, lease: Lease<'_>, chunk: u32, position: u64) -> u64 {
+    /// Puts a decoder aside that has more to decode.
+    fn put_aside(&self, mut lease: Lease<'_>, chunk: u32) {
         let bytes = self.bytes(chunk);
-        if position >= bytes.end - bytes.start {
-            return position;
+        if position_of(&mut lease) < bytes.end - bytes.start {
+            lease.put_aside();
+            // Who waits for memory may now take this decoder's.
+            self.engine.cache.budget().announce();
         }
-        let further = lease.put_aside();
-        // Who waits for memory may now take this decoder's.
-        self.engine.cache.budget().announce();
-        further
     }
 
     /// Has the workers decode original bytes ahead of their reader.
@@ -340,7 +347,7 @@ impl Shared {
     /// Hands work to the workers, who drop it when the reader is gone by then.
     fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let shared = Arc::downgrade(self);
-        self.engine.workers.spawn_fifo(move || {
+        self.engine.workers.spawn(move || {
             if let Some(shared) = shared.upgrade() {
                 work(&shared);
             }
@@ -380,9 +387,9 @@ impl Shared {
         }
     }
 
-    /// Decodes a chunk's pieces ahead of any reader, `from` and `to` in bytes from the chunk's beginning; or has who is at it
-    /// already do so.
-    fn decode_chunk_ahead(&self, chunk: u32, from: u64, to: u64) {
+    /// Decodes a chunk's pieces ahead of any reader, `from` and `to` in bytes from the chunk's beginning; or does so when who
+    /// is at it has done.
+    fn decode_chunk_ahead(self: &Arc<Self>, chunk: u32, from: u64, to: u64) {
         if self.check_whole(chunk).is_err() {
             return;
         }
@@ -396,58 +403,91 @@ impl Shared {
         }
     }
 
-    fn go_on_ahead(&self, chunk: u32, from: u64, to: u64) -> Result<()> {
-        let streams = &self.engine.streams;
-        let budget = self.engine.cache.budget();
-        let key = self.chunk_key(chunk);
-        if streams.extend(key, to) {
+    fn go_on_ahead(self: &Arc<Self>, chunk: u32, from: u64, to: u64) -> Result<()> {
+        let Some(from) = self.first_missing(chunk, from..to) else {
             return Ok(());
-        }
-        let mut lease = match streams.take(key, to, to, false) {
-            Taken::Lease(lease) => lease,
-            Taken::Nothing if from == 0 => {
-                let beside = self.stream_memory(chunk)?;
-                let make_room = || self.engine.make_room();
-                let room = budget.acquire_beside([], beside, Urgency::Speculation, make_room);
-                let Ok(Some(([], room))) = room else {
-                    self.engine.counters.prefetch_refused.add(1);
-                    return Ok(());
-                };
-                let Taken::Lease(mut lease) = streams.take(key, to, to, true) else {
-                    return Ok(());
-                };
-                if lease.stream().is_none() {
-                    lease.begin(self.archive.open_stream(chunk)?, room);
-                }
-                lease
-            }
-            // To come here from the chunk's beginning is more than a guess is worth: the reader brings a decoder along.
-            Taken::Nothing => return Ok(()),
-            // It began in this very moment.
-            Taken::AtWork => return Ok(()),
         };
+        let shared = Arc::downgrade(self);
+        let again = move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to));
+            }
+        };
+        // To come to any other place from the chunk's beginning is more than a guess is worth: the reader brings a decoder
+        // along.
+        let begin = from == 0;
+        let streams = &self.engine.streams;
+        let Taken::Lease(mut lease) = streams.take_ahead(self.chunk_key(chunk), from, begin, again)
+        else {
+            return Ok(());
+        };
+        if self.first_missing(chunk, from..to) != Some(from) {
+            // It was brought in since the first look, and its decoder stands behind it.
+            self.put_aside(lease, chunk);
+            return self.go_on_ahead(chunk, from, to);
+        }
+        if lease.stream().is_none() {
+            let beside = self.stream_memory(chunk)?;
+            let make_room = || self.engine.make_room();
+            let budget = self.engine.cache.budget();
+            let room = budget.acquire_beside([], beside, Urgency::Speculation, make_room);
+            let Ok(Some(([], room))) = room else {
+                self.engine.counters.prefetch_refused.add(1);
+                return Ok(());
+            };
+            lease.begin(self.archive.open_stream(chunk)?, room);
+        }
         if position_of(&mut lease) < from {
             self.seek(&mut lease, chunk, from)?;
         }
         let mut position = position_of(&mut lease);
         lease.came_to(position);
-        while position < lease.until() && self.decode_piece_ahead(&mut lease, chunk, position)? {
+        while position < to && self.wants_piece(chunk, position.max(from)) {
+            if position < from {
+                // Whoever reads now has to come by here as well, and waits for this decoder.
+                let next = self.next_piece(chunk, position);
+                self.pass(&mut lease, chunk, next.min(from), &mut [])?;
+            } else if !self.decode_piece_ahead(&mut lease, chunk, position)? {
+                break;
+            }
             position = position_of(&mut lease);
             lease.came_to(position);
         }
-        self.put_aside(lease, chunk, position);
+        self.put_aside(lease, chunk);
         Ok(())
     }
 
-    /// Decodes the next piece ahead of any reader; says whether it did. It does not if nobody wants it any more, or memory
-    /// is short.
+    /// Where the first of a chunk's pieces begins that is still wanted and is not there yet; all in bytes from the chunk's
+    /// beginning.
+    fn first_missing(&self, chunk: u32, bytes: Range<u64>) -> Option<u64> {
+        let mut from = bytes.start;
+        while from < bytes.end {
+            let (unit, _) = self.piece_at(chunk, from);
+            let ready = self.engine.cache.is_ready(self.key(unit));
+            if !ready && self.wants_piece(chunk, from) {
+                return Some(from);
+            }
+            from = self.next_piece(chunk, from);
+        }
+        None
+    }
+
+    /// Where the piece ends that holds the byte at `position`, both in bytes from the chunk's beginning.
+    fn next_piece(&self, chunk: u32, position: u64) -> u64 {
+        let (_, piece) = self.piece_at(chunk, position);
+        piece.end - self.bytes(chunk).start
+    }
+
+    /// Whether a reader has yet to come to the piece that holds the byte at `position`, in bytes from the chunk's beginning.
+    fn wants_piece(&self, chunk: u32, position: u64) -> bool {
+        let (_, piece) = self.piece_at(chunk, position);
+        self.prefetch.still_wants(&piece)
+    }
+
+    /// Decodes the next piece ahead of any reader; says whether it did. It does not if memory is short.
     fn decode_piece_ahead(&self, lease: &mut Lease<'_>, chunk: u32, position: u64) -> Result<bool> {
         let (unit, whole) = self.piece_at(chunk, position);
-        let start = self.bytes(chunk).start + position;
-        let rest = start..whole.end;
-        if !self.prefetch.still_wants(&rest) {
-            return Ok(false);
-        }
+        let rest = self.bytes(chunk).start + position..whole.end;
         let cache = &self.engine.cache;
         let Some(ahead) = cache.go_ahead(rest.end - rest.start) else {
             self.engine.counters.prefetch_refused.add(1);

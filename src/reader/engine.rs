@@ -6,7 +6,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::thread::available_parallelism;
 use std::time::Instant;
 
@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::memory::{Budget, default_budget};
 use crate::stats::{Counters, Stats};
+use crate::sync::{Mutex, MutexGuard, Workers};
 
 /// How many files' contents are remembered when nobody has them open, at most.
 const REMEMBERED_FILES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -65,7 +66,7 @@ impl Default for EngineOptions {
 pub struct Engine {
     pub(super) cache: Cache,
     pub(super) counters: Arc<Counters>,
-    pub(super) workers: rayon::ThreadPool,
+    pub(super) workers: Workers,
     pub(super) streams: Streams,
     /// The longest chunk that is decoded by one call, in bytes.
     pub(super) one_call: u64,
@@ -92,13 +93,6 @@ impl Engine {
     /// # Errors
     /// The threads cannot be started.
     pub fn new(options: &EngineOptions) -> Result<Arc<Self>> {
-        let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(options.threads.max(1))
-            .thread_name(|number| format!("prefetch-{number}"))
-            // A panic in a decoder is reported to whoever waits for the chunk; the worker goes on.
-            .panic_handler(|_| {})
-            .build()
-            .map_err(|error| Error::unusable(format!("cannot start threads: {error}")))?;
         let counters = Arc::<Counters>::default();
         let budget = Budget::new(options.cache_size);
         Ok(Arc::new(Self {
@@ -106,7 +100,7 @@ impl Engine {
             streams: Streams::new(options.cache_size / 2),
             one_call: one_call(options.cache_size),
             counters,
-            workers,
+            workers: Workers::start(options.threads)?,
             prefetch: options.prefetch,
             verify: options.verify,
             shelf: Mutex::new(Shelf {

@@ -7,6 +7,8 @@
 mod decode;
 mod engine;
 mod holes;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod streams;
 
 use std::cell::RefCell;

@@ -2,16 +2,19 @@
 //!
 //! A decoder goes through its chunk from front to back, so whoever wants a piece takes the one that stands closest before
 //! it and goes on from there. A decoder belongs to one thread at a time; others who want something it is going to come by wait
-//! for it rather than begin anew, and who only wants it to go on further says how far. The mark of a decoder at work is a guard:
-//! it clears when it is dropped, on every path, panics included.
+//! for it rather than begin anew, and who only guesses that it will be wanted leaves an errand with it, which is run when the
+//! decoder is free again. The mark of a decoder at work is a guard: it clears when it is dropped, on every path, panics
+//! included, and no errand is lost with it.
 //!
 //! Decoders that were put aside count against the budget and are given up when memory is short, the one that was used
 //! least recently first; together they take no more than half of the budget, unless it is one alone.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::PoisonError;
 
 use crate::codec::Stream;
 use crate::memory::Room;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How many decoders are put aside at most: they are looked through one by one.
 const MOST_IDLE: usize = 64;
@@ -57,8 +60,16 @@ struct AtWork {
     chunk: ChunkKey,
     /// Where it stands in its chunk, in bytes.
     position: u64,
-    /// How far somebody wants it to go, in bytes from the chunk's beginning.
-    until: u64,
+    errands: Vec<Errand>,
+}
+
+/// What is to be done when a decoder is free again.
+struct Errand(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Errand")
+    }
 }
 
 /// What [`Streams::take`] finds.
@@ -109,11 +120,36 @@ impl Streams {
         }
     }
 
-    /// The decoder that stands closest before `offset`, to be brought as far as `until`. If there is none, the lease is
-    /// empty if `begin` says so, and whoever takes it begins one.
-    pub(super) fn take(&self, chunk: ChunkKey, offset: u64, until: u64, begin: bool) -> Taken<'_> {
+    /// The decoder that stands closest before `offset`. If there is none, the lease is empty if `begin` says so, and whoever
+    /// takes it begins one.
+    pub(super) fn take(&self, chunk: ChunkKey, offset: u64, begin: bool) -> Taken<'_> {
+        self.take_or(chunk, offset, begin, |_| ())
+    }
+
+    /// As [`Streams::take`], for a guess: if a decoder is at work that is going to come by, `errand` is run when it is free
+    /// again, so that there is no moment in which the guess is lost. It is run without a lock held, and must not wait.
+    pub(super) fn take_ahead(
+        &self,
+        chunk: ChunkKey,
+        offset: u64,
+        begin: bool,
+        errand: impl FnOnce() + Send + 'static,
+    ) -> Taken<'_> {
+        self.take_or(chunk, offset, begin, |at_work| {
+            at_work.errands.push(Errand(Box::new(errand)));
+        })
+    }
+
+    fn take_or(
+        &self,
+        chunk: ChunkKey,
+        offset: u64,
+        begin: bool,
+        found_at_work: impl FnOnce(&mut AtWork),
+    ) -> Taken<'_> {
         let mut state = self.lock();
-        if state.coming_by(chunk, offset).is_some() {
+        if let Some(at_work) = state.coming_by(chunk, offset) {
+            found_at_work(at_work);
             return Taken::AtWork;
         }
         let closest = state.closest_idle(chunk, offset).map(|(at, _)| at);
@@ -130,7 +166,7 @@ impl Streams {
             number,
             chunk,
             position,
-            until,
+            errands: Vec::new(),
         });
         Taken::Lease(Lease {
             streams: self,
@@ -138,17 +174,6 @@ impl Streams {
             chunk,
             decoder,
         })
-    }
-
-    /// Has the decoder that is at work in the chunk and has not come past `until` go on as far as that; says whether there is
-    /// one.
-    pub(super) fn extend(&self, chunk: ChunkKey, until: u64) -> bool {
-        let mut state = self.lock();
-        let Some(at_work) = state.coming_by(chunk, until) else {
-            return false;
-        };
-        at_work.until = at_work.until.max(until);
-        true
     }
 
     /// Gives up the decoder that was put aside longest ago; says whether there was one.
@@ -184,12 +209,6 @@ impl State {
             .filter(|&(_, position)| position <= offset)
             .max_by_key(|&(_, position)| position)
     }
-
-    fn at_work(&mut self, number: u64) -> Option<&mut AtWork> {
-        self.at_work
-            .iter_mut()
-            .find(|at_work| at_work.number == number)
-    }
 }
 
 impl Lease<'_> {
@@ -206,7 +225,8 @@ impl Lease<'_> {
     /// Lets those who wait know how far the decoder has come.
     pub(super) fn came_to(&mut self, position: u64) {
         let mut state = self.streams.lock();
-        if let Some(at_work) = state.at_work(self.number) {
+        let mut at_work = state.at_work.iter_mut();
+        if let Some(at_work) = at_work.find(|at_work| at_work.number == self.number) {
             at_work.position = position;
         }
         let anybody = state.waiting > 0;
@@ -216,24 +236,24 @@ impl Lease<'_> {
         }
     }
 
-    /// How far somebody wants the decoder to go, in bytes from the chunk's beginning.
-    pub(super) fn until(&self) -> u64 {
-        let mut state = self.streams.lock();
-        state
-            .at_work(self.number)
-            .map_or(0, |at_work| at_work.until)
+    /// Puts the decoder aside for whoever comes next. Without this call it is given up: it has failed, or is through.
+    pub(super) fn put_aside(mut self) {
+        let decoder = self.decoder.take();
+        self.end(decoder);
     }
 
-    /// Puts the decoder aside for whoever comes next, and says how far it was wanted to go. Without this call it is given up: it
-    /// has failed, or is through.
-    pub(super) fn put_aside(mut self) -> u64 {
-        let until = self.until();
-        let Some(decoder) = self.decoder.take() else {
-            return until;
-        };
+    /// Is no longer at work, and puts a decoder aside, in the same moment: whoever looks finds it here or there.
+    fn end(&mut self, aside: Option<Box<Decoder>>) {
         let mut given_up = Vec::new();
         let mut state = self.streams.lock();
-        state.idle.push((self.chunk, decoder));
+        let mut at_work = state.at_work.iter();
+        let Some(at) = at_work.position(|at_work| at_work.number == self.number) else {
+            return;
+        };
+        let errands = state.at_work.remove(at).errands;
+        state
+            .idle
+            .extend(aside.map(|decoder| (self.chunk, decoder)));
         let mut taken: u64 = state
             .idle
             .iter()
@@ -245,23 +265,24 @@ impl Lease<'_> {
             taken -= oldest.1.room.bytes();
             given_up.push(oldest);
         }
-        drop(state);
-        // Freed without the lock.
-        drop(given_up);
-        until
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        let mut state = self.streams.lock();
-        state
-            .at_work
-            .retain(|at_work| at_work.number != self.number);
         let anybody = state.waiting > 0;
         drop(state);
         if anybody {
             self.streams.moved.notify_all();
         }
+        // Freed without the lock.
+        drop(given_up);
+        for Errand(run) in errands {
+            run();
+        }
     }
 }
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod interleavings;

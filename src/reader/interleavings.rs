@@ -1,0 +1,283 @@
+//! Demand, speculation and decoders within large chunks together, under many schedules; see `crate::sync`. Every read here is
+//! of a real file, through an engine whose every piece of read-ahead is a thread.
+
+use super::*;
+use crate::archive::{PIECE_LEN, Unit};
+use crate::cache::Key;
+use crate::error::ErrorKind;
+use crate::format::Codec;
+use crate::job::{Control, Unobserved};
+use crate::memory::Budget;
+use crate::pack::{PackOptions, pack_file};
+use crate::sync::explore;
+use shuttle::thread;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use tempfile::TempDir;
+
+const SMALL: u64 = 8 << 10;
+
+/// A packed file, and what is in it.
+struct Packed {
+    directory: TempDir,
+    original: Vec<u8>,
+}
+
+impl Packed {
+    /// Bytes that are told apart wherever they are, and are packed well and fast.
+    fn new(len: u64, chunk_size: u64, codec: Codec) -> Arc<Self> {
+        let original: Vec<u8> = (0..len)
+            .map(|at| (at >> 10) as u8 ^ (at >> 18) as u8)
+            .collect();
+        let directory = tempfile::tempdir().unwrap();
+        let packed = Arc::new(Self {
+            directory,
+            original,
+        });
+        fs::write(packed.directory.path().join("original"), &packed.original).unwrap();
+        let packing = Arc::clone(&packed);
+        // Packing meets at the same primitives, which work in such a run only.
+        shuttle::check_random(
+            move || {
+                let options = PackOptions {
+                    codec: Some(codec),
+                    chunk_size: Some(chunk_size),
+                    threads: Some(1),
+                    force: true,
+                    ..PackOptions::default()
+                };
+                let control = Control {
+                    observer: &Unobserved,
+                    cancelled: &AtomicBool::new(false),
+                };
+                let original = packing.directory.path().join("original");
+                pack_file(&original, &packing.path(), &options, control).unwrap();
+            },
+            1,
+        );
+        packed
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("packed.warp")
+    }
+
+    /// Eight chunks of 8 KiB.
+    fn small() -> Arc<Self> {
+        static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
+        Arc::clone(FILE.get_or_init(|| Self::new(8 * SMALL, SMALL, Codec::Zstd)))
+    }
+
+    /// One chunk of eight pieces, as long as a budget is less than four times as large.
+    fn large() -> Arc<Self> {
+        static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
+        Arc::clone(FILE.get_or_init(|| Self::new(8 * PIECE_LEN, 8 * PIECE_LEN, Codec::Snappy)))
+    }
+}
+
+/// An engine, a file, and threads that read it.
+struct Case {
+    packed: Arc<Packed>,
+    engine: Arc<Engine>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Case {
+    fn new(packed: &Arc<Packed>, cache_size: u64, prefetch: u64) -> Self {
+        let options = EngineOptions {
+            cache_size,
+            threads: 2,
+            prefetch: Some(prefetch),
+        };
+        Self {
+            packed: Arc::clone(packed),
+            engine: Engine::new(&options).unwrap(),
+            threads: Vec::new(),
+        }
+    }
+
+    fn open(&self) -> Arc<Reader> {
+        Arc::new(self.engine.open(&self.packed.path()).unwrap())
+    }
+
+    /// Starts a thread that reads units of `len` bytes, by their numbers, as the kernel does if they are `kept`.
+    fn reads(&mut self, reader: &Arc<Reader>, len: u64, units: &'static [u64], kept: bool) {
+        let (reader, packed) = (Arc::clone(reader), Arc::clone(&self.packed));
+        let engine = Arc::clone(&self.engine);
+        self.threads.push(thread::spawn(move || {
+            for unit in units {
+                let (from, to) = ((unit * len) as usize, ((unit + 1) * len) as usize);
+                let right = reader.read_with(unit * len, len as usize, kept, |bytes| {
+                    bytes == &packed.original[from..to]
+                });
+                assert!(right.unwrap(), "wrong bytes in unit {unit}");
+                let budget = engine.cache.budget();
+                assert!(budget.used() <= budget.total());
+            }
+        }));
+    }
+
+    /// Waits for the readers, then for what was read ahead.
+    fn finish(&mut self) {
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        self.engine.workers.finish();
+    }
+
+    /// Checks that all has ended, and that nothing is held when the engine is gone.
+    fn end(mut self) {
+        self.finish();
+        self.engine.cache.assert_at_rest();
+        let budget = Arc::clone(self.engine.cache.budget());
+        drop(Arc::into_inner(self.engine).unwrap());
+        Budget::assert_at_rest(&budget);
+    }
+}
+
+#[test]
+fn readers_and_read_ahead_decode_every_chunk_once() {
+    let packed = Packed::small();
+    explore(0.3, move || {
+        let mut case = Case::new(&packed, 1 << 20, 4 * SMALL);
+        let (one, other) = (case.open(), case.open());
+        case.reads(&one, SMALL, &[0, 1, 2, 3, 4], false);
+        case.reads(&one, SMALL, &[5, 2], false);
+        case.reads(&other, SMALL, &[3, 4, 5, 6, 7], false);
+        drop((one, other));
+        case.finish();
+        let stats = case.engine.stats();
+        assert_eq!((stats.decoded_chunks, stats.evicted_chunks), (8, 0));
+        case.end();
+    });
+}
+
+#[test]
+fn readers_and_read_ahead_share_a_budget_that_has_room_for_two_chunks() {
+    let packed = Packed::small();
+    explore(0.3, move || {
+        let mut case = Case::new(&packed, 6 * SMALL, 3 * SMALL);
+        let (one, other) = (case.open(), case.open());
+        case.reads(&one, SMALL, &[0, 1, 2, 3], true);
+        case.reads(&one, SMALL, &[7, 2, 0], false);
+        case.reads(&other, SMALL, &[2, 3, 4, 5], true);
+        drop((one, other));
+        case.end();
+    });
+}
+
+#[test]
+fn a_large_chunk_that_is_read_and_read_ahead_is_decoded_once() {
+    let packed = Packed::large();
+    explore(0.05, move || {
+        let mut case = Case::new(&packed, 3 << 20, 2 * PIECE_LEN);
+        let (one, other) = (case.open(), case.open());
+        case.reads(&one, PIECE_LEN, &[0, 1, 2, 3, 4, 5, 6, 7], false);
+        case.reads(&other, PIECE_LEN, &[1, 3, 5], false);
+        drop((one, other));
+        case.finish();
+        let stats = case.engine.stats();
+        assert_eq!(stats.decoded_bytes, packed.original.len() as u64);
+        case.end();
+    });
+}
+
+#[test]
+fn a_large_chunk_is_read_from_several_places_within_a_budget_smaller_than_it() {
+    let packed = Packed::large();
+    explore(0.05, move || {
+        let mut case = Case::new(&packed, 5 * PIECE_LEN, 2 * PIECE_LEN);
+        let (one, other) = (case.open(), case.open());
+        case.reads(&one, PIECE_LEN, &[0, 1, 2, 3], true);
+        case.reads(&one, PIECE_LEN, &[6, 2], false);
+        case.reads(&other, PIECE_LEN, &[2, 3, 4], true);
+        drop((one, other));
+        case.end();
+    });
+}
+
+#[test]
+fn read_ahead_that_finds_a_decoder_at_work_is_not_lost() {
+    let packed = Packed::large();
+    explore(0.05, move || {
+        let mut case = Case::new(&packed, 3 << 20, 2 * PIECE_LEN);
+        let (one, other) = (case.open(), case.open());
+        case.reads(&one, PIECE_LEN, &[0, 1, 2], false);
+        case.reads(&other, PIECE_LEN, &[0, 1, 2, 3], false);
+        case.finish();
+        assert_eq!(case.engine.stats().prefetch_refused, 0);
+        for piece in 0..6 {
+            let unit = Unit {
+                chunk: 0,
+                piece: Some(piece),
+            };
+            let contents = one.shared.archive.contents().number;
+            // Two pieces ahead of each reader, as far as the window goes.
+            assert!(
+                case.engine.cache.is_ready(Key { contents, unit }),
+                "piece {piece}"
+            );
+        }
+        drop((one, other));
+        case.end();
+    });
+}
+
+#[test]
+fn a_damaged_chunk_fails_for_all_who_want_it_and_for_nobody_else() {
+    let whole = Packed::small();
+    let packed = Packed::new(8 * SMALL, SMALL, Codec::Zstd);
+    let mut bytes = fs::read(packed.path()).unwrap();
+    // The fourth chunk's payload begins with the magic number of a frame.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd];
+    let places = bytes
+        .windows(4)
+        .enumerate()
+        .filter(|(_, window)| *window == frame);
+    let place = places.map(|(place, _)| place).nth(3).unwrap();
+    bytes[place..place + 4].fill(0);
+    fs::write(packed.path(), bytes).unwrap();
+    explore(0.3, move || {
+        let mut case = Case::new(&packed, 1 << 20, 4 * SMALL);
+        let reader = case.open();
+        for _ in 0..2 {
+            let (reader, whole) = (Arc::clone(&reader), Arc::clone(&whole));
+            case.threads.push(thread::spawn(move || {
+                for unit in 0..5_usize {
+                    let (from, to) = (unit * SMALL as usize, (unit + 1) * SMALL as usize);
+                    let mut bytes = vec![0; SMALL as usize];
+                    match reader.read_at(&mut bytes, from as u64) {
+                        Ok(_) => assert!(unit != 3 && bytes == whole.original[from..to]),
+                        Err(error) => assert!(unit == 3 && error.is_damage(), "{error}"),
+                    }
+                }
+            }));
+        }
+        drop(reader);
+        case.end();
+    });
+}
+
+#[test]
+fn a_chunk_that_can_never_fit_is_refused_whoever_else_waits() {
+    let packed = Packed::large();
+    explore(0.1, move || {
+        // Not even a piece and its decoder have room.
+        let mut case = Case::new(&packed, PIECE_LEN, 2 * PIECE_LEN);
+        let reader = case.open();
+        for _ in 0..2 {
+            let reader = Arc::clone(&reader);
+            case.threads.push(thread::spawn(move || {
+                let error = reader.read_at(&mut [0; 16], 0).unwrap_err();
+                assert!(
+                    matches!(error.kind(), ErrorKind::OverBudget { .. }),
+                    "{error}"
+                );
+            }));
+        }
+        drop(reader);
+        case.end();
+    });
+}
