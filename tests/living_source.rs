@@ -620,3 +620,28 @@ fn a_single_file_mounted_onto_a_file_can_be_changed_and_replaced() {
         assert_eq!(shown.len(), versions[2].len() as u64);
     }
 }
+
+#[test]
+fn a_name_never_shows_another_file_that_got_the_inode_number_of_its_own() {
+    let source = tempfile::tempdir().unwrap();
+    let contents: Vec<_> = (0..3).map(|seed| sample(50_000, seed)).collect();
+    let [first, second, other] = [0, 1, 2].map(|at: usize| small_chunks(&contents[at]));
+    let one = source.path().join("one.warp");
+    fs::write(&one, first).unwrap();
+    let number = fs::metadata(&one).unwrap().ino();
+    let mounted = Mounted::new(source.path(), LONG);
+    assert!(fs::read(mounted.path("one")).unwrap() == contents[0]);
+    fs::write(source.path().join("new"), second).unwrap();
+    fs::rename(source.path().join("new"), &one).unwrap();
+    // Most file systems give a number that has become free to one of the next files.
+    let mut files = (0..200).map(|at| format!("other-{at}"));
+    let reused = files.find(|name| {
+        let path = source.path().join(format!("{name}.warp"));
+        fs::write(&path, &other).unwrap();
+        fs::metadata(&path).unwrap().ino() == number
+    });
+    if let Some(name) = reused {
+        assert!(fs::read(mounted.path(&name)).unwrap() == contents[2]);
+    }
+    assert!(fs::read(mounted.path("one")).unwrap() == contents[1]);
+}

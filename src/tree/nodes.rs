@@ -11,6 +11,10 @@
 //! in the kernel: whoever holds the old one can neither be given new bytes nor leave old ones behind. So all who hold a
 //! packed node hold the same state of its file. The root cannot get another node; it has to be let go first.
 //!
+//! A file that was removed leaves its inode number to the next that is created, while the kernel still believes that the name
+//! of the one leads to its node: the other gets a node of its own, told apart by the time it was born, where the file system
+//! keeps that.
+//!
 //! One mutex guards the table. It is held for a few steps up a path or a few map operations, never across a system call.
 
 use std::collections::HashMap;
@@ -46,6 +50,11 @@ impl Node {
     /// Whether somebody holds it open as something else than `identity`.
     fn is_held_as_another(&self, identity: Identity) -> bool {
         self.key.decoded && self.holders > 0 && self.held != Some(identity)
+    }
+
+    /// Whether it is the file of another time that had this inode number.
+    fn is_of_another(&self, identity: Identity) -> bool {
+        self.told.is_some_and(|told| told.born != identity.born)
     }
 }
 
@@ -133,7 +142,7 @@ impl Nodes {
         let known = table.by_key.get(&key).copied();
         let usable = |id: &NodeId| {
             let node = table.nodes.get(id);
-            node.is_some_and(|node| !node.is_held_as_another(told))
+            node.is_some_and(|node| !node.is_held_as_another(told) && !node.is_of_another(told))
         };
         let Some(id) = known.filter(usable) else {
             let id = table.number(key, self.root_device);
@@ -336,6 +345,31 @@ mod tests {
         nodes
             .look_up(key(inode), Kind::Directory, parent, name, told)
             .unwrap()
+    }
+
+    #[test]
+    fn a_file_that_got_the_inode_number_of_another_does_not_get_its_node() {
+        let nodes = Nodes::new(key(1), Kind::Directory, b"");
+        let look_up = |name: &[u8], born| {
+            let told = Identity {
+                device: 7,
+                inode: 5,
+                born,
+                size: 10,
+                modified: (3, 0),
+            };
+            let found = nodes.look_up(key(5), Kind::File, NodeId::ROOT, name, told);
+            found.unwrap()
+        };
+        let first = look_up(b"gone", (1, 0));
+        assert_eq!(look_up(b"link", (1, 0)), first);
+        assert_eq!(look_up(b"gone", (1, 0)), first);
+        let second = look_up(b"other", (2, 0));
+        assert_ne!(second, first);
+        assert_eq!(look_up(b"other", (2, 0)), second);
+        assert_eq!(place(&nodes, first).unwrap(), "gone");
+        nodes.forget(first, 3);
+        assert_eq!(look_up(b"other", (2, 0)), second);
     }
 
     fn place(nodes: &Nodes, id: NodeId) -> Option<String> {
