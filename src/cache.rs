@@ -277,6 +277,20 @@ impl Cache {
         self.lock().ready.contains(&key)
     }
 
+    /// How many units are being decoded.
+    pub(crate) fn decoding(&self) -> u64 {
+        self.lock().in_flight.len() as u64
+    }
+
+    /// The bytes of the units that nobody but the cache has, as they count against the budget.
+    pub(crate) fn idle(&self) -> u64 {
+        let state = self.lock();
+        let idle = state.ready.iter().map(|(_, ready)| &ready.bytes);
+        idle.filter(|bytes| Arc::strong_count(bytes) == 1)
+            .map(|bytes| bytes.counted())
+            .sum()
+    }
+
     /// Gives up the least recently used unit; says whether there was one.
     pub(crate) fn evict_one(&self) -> bool {
         let mut state = self.lock();

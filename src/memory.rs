@@ -130,6 +130,11 @@ impl Budget {
         self.lock().used
     }
 
+    /// The part of what is in use that spare buffers are, in bytes.
+    pub(crate) fn spare(&self) -> u64 {
+        self.lock().spare
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change of the state is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -340,6 +345,13 @@ pub(crate) struct Buffer {
     /// As long as its size class, and initialised; the buffer is the first `length` bytes of it.
     bytes: Vec<u8>,
     length: usize,
+}
+
+impl Buffer {
+    /// How many bytes count, which may be more than it is long.
+    pub(crate) fn counted(&self) -> u64 {
+        self.bytes.len() as u64
+    }
 }
 
 impl Deref for Buffer {

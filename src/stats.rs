@@ -18,6 +18,9 @@ macro_rules! counters {
             $($(#[doc = $doc])+ pub $name: u64,)+
             /// Bytes of the memory budget in use now.
             pub memory_used: u64,
+            /// The part of it that nobody could be made to give up now, in bytes: what is being decoded or handed out, and the
+            /// tables of open files.
+            pub memory_held: u64,
             /// The memory budget, in bytes.
             pub memory_budget: u64,
             /// Bytes that the names, inodes and headers take that the kernel knows; they are outside the budget, and
@@ -25,6 +28,8 @@ macro_rules! counters {
             pub memory_names: u64,
             /// Files open now.
             pub open_files: u64,
+            /// Chunks and pieces being decoded now.
+            pub decoding: u64,
             /// Seconds since the mount began.
             pub uptime: u64,
         }

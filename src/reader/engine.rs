@@ -184,12 +184,26 @@ impl Engine {
 
     /// What has been done so far.
     pub fn stats(&self) -> Stats {
+        let budget = self.cache.budget();
+        let used = budget.used();
+        let idle = budget.spare() + self.cache.idle() + self.streams.idle() + self.idle_tables();
         Stats {
-            memory_used: self.cache.budget().used(),
-            memory_budget: self.cache.budget().total(),
+            memory_used: used,
+            // Taken one after the other: while all goes on, they need not fit together.
+            memory_held: used.saturating_sub(idle),
+            memory_budget: budget.total(),
+            decoding: self.cache.decoding(),
             uptime: self.started.elapsed().as_secs(),
             ..self.counters.snapshot()
         }
+    }
+
+    /// The bytes of the contents that are remembered and nobody has open.
+    fn idle_tables(&self) -> u64 {
+        let shelf = self.lock();
+        let remembered = shelf.remembered.iter().map(|(_, contents)| contents);
+        let idle = remembered.filter(|contents| Arc::strong_count(contents) == 1);
+        idle.map(|contents| contents.memory() as u64).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelf> {

@@ -176,6 +176,13 @@ impl Streams {
         })
     }
 
+    /// The bytes that the decoders put aside count as.
+    pub(super) fn idle(&self) -> u64 {
+        let state = self.lock();
+        let idle = state.idle.iter();
+        idle.map(|(_, decoder)| decoder.room.bytes()).sum()
+    }
+
     /// Gives up the decoder that was put aside longest ago; says whether there was one.
     pub(super) fn evict_one(&self) -> bool {
         let mut state = self.lock();
