@@ -423,6 +423,13 @@ pub(crate) struct Charge {
     bytes: u64,
 }
 
+impl Charge {
+    /// How many there are.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         let mut state = self.budget.lock();

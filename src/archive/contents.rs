@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::outline::{Chunks, Conditions, Cut, OVERHEAD, Outline};
+use super::outline::{Chunks, Conditions, Cut, Outline};
 use super::record::Record;
 use super::source::Source;
 use super::units::Unit;
@@ -43,7 +43,7 @@ pub(crate) struct Contents {
     reported_change: AtomicBool,
     /// Large chunks that were found to have to be decoded whole.
     only_whole: Mutex<HashSet<u32>>,
-    _charge: Charge,
+    charge: Charge,
 }
 
 impl Contents {
@@ -84,7 +84,7 @@ impl Contents {
             reported: Mutex::default(),
             reported_change: AtomicBool::new(false),
             only_whole: Mutex::default(),
-            _charge: outline.charge,
+            charge: outline.charge,
         })
     }
 
@@ -106,9 +106,9 @@ impl Contents {
         Ok(fingerprint.digest() == self.fingerprint)
     }
 
-    /// The memory these contents take, in bytes.
-    pub(crate) fn memory(&self) -> usize {
-        self.table.memory() + OVERHEAD
+    /// The memory these contents count as, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.charge.bytes() + self.record.as_ref().map_or(0, Record::memory)
     }
 
     /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end. Chunks of up to

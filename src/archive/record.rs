@@ -32,7 +32,7 @@ pub(crate) struct Record {
     len: u64,
     /// What proofs are founded on, if they are wanted and can be had.
     pub(super) proof: Option<Proof>,
-    _charge: Charge,
+    charge: Charge,
 }
 
 /// The upper part of BLAKE3's tree.
@@ -76,6 +76,11 @@ pub(crate) enum Evidence {
 }
 
 impl Record {
+    /// The memory that what is kept of the record counts as, in bytes.
+    pub(super) fn memory(&self) -> u64 {
+        self.charge.bytes()
+    }
+
     /// Reads the tail and the directory of a file of `file_len` bytes; `None` if it has no record.
     ///
     /// # Errors
@@ -175,7 +180,7 @@ impl Record {
             directory: tail.directory,
             len: tail.record_len,
             proof,
-            _charge: charge,
+            charge,
         }))
     }
 

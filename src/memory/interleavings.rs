@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sync::{Mutex, explore};
+use shuttle::sync::Barrier;
 use shuttle::thread;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -103,6 +104,29 @@ fn who_waits_gets_what_is_given_up_or_uncharged() {
         }
         charging.join().unwrap();
         left.lock().unwrap().clear();
+        budget.assert_at_rest();
+    });
+}
+
+#[test]
+fn who_is_next_is_served_while_the_one_before_still_holds_its_memory() {
+    explore(1.0, || {
+        let budget = Budget::new(16 << 10);
+        let acquire = |length| budget.acquire([length], Urgency::Demand, || false);
+        let all = acquire(16 << 10).unwrap();
+        let both = Arc::new(Barrier::new(2));
+        let threads = [8 << 10, 4 << 10].map(|length: usize| {
+            let (budget, both) = (Arc::clone(&budget), Arc::clone(&both));
+            thread::spawn(move || {
+                let buffer = budget.acquire([length], Urgency::Demand, || false);
+                both.wait();
+                drop(buffer);
+            })
+        });
+        drop(all);
+        for thread in threads {
+            thread.join().unwrap();
+        }
         budget.assert_at_rest();
     });
 }

@@ -203,7 +203,7 @@ impl Engine {
         let shelf = self.lock();
         let remembered = shelf.remembered.iter().map(|(_, contents)| contents);
         let idle = remembered.filter(|contents| Arc::strong_count(contents) == 1);
-        idle.map(|contents| contents.memory() as u64).sum()
+        idle.map(|contents| contents.memory()).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelf> {
@@ -247,7 +247,7 @@ impl Engine {
         given_up.extend(shelf.remembered.push(identity, Arc::clone(&contents)));
         let memory = |shelf: &Shelf| -> u64 {
             let known = shelf.remembered.iter();
-            known.map(|(_, known)| known.memory()).sum::<usize>() as u64
+            known.map(|(_, known)| known.memory()).sum()
         };
         while memory(&shelf) > self.cache.budget().total() / REMEMBERED_PART {
             match shelf.remembered.pop_lru() {

@@ -2,7 +2,7 @@
 //! of a real file, through an engine whose every piece of read-ahead is a thread.
 
 use super::*;
-use crate::archive::{PIECE_LEN, Unit};
+use crate::archive::Unit;
 use crate::cache::Key;
 use crate::error::ErrorKind;
 use crate::format::Codec;
@@ -18,6 +18,8 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 const SMALL: u64 = 8 << 10;
+/// How long the pieces of a large chunk are (archive/units.rs).
+const PIECE_LEN: u64 = 128 << 10;
 
 /// A packed file, and what is in it.
 struct Packed {
@@ -90,6 +92,7 @@ impl Case {
             cache_size,
             threads: 2,
             prefetch: Some(prefetch),
+            ..EngineOptions::default()
         };
         Self {
             packed: Arc::clone(packed),
