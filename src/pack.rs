@@ -9,6 +9,7 @@ mod choice;
 mod chunks;
 mod input;
 mod record;
+mod spool;
 
 pub(crate) use input::check_unchanged;
 
