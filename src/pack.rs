@@ -27,7 +27,7 @@ pub use choice::{
 
 use crate::archive::{Archive, Verify, open_at_once};
 use crate::decoding::{Decoding, Sink};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{Checksum, Codec, FIXED_HEADER_LEN, FixedHeader, Footer};
 use crate::job::{Control, thread_count};
 use crate::output::NewFile;
@@ -126,7 +126,7 @@ pub fn pack_file(
     };
     let written = pack_opened(&file, &stat, input, output, options, control)?;
     let summary = written.summary;
-    let new = written.complete(&file, &stat, options, control)?;
+    let new = written.complete(&file, &stat, input, options, control)?;
     new.publish()?;
     if let Some(named) = named {
         named.remove(&stat)?;
@@ -165,16 +165,20 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// Makes it ready to be published: with the attributes of the input, and verified if the input is to be removed.
+    /// Makes it ready to be published: with the attributes of the input, and compared with it if it is to be removed.
     pub(crate) fn complete(
         self,
         file: &File,
         stat: &Stat,
+        input: &Path,
         options: &PackOptions,
         control: Control<'_>,
     ) -> Result<NewFile> {
         if options.remove {
-            read_back(&self.new, self.digest, options, control)?;
+            let read = read_back(&self.new, self.digest, file, input, options, control);
+            // A file that was changed is what explains that it is another by now.
+            check_unchanged(file, stat, input)?;
+            read?;
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
             self.new.copy_attributes(file, stat)?;
@@ -246,27 +250,33 @@ fn read_back(
         .file()
         .try_clone()
         .context("cannot open", new.target())?;
-    let archive = Archive::from_file(own, new.target(), Verify::Fast, control.cancelled)?;
     let unobserved = Control {
         observer: &crate::job::Unobserved,
         ..control
     };
-    let threads = thread_count(options.threads);
-    let job = Decoding {
-        archive: &archive,
-        threads,
-        control: unobserved,
-        digest: digest.as_ref(),
-        proves_record: true,
-        keep_going: false,
+    let compare = || {
+        let archive = Archive::from_file(own, new.target(), Verify::Fast, control.cancelled)?;
+        let job = Decoding {
+            archive: &archive,
+            threads: thread_count(options.threads),
+            control: unobserved,
+            digest: digest.as_ref(),
+            proves_record: true,
+            keep_going: false,
+        };
+        job.all(&mut Sink::Compare(file, input)).map(drop)
     };
-    match job.all(&mut Sink::Nowhere) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let why = format!("what was written does not verify: {error}");
-            Err(Error::unusable(why))
+    compare().map_err(|error| match error.kind() {
+        ErrorKind::Cancelled | ErrorKind::Io { .. } => error,
+        why => {
+            let failure = Error::unusable(format!("what was written does not verify: {why}"));
+            match error.chunk().zip(error.offset()) {
+                Some((chunk, offset)) => failure.in_chunk(chunk, offset),
+                None => failure,
+            }
+            .in_file(new.target())
         }
-    }
+    })
 }
 
 /// Opens a directory's entry for reading, whatever it has become since it was listed: a symbolic link is refused, a pipe
@@ -281,7 +291,7 @@ pub(crate) fn open_entry(
         .context("cannot open", path)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::new(crate::ErrorKind::InputChanged).in_file(path));
+        return Err(Error::new(ErrorKind::InputChanged).in_file(path));
     }
     Ok((File::from(file), stat))
 }
