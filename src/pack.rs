@@ -114,7 +114,7 @@ pub fn pack_file(
     if kind == FileType::Directory {
         return Err(Error::unusable("is a directory: add -r to pack what is in it").in_file(input));
     }
-    if kind == FileType::RegularFile && !options.force && is_packed(&file, &stat) {
+    if kind == FileType::RegularFile && !options.force && is_packed(&file, &stat, input)? {
         return Err(
             Error::unusable("is packed already; add --force to pack it once more").in_file(input),
         );
@@ -229,17 +229,29 @@ fn check_stream_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()>
 }
 
 /// Whether a file is packed by the rule that decides how a mount shows it: its fixed header, and room for its table.
-pub(crate) fn is_packed(file: &File, stat: &Stat) -> bool {
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn is_packed(file: &File, stat: &Stat, path: &Path) -> Result<bool> {
     let mut beginning = [0; FIXED_HEADER_LEN];
     let len = u64::try_from(stat.st_size).unwrap_or(0);
-    file.read_exact_at(&mut beginning, 0).is_ok()
-        && FixedHeader::parse(&beginning).is_ok_and(|header| header.check_room(len).is_ok())
+    match file.read_exact_at(&mut beginning, 0) {
+        Ok(()) => {
+            Ok(FixedHeader::parse(&beginning).is_ok_and(|header| header.check_room(len).is_ok()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error).context("cannot read", path),
+    }
 }
 
-/// Decodes the whole of a file just written and checks it against the digest of what was packed.
+/// Decodes the whole of a file just written, checks it against the digest of what was packed, and compares it with what the
+/// input holds now: neither times nor holes are to be believed where the only other copy is to go. Times are coarse on
+/// some file systems, and a store into a mapped page that was written to before does not change them.
 fn read_back(
     new: &NewFile,
     digest: Option<Footer>,
+    file: &File,
+    input: &Path,
     options: &PackOptions,
     control: Control<'_>,
 ) -> Result<()> {

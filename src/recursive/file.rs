@@ -37,7 +37,10 @@ impl Tree<'_> {
             (_, None) => as_it_is(),
             (Task::Pack(options), Some(made)) => {
                 // In a tree, --force replaces and does not mean to pack once more what is packed.
-                if stat.st_size == 0 || is_packed(&file, &stat) || self.is_name_taken(entry) {
+                if stat.st_size == 0
+                    || is_packed(&file, &stat, &entry.path)?
+                    || self.is_name_taken(entry)
+                {
                     return as_it_is();
                 }
                 if options.remove {
@@ -59,11 +62,11 @@ impl Tree<'_> {
                 if summary.packed_size >= summary.original_size {
                     return as_it_is();
                 }
-                let new = written.complete(&file, &stat, &options, control)?;
+                let new = written.complete(&file, &stat, &entry.path, &options, control)?;
                 Ok(Outcome::Made(new, summary))
             }
             (Task::Unpack(options), Some(made)) => {
-                if !is_packed(&file, &stat) {
+                if !is_packed(&file, &stat, &entry.path)? {
                     let why = "named .warp, but is none by its header";
                     control.observer.skipped(&entry.path, why);
                     return as_it_is();
