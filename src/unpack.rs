@@ -13,7 +13,7 @@ use crate::decoding::{Decoding, Sink, without_damaged_record};
 use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
 use crate::output::NewFile;
-use crate::pack::Summary;
+use crate::pack::{Summary, check_unchanged};
 use crate::place::Place;
 
 /// How to unpack.
@@ -114,6 +114,7 @@ pub(crate) fn unpack_opened(
     if options.remove {
         read_back(&archive, &new, options, control)?;
     }
+    check_unchanged(file, stat, input)?;
     new.copy_attributes(file, stat)?;
     Ok((new, summary(&archive, lost)))
 }
