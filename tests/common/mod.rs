@@ -9,6 +9,10 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod disks;
+pub mod jobs;
+pub mod system_calls;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
