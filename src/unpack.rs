@@ -110,11 +110,14 @@ pub(crate) fn unpack_opened(
         .set_len(size)
         .context("cannot make room for the original", new.target())?;
     let mut sink = Sink::File(new.file(), new.target());
-    let lost = decode(&archive, options, control, &mut sink)?;
-    if options.remove {
-        read_back(&archive, &new, options, control)?;
-    }
+    let done = decode(&archive, options, control, &mut sink);
+    let done = match options.remove {
+        true => done.and_then(|lost| read_back(&archive, &new, options, control).map(|()| lost)),
+        false => done,
+    };
+    // A file that was changed is not a damaged one.
     check_unchanged(file, stat, input)?;
+    let lost = done?;
     new.copy_attributes(file, stat)?;
     Ok((new, summary(&archive, lost)))
 }
