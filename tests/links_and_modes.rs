@@ -126,6 +126,30 @@ fn the_output_is_never_the_input_by_whatever_name() {
 }
 
 #[test]
+fn force_does_not_replace_a_file_of_the_tree_that_is_to_be_packed_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let (original, precious) = (sample(60_000, 1), sample(70_000, 2));
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/x"), &original).unwrap();
+    // Not packed, whatever its name says: a file like any other.
+    fs::write(at("tree/x.warp"), &precious).unwrap();
+    let words = ["pack", "-rqf", "--rm", "tree"];
+    let packed = run(directory.path(), &words);
+    assert_refused(
+        &packed,
+        "tree/x.warp: is no packed file, and would be replaced",
+    );
+    assert_eq!(names(&at("tree")), ["x", "x.warp.warp"]);
+    assert!(decoded(&at("tree/x.warp.warp")).unwrap() == precious);
+    assert!(fs::read(at("tree/x")).unwrap() == original);
+    // Now it is out of the way.
+    assert!(run(directory.path(), &words).status.success());
+    assert_eq!(names(&at("tree")), ["x.warp", "x.warp.warp"]);
+    assert!(decoded(&at("tree/x.warp")).unwrap() == original);
+}
+
+#[test]
 fn links_in_a_tree_are_not_gone_through_and_not_removed() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::AtFlags;
 
 use super::{Outcome, Task, Tree, Work, is_named_packed, plain};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pack::{PackOptions, is_packed, open_entry, pack_opened};
+use crate::place::Place;
 use crate::unpack::{UnpackOptions, unpack_opened};
 use crate::verify::{VerifyOptions, verify_opened};
 use crate::walk::Entry;
@@ -42,6 +43,9 @@ impl Tree<'_> {
                     || self.is_name_taken(entry)
                 {
                     return as_it_is();
+                }
+                if options.force && self.output.is_none() {
+                    check_is_no_input(&self.place(work, made.clone()))?;
                 }
                 if options.remove {
                     work.source().check_removable(&stat, options.force)?;
@@ -103,4 +107,17 @@ impl Tree<'_> {
                 rustix::fs::statat(&*entry.directory, name, flags).is_ok()
             })
     }
+}
+
+/// Checks that what has the name of a file's result in the same tree is not to be packed itself: by force it would be
+/// replaced, and nothing else has its bytes.
+fn check_is_no_input(target: &Place) -> Result<()> {
+    let Ok((file, stat)) = open_entry(&*target.directory, &target.name, &target.path) else {
+        return Ok(());
+    };
+    if stat.st_size == 0 || is_packed(&file, &stat, &target.path)? {
+        return Ok(());
+    }
+    let why = "is no packed file, and would be replaced by one: pack or move it first";
+    Err(Error::unusable(why).in_file(&target.path))
 }
