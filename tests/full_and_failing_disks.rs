@@ -2,7 +2,8 @@
 //! final name or beside it, and the input is kept.
 //!
 //! The disks are ext4 on loop devices: small ones, such as keep less than they say, such as were cut short, such as lose
-//! their power. Beside these, every system call of small jobs is refused once.
+//! their power. Beside these, system calls of small jobs are refused: with `WARPFS_EVERY_CALL=1` each of them once, which
+//! takes two minutes, else every sixth.
 
 #![allow(
     clippy::unwrap_used,
@@ -388,8 +389,9 @@ const REFUSED: &str = "openat,?open,read,pread64,write,pwrite64,lseek,ftruncate,
     fchown,fchmod,utimensat,flistxattr,fgetxattr,fsetxattr,fremovexattr,fchownat,mkdirat,symlinkat,linkat,renameat,\
     renameat2,unlinkat,fstat,newfstatat,statx,getdents64,readlinkat,fcntl";
 
-/// Refuses every call of a job once, with this error.
-fn refuse_each(job: &Job, error: &str, directory: &Path) -> (usize, usize) {
+/// Refuses calls of a job, one in each run: of every `step` one, from `first` on. Says how many made the job fail and how
+/// many it bore.
+fn refuse(job: &Job, error: &str, directory: &Path, first: usize, step: usize) -> (usize, usize) {
     let words = [&job.words[..], &["-q", "--threads", "1"]].concat();
     let attempt = |injection: Option<&str>| {
         empty(directory);
@@ -406,7 +408,9 @@ fn refuse_each(job: &Job, error: &str, directory: &Path) -> (usize, usize) {
     let (output, lines) = attempt(None);
     assert!(output.status.success(), "{}", job.name());
     let (mut failed, mut borne) = (0, 0);
-    for (call, number) in system_calls::numbered(&lines, &[job.first_name()]) {
+    let calls = system_calls::numbered(&lines, &[job.first_name()]);
+    assert!(calls.len() > 20, "{}", job.name());
+    for (call, number) in calls.into_iter().skip(first).step_by(step) {
         let injection = format!("{call}:error={error}:when={number}");
         let (output, lines) = attempt(Some(&injection));
         let said = String::from_utf8_lossy(&output.stderr);
@@ -445,17 +449,24 @@ fn every_system_call_that_fails_is_borne_or_said_and_nothing_is_lost() {
     if !system_calls::can_trace() {
         return;
     }
+    let step = if std::env::var_os("WARPFS_EVERY_CALL").is_some() {
+        1
+    } else {
+        6
+    };
     std::thread::scope(|scope| {
-        for error in ["EIO", "ENOSPC"] {
+        for (thread, error) in ["EIO", "ENOSPC"].into_iter().enumerate() {
             scope.spawn(move || {
                 let directory = tempfile::tempdir().unwrap();
-                for job in jobs(150_000) {
-                    let (failed, borne) = refuse_each(&job, error, directory.path());
+                for (number, job) in jobs(150_000).iter().enumerate() {
+                    // Of similar jobs, others.
+                    let first = (number + 3 * thread) % step;
+                    let (failed, borne) = refuse(job, error, directory.path(), first, step);
                     println!(
                         "{} with {error}: {failed} failures, {borne} borne",
                         job.name()
                     );
-                    assert!(failed > 8, "{}", job.name());
+                    assert!(failed > 0, "{}", job.name());
                 }
             });
         }

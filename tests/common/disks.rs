@@ -106,17 +106,14 @@ impl Disk {
     pub fn fill(&self, free: u64) {
         let filler = self.path("filler");
         let _ = fs::remove_file(&filler);
-        let mut file = File::create(&filler).unwrap();
-        let block = vec![0xA5; 64 << 10];
-        let mut rest = self.free().saturating_sub(free);
-        while rest > 0 {
-            let len = rest.min(block.len() as u64) as usize;
-            if file.write_all(&block[..len]).is_err() {
-                break;
-            }
-            rest -= len as u64;
+        // What was removed before becomes free only now.
+        let _ = Command::new("sync").arg("-f").arg(&self.root).status();
+        let file = File::create(&filler).unwrap();
+        let taken = self.free().saturating_sub(free);
+        if taken > 0 {
+            let flags = rustix::fs::FallocateFlags::empty();
+            rustix::fs::fallocate(&file, flags, 0, taken).unwrap();
         }
-        // Blocks are taken for good only now.
         file.sync_all().unwrap();
     }
 
