@@ -66,8 +66,10 @@ fn assert_changed(output: &Output, name: &str, context: &str) {
     assert!(said.contains("changed"), "{context}: {said}");
 }
 
+type Change = fn(&Path);
+
 /// What can be done to a file; each leaves other bytes, or another file.
-const CHANGES: [(&str, fn(&Path)); 5] = [
+const CHANGES: [(&str, Change); 5] = [
     ("appended", |path| {
         let mut file = File::options().append(true).open(path).unwrap();
         file.write_all(b"more").unwrap();
