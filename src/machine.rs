@@ -1,5 +1,7 @@
 //! What the machine, and the control groups the process is in, let it use.
 
+use rustix::process::Resource;
+
 /// The memory this process may use, in bytes: the machine's, or the smallest limit of the control groups it is in.
 pub(crate) fn usable_memory() -> u64 {
     let info = rustix::system::sysinfo();
@@ -10,6 +12,14 @@ pub(crate) fn usable_memory() -> u64 {
         // "max" (version 2) is no number, and no limit in version 1 is a number near 2^63.
         .filter_map(|limit| limit.trim().parse::<u64>().ok())
         .fold(machine, u64::min)
+}
+
+/// How many descriptors this process may have open at once.
+pub(crate) fn usable_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
 }
 
 /// The files that may hold a memory limit, for the text of /proc/self/cgroup: of every group from the process' own

@@ -9,6 +9,7 @@ mod choice;
 mod chunks;
 mod input;
 mod record;
+mod spool;
 
 pub(crate) use input::check_unchanged;
 
@@ -26,7 +27,7 @@ pub use choice::{
 
 use crate::archive::{Archive, Verify, open_at_once};
 use crate::decoding::{Decoding, Sink};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{Checksum, Codec, FIXED_HEADER_LEN, FixedHeader, Footer};
 use crate::job::{Control, thread_count};
 use crate::output::NewFile;
@@ -113,7 +114,7 @@ pub fn pack_file(
     if kind == FileType::Directory {
         return Err(Error::unusable("is a directory: add -r to pack what is in it").in_file(input));
     }
-    if kind == FileType::RegularFile && !options.force && is_packed(&file, &stat) {
+    if kind == FileType::RegularFile && !options.force && is_packed(&file, &stat, input)? {
         return Err(
             Error::unusable("is packed already; add --force to pack it once more").in_file(input),
         );
@@ -125,7 +126,7 @@ pub fn pack_file(
     };
     let written = pack_opened(&file, &stat, input, output, options, control)?;
     let summary = written.summary;
-    let new = written.complete(&file, &stat, options, control)?;
+    let new = written.complete(&file, &stat, input, options, control)?;
     new.publish()?;
     if let Some(named) = named {
         named.remove(&stat)?;
@@ -164,16 +165,20 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// Makes it ready to be published: with the attributes of the input, and verified if the input is to be removed.
+    /// Makes it ready to be published: with the attributes of the input, and compared with it if it is to be removed.
     pub(crate) fn complete(
         self,
         file: &File,
         stat: &Stat,
+        input: &Path,
         options: &PackOptions,
         control: Control<'_>,
     ) -> Result<NewFile> {
         if options.remove {
-            read_back(&self.new, self.digest, options, control)?;
+            let read = read_back(&self.new, self.digest, file, input, options, control);
+            // A file that was changed is what explains that it is another by now.
+            check_unchanged(file, stat, input)?;
+            read?;
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
             self.new.copy_attributes(file, stat)?;
@@ -224,17 +229,29 @@ fn check_stream_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()>
 }
 
 /// Whether a file is packed by the rule that decides how a mount shows it: its fixed header, and room for its table.
-pub(crate) fn is_packed(file: &File, stat: &Stat) -> bool {
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn is_packed(file: &File, stat: &Stat, path: &Path) -> Result<bool> {
     let mut beginning = [0; FIXED_HEADER_LEN];
     let len = u64::try_from(stat.st_size).unwrap_or(0);
-    file.read_exact_at(&mut beginning, 0).is_ok()
-        && FixedHeader::parse(&beginning).is_ok_and(|header| header.check_room(len).is_ok())
+    match file.read_exact_at(&mut beginning, 0) {
+        Ok(()) => {
+            Ok(FixedHeader::parse(&beginning).is_ok_and(|header| header.check_room(len).is_ok()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error).context("cannot read", path),
+    }
 }
 
-/// Decodes the whole of a file just written and checks it against the digest of what was packed.
+/// Decodes the whole of a file just written, checks it against the digest of what was packed, and compares it with what the
+/// input holds now: neither times nor holes are to be believed where the only other copy is to go. Times are coarse on
+/// some file systems, and a store into a mapped page that was written to before does not change them.
 fn read_back(
     new: &NewFile,
     digest: Option<Footer>,
+    file: &File,
+    input: &Path,
     options: &PackOptions,
     control: Control<'_>,
 ) -> Result<()> {
@@ -245,27 +262,33 @@ fn read_back(
         .file()
         .try_clone()
         .context("cannot open", new.target())?;
-    let archive = Archive::from_file(own, new.target(), Verify::Fast, control.cancelled)?;
     let unobserved = Control {
         observer: &crate::job::Unobserved,
         ..control
     };
-    let threads = thread_count(options.threads);
-    let job = Decoding {
-        archive: &archive,
-        threads,
-        control: unobserved,
-        digest: digest.as_ref(),
-        proves_record: true,
-        keep_going: false,
+    let compare = || {
+        let archive = Archive::from_file(own, new.target(), Verify::Fast, control.cancelled)?;
+        let job = Decoding {
+            archive: &archive,
+            threads: thread_count(options.threads),
+            control: unobserved,
+            digest: digest.as_ref(),
+            proves_record: true,
+            keep_going: false,
+        };
+        job.all(&mut Sink::Compare(file, input)).map(drop)
     };
-    match job.all(&mut Sink::Nowhere) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let why = format!("what was written does not verify: {error}");
-            Err(Error::unusable(why))
+    compare().map_err(|error| match error.kind() {
+        ErrorKind::Cancelled | ErrorKind::Io { .. } => error,
+        why => {
+            let failure = Error::unusable(format!("what was written does not verify: {why}"));
+            match error.chunk().zip(error.offset()) {
+                Some((chunk, offset)) => failure.in_chunk(chunk, offset),
+                None => failure,
+            }
+            .in_file(new.target())
         }
-    }
+    })
 }
 
 /// Opens a directory's entry for reading, whatever it has become since it was listed: a symbolic link is refused, a pipe
@@ -280,7 +303,7 @@ pub(crate) fn open_entry(
         .context("cannot open", path)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::new(crate::ErrorKind::InputChanged).in_file(path));
+        return Err(Error::new(ErrorKind::InputChanged).in_file(path));
     }
     Ok((File::from(file), stat))
 }

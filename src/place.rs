@@ -94,12 +94,16 @@ impl Place {
         Ok(())
     }
 
-    /// Removes the name, if it still stands for the file that was read. The change time may differ: removing another of
-    /// the file's names changes it.
+    /// Removes the name, if it still stands for the file that was read, unchanged. Of one of several names the change time
+    /// may differ: removing another changes it.
     pub(crate) fn remove(&self, stat: &Stat) -> Result<()> {
         let named = self.stat().context("cannot examine", &self.path)?;
-        let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-        if inode_of(&named) != inode_of(stat) || state(&named) != state(stat) {
+        let written = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        let changed = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
+        if inode_of(&named) != inode_of(stat)
+            || written(&named) != written(stat)
+            || (stat.st_nlink == 1 && changed(&named) != changed(stat))
+        {
             return Err(Error::new(ErrorKind::InputChanged).in_file(&self.path));
         }
         rustix::fs::unlinkat(&*self.directory, &self.name, AtFlags::empty())

@@ -28,6 +28,7 @@ use rustix::fs::{FileType, Stat};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::info::Info;
 use crate::job::{Control, thread_count};
+use crate::machine::usable_descriptors;
 use crate::ordered;
 use crate::output::NewFile;
 use crate::pack::{PackOptions, Summary, open_entry, packed_name};
@@ -38,6 +39,9 @@ use crate::walk::{Entry, Step, Walk};
 
 /// From which size on a file has all threads to itself, in bytes.
 const LARGE: i64 = 16 << 20;
+/// How many of the descriptors there may be make room for one thread: what it works on, and what it has done and not
+/// handed over.
+const DESCRIPTORS_FOR_A_THREAD: usize = 20;
 
 /// What became of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -241,7 +245,9 @@ impl<'a> Tree<'a> {
         Self {
             task,
             output,
-            threads: thread_count(threads),
+            threads: thread_count(threads)
+                .min(usable_descriptors() / DESCRIPTORS_FOR_A_THREAD)
+                .max(1),
             control,
             leaving: Mutex::default(),
         }

@@ -13,7 +13,7 @@ use crate::decoding::{Decoding, Sink, without_damaged_record};
 use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
 use crate::output::NewFile;
-use crate::pack::Summary;
+use crate::pack::{Summary, check_unchanged};
 use crate::place::Place;
 
 /// How to unpack.
@@ -110,10 +110,14 @@ pub(crate) fn unpack_opened(
         .set_len(size)
         .context("cannot make room for the original", new.target())?;
     let mut sink = Sink::File(new.file(), new.target());
-    let lost = decode(&archive, options, control, &mut sink)?;
-    if options.remove {
-        read_back(&archive, &new, options, control)?;
-    }
+    let done = decode(&archive, options, control, &mut sink);
+    let done = match options.remove {
+        true => done.and_then(|lost| read_back(&archive, &new, options, control).map(|()| lost)),
+        false => done,
+    };
+    // A file that was changed is not a damaged one.
+    check_unchanged(file, stat, input)?;
+    let lost = done?;
     new.copy_attributes(file, stat)?;
     Ok((new, summary(&archive, lost)))
 }

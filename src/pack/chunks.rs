@@ -12,6 +12,7 @@ use rustix::fs::Stat;
 use super::choice::{Choice, SAMPLE_LEN, choose};
 use super::input::{SizedInput, fill};
 use super::record::Record;
+use super::spool::Spool;
 use super::{PackOptions, Summary};
 use crate::codec;
 use crate::digest::{
@@ -107,7 +108,7 @@ pub(super) fn pack_stream(
         false => choose(options, None, thread_count(None), || Ok(sample.clone())),
     }
     .map_err(|error| error.in_file(path))?;
-    let spool = new.spool()?;
+    let mut spool = Spool::new(new)?;
     let encoder = Encoder::new(choice, options, path, control);
     let mut offset = 0_u64;
     let mut count = 0_u32;
@@ -137,7 +138,7 @@ pub(super) fn pack_stream(
     };
     // Nothing is left to be read: the items bring their bytes.
     let read = |_: &Range<u64>, _: &mut [u8]| Ok(());
-    let encoded = encoder.run(encoder.threads, next, read, &spool, new)?;
+    let encoded = encoder.run(encoder.threads, next, read, &mut spool, new)?;
     let header = FixedHeader {
         version: Version::V2,
         codec: choice.codec,
@@ -145,12 +146,10 @@ pub(super) fn pack_stream(
         chunk_count: u32::try_from(encoded.sizes.len()).unwrap_or(u32::MAX),
     };
     let mut target = new.file();
-    let mut spooled = &spool;
     target
         .seek(SeekFrom::Start(header.payload_start()))
-        .and_then(|_| spooled.rewind())
-        .and_then(|()| std::io::copy(&mut spooled, &mut target))
         .context("cannot write", new.target())?;
+    spool.copy_to(target, new.target())?;
     encoded.finish(header, new)
 }
 
@@ -436,11 +435,10 @@ impl Done {
             fingerprint.update(&footer);
             packed_size += footer.len() as u64;
             let mut end = new.file();
-            packed_size += end
-                .seek(SeekFrom::Start(payload_end))
+            end.seek(SeekFrom::Start(payload_end))
                 .and_then(|_| end.write_all(&footer))
-                .and_then(|()| self.record.write(end, fingerprint.digest()))
                 .context("cannot write", new.target())?;
+            packed_size += self.record.write(new, fingerprint.digest())?;
         }
         Ok(Packed {
             summary: Summary {

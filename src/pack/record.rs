@@ -3,10 +3,10 @@
 //! It takes 0.075 % of the original, which for a large file is not little: beyond a few pages it is spooled to an unnamed
 //! file.
 
-use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::Write;
 use std::ops::Range;
 
+use super::spool::Spool;
 use crate::digest::{ChainingValue, Leaf};
 use crate::error::{IoContext, Result};
 use crate::format::{Fingerprint, Layout, TAIL_LEN, Tail};
@@ -22,7 +22,7 @@ pub(super) struct Record {
     builder: Builder,
     /// Pages that were not spooled yet.
     gathered: Vec<u8>,
-    spool: Option<File>,
+    spool: Option<Spool>,
     directory: Vec<u8>,
 }
 
@@ -75,7 +75,7 @@ impl Record {
         }
         let mut spool = match self.spool.take() {
             Some(spool) => spool,
-            None => new.spool()?,
+            None => Spool::new(new)?,
         };
         spool
             .write_all(&self.gathered)
@@ -85,13 +85,12 @@ impl Record {
         Ok(())
     }
 
-    /// Writes the record where `file` stands; `beginning` is the fingerprint of header, table and footer. Says how long it is, in
+    /// Writes the record where `new` stands; `beginning` is the fingerprint of header, table and footer. Says how long it is, in
     /// bytes.
-    pub(super) fn write(mut self, mut file: &File, beginning: u64) -> io::Result<u64> {
+    pub(super) fn write(mut self, new: &NewFile, beginning: u64) -> Result<u64> {
         let mut pages_len = self.gathered.len() as u64;
-        if let Some(spool) = &mut self.spool {
-            spool.rewind()?;
-            pages_len += io::copy(spool, &mut file)?;
+        if let Some(spool) = self.spool {
+            pages_len += spool.copy_to(new.file(), new.target())?;
         }
         let mut directory = Fingerprint::default();
         directory.update(&self.directory);
@@ -104,7 +103,9 @@ impl Record {
         };
         self.gathered.extend(&self.directory);
         self.gathered.extend(tail.to_bytes());
-        file.write_all(&self.gathered)?;
+        let mut file = new.file();
+        file.write_all(&self.gathered)
+            .context("cannot write", new.target())?;
         Ok(record_len)
     }
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::AtFlags;
 
 use super::{Outcome, Task, Tree, Work, is_named_packed, plain};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pack::{PackOptions, is_packed, open_entry, pack_opened};
+use crate::place::Place;
 use crate::unpack::{UnpackOptions, unpack_opened};
 use crate::verify::{VerifyOptions, verify_opened};
 use crate::walk::Entry;
@@ -37,8 +38,14 @@ impl Tree<'_> {
             (_, None) => as_it_is(),
             (Task::Pack(options), Some(made)) => {
                 // In a tree, --force replaces and does not mean to pack once more what is packed.
-                if stat.st_size == 0 || is_packed(&file, &stat) || self.is_name_taken(entry) {
+                if stat.st_size == 0
+                    || is_packed(&file, &stat, &entry.path)?
+                    || self.is_name_taken(entry)
+                {
                     return as_it_is();
+                }
+                if options.force && self.output.is_none() {
+                    check_is_no_input(&self.place(work, made.clone()))?;
                 }
                 if options.remove {
                     work.source().check_removable(&stat, options.force)?;
@@ -59,11 +66,11 @@ impl Tree<'_> {
                 if summary.packed_size >= summary.original_size {
                     return as_it_is();
                 }
-                let new = written.complete(&file, &stat, &options, control)?;
+                let new = written.complete(&file, &stat, &entry.path, &options, control)?;
                 Ok(Outcome::Made(new, summary))
             }
             (Task::Unpack(options), Some(made)) => {
-                if !is_packed(&file, &stat) {
+                if !is_packed(&file, &stat, &entry.path)? {
                     let why = "named .warp, but is none by its header";
                     control.observer.skipped(&entry.path, why);
                     return as_it_is();
@@ -100,4 +107,17 @@ impl Tree<'_> {
                 rustix::fs::statat(&*entry.directory, name, flags).is_ok()
             })
     }
+}
+
+/// Checks that what has the name of a file's result in the same tree is not to be packed itself: by force it would be
+/// replaced, and nothing else has its bytes.
+fn check_is_no_input(target: &Place) -> Result<()> {
+    let Ok((file, stat)) = open_entry(&*target.directory, &target.name, &target.path) else {
+        return Ok(());
+    };
+    if stat.st_size == 0 || is_packed(&file, &stat, &target.path)? {
+        return Ok(());
+    }
+    let why = "is no packed file, and would be replaced by one: pack or move it first";
+    Err(Error::unusable(why).in_file(&target.path))
 }

@@ -12,14 +12,17 @@ use rustix::io::Errno;
 use super::TreeSummary;
 use super::plain::copy_link_attributes;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::machine::usable_descriptors;
 use crate::output::{NewFile, NewName, copy_attributes};
 use crate::pack::Summary;
 use crate::place::{Place, inode_of, open_beneath, open_directory};
 use crate::walk::Entry;
 
-/// How many new files, links and directories are finished at once. Each holds one or two directories open, and a process
-/// may often have no more than 1024 files open.
+/// How many new files, links and directories are finished at once, at most.
 const MOST_DEFERRED: usize = 256;
+/// How many of the descriptors there may be make room for one of them: each holds one or two directories open, and others
+/// need some too.
+const DESCRIPTORS_FOR_ONE: usize = 6;
 
 /// What waits for new files to be synced.
 pub(super) enum Deferred {
@@ -54,11 +57,22 @@ pub(super) struct FirstTarget {
 }
 
 /// What is to be done after the next sync, in order.
-#[derive(Default)]
 pub(super) struct Batch {
     deferred: Vec<Deferred>,
+    /// How many there may be.
+    most: usize,
     /// A new file on each file system there are some on, by device, to sync all through.
     file_systems: Vec<(u64, File)>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            deferred: Vec::new(),
+            most: (usable_descriptors() / DESCRIPTORS_FOR_ONE).clamp(1, MOST_DEFERRED),
+            file_systems: Vec::new(),
+        }
+    }
 }
 
 impl Batch {
@@ -79,7 +93,7 @@ impl Batch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.deferred.len() >= MOST_DEFERRED
+        self.deferred.len() >= self.most
     }
 
     /// Syncs the new files and does what waited for that. What was done is counted; `fail` is told what was not.

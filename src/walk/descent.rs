@@ -9,15 +9,20 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use crate::error::{Error, IoContext, Result};
+use crate::machine::usable_descriptors;
 use crate::place::{inode_of, open_directory};
 
-/// How many directories are kept open.
+/// How many directories are kept open, where a process may have as many files open as it usually may.
 const MOST_OPEN: usize = 32;
+/// Of the descriptors there may be, which share these may be; a job has two ways down.
+const SHARE: usize = 16;
 
 /// See the module's description. With every directory goes what its user has to remember of it.
 #[derive(Debug)]
 pub(crate) struct Descent<T> {
     levels: Vec<Level<T>>,
+    /// How many directories are kept open.
+    most_open: usize,
 }
 
 #[derive(Debug)]
@@ -30,7 +35,10 @@ struct Level<T> {
 
 impl<T> Descent<T> {
     pub(crate) fn new() -> Self {
-        Self { levels: Vec::new() }
+        Self {
+            levels: Vec::new(),
+            most_open: (usable_descriptors() / SHARE).clamp(2, MOST_OPEN),
+        }
     }
 
     /// Goes into a directory of the innermost one, or into the root.
@@ -41,7 +49,7 @@ impl<T> Descent<T> {
             inode,
             content,
         });
-        let outer = self.levels.len().checked_sub(MOST_OPEN + 1);
+        let outer = self.levels.len().checked_sub(self.most_open + 1);
         if let Some(outer) = outer.and_then(|outer| self.levels.get_mut(outer)) {
             outer.directory = None;
         }

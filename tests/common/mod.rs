@@ -8,6 +8,16 @@
     unreachable_pub,
     reason = "each test file uses its own part"
 )]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+pub mod disks;
+pub mod jobs;
+pub mod system_calls;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -1,0 +1,76 @@
+//! Where the payloads of a stream, and the record of a large file, wait for what goes in front of them: in an unnamed file
+//! beside the target.
+//!
+//! A disk that cannot take what is written says so when that is synced, and to nobody who reads it back: then the bytes
+//! may be others. To sync a file that is to be thrown away would cost as much as writing it twice, so its bytes are hashed
+//! on the way in and on the way out.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+
+use crate::error::{Error, IoContext, Result};
+use crate::format::Fingerprint;
+use crate::output::NewFile;
+
+/// How much is copied at a time, in bytes.
+const BUFFER_LEN: usize = 256 << 10;
+
+/// See the module's description.
+pub(super) struct Spool {
+    file: File,
+    written: Fingerprint,
+}
+
+impl Spool {
+    /// A spool for what `new` is to hold.
+    pub(super) fn new(new: &NewFile) -> Result<Self> {
+        Ok(Self {
+            file: new.spool()?,
+            written: Fingerprint::default(),
+        })
+    }
+
+    /// Copies all that was written to `target`, called `path` in messages, and says how many bytes that was.
+    ///
+    /// # Errors
+    /// It cannot be read or written, or what is read is not what was written.
+    pub(super) fn copy_to(mut self, mut target: impl Write, path: &Path) -> Result<u64> {
+        let mut read = Fingerprint::default();
+        let mut copied = 0;
+        let mut buffer = vec![0; BUFFER_LEN];
+        self.file
+            .rewind()
+            .context("cannot read back what was set aside for", path)?;
+        loop {
+            let len = match self.file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.context("cannot read back what was set aside for", path)?,
+            };
+            let bytes = buffer.get(..len).unwrap_or(&[]);
+            read.update(bytes);
+            target.write_all(bytes).context("cannot write", path)?;
+            copied += len as u64;
+        }
+        if read.digest() != self.written.digest() {
+            let why =
+                "the disk gave back other bytes than were written to it: it may be full or failing";
+            return Err(Error::unusable(why).in_file(path));
+        }
+        Ok(copied)
+    }
+}
+
+impl Write for Spool {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.file.write(bytes)?;
+        self.written.update(bytes.get(..len).unwrap_or(&[]));
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
