@@ -1,6 +1,6 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
-//! `mount` makes and ends the mount, `background` the daemon; `filesystem` answers requests, `files` those about files and
+//! `mount` makes and ends the mount, `background` the daemon, `guard` who cleans up after it; `filesystem` answers requests, `files` those about files and
 //! `attributes` those about extended attributes; `handles` knows what is open, `directories` what the kernel
 //! keeps of listings, `errno` what an error is called. [`serve`]
 //! puts them together and holds the order of a mount's life: everything that can be refused is refused before the mount
@@ -13,6 +13,7 @@ mod directories;
 mod errno;
 mod files;
 mod filesystem;
+mod guard;
 mod handles;
 mod mount;
 
@@ -28,6 +29,7 @@ use signal_hook::iterator::Signals;
 
 use self::background::Readiness;
 use self::filesystem::WarpFilesystem;
+use self::guard::Guard;
 use self::mount::{Mount, Reach};
 use crate::error::{Error, IoContext, Result};
 use crate::reader::{Engine, EngineOptions};
@@ -66,6 +68,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Whether to stay in the foreground.
     pub foreground: bool,
+    /// Whether the mount is to go as well when this process is killed or crashes. A process more sees to it.
+    pub auto_unmount: bool,
 }
 
 /// Mounts and serves until the mount is ended by a signal or an unmount. Unless it stays in the foreground, the calling
@@ -95,6 +99,10 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     // The mount must not keep the directory busy that it was started from.
     let root = Path::new("/");
     std::env::set_current_dir(root).context("cannot change to", root)?;
+    let guard = match options.auto_unmount {
+        true => Guard::post(&mount_point)?,
+        false => Guard::none(),
+    };
     begin_logging();
     allow_many_descriptors();
 
@@ -109,6 +117,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
     let (connection, mount) = mount::mount(&source, &mount_point, onto_file, options.allow_other)?;
+    guard.watch(&mount).inspect_err(|_| drop(mount.end()))?;
     tree.mounted_as(mount.device());
     let filesystem = WarpFilesystem::new(tree, engine, time_to_live, options.allow_other);
     let mut config = fuser::Config::default();
@@ -162,9 +171,18 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
             let _ = end.recv_timeout(GRACE);
             Ok(())
         }
-        Ok(End::Session(outcome)) => outcome.context("serving ended", &mount_point),
+        Ok(End::Session(outcome)) => {
+            // Nothing is left of an unmounted one; of one whose connection the administrator has broken off, there is.
+            let ended = mount.end_if_dead();
+            outcome
+                .context("serving ended", &mount_point)
+                .and(ended.map(drop))
+        }
         Err(_) => Err(Error::unusable("serving ended unexpectedly").in_file(&mount_point)),
     };
+    if outcome.is_ok() {
+        guard.dismiss();
+    }
     tracing::info!("{} is unmounted", mount.mount_point().display());
     outcome
 }
