@@ -25,7 +25,9 @@ impl WarpFilesystem {
     }
 
     pub(super) fn open_file(&self, node: NodeId, reply: ReplyOpen) {
-        let opened = self.tree.open_file(node).and_then(|opened| {
+        let may_open = self.descriptors.check(self.handles.open_files());
+        let opened = may_open.and_then(|()| {
+            let opened = self.tree.open_file(node)?;
             let reader = self.open_reader(&opened)?;
             let pages_are_right = self.tree.hold(node, &opened)?;
             Ok((opened, reader, pages_are_right))
