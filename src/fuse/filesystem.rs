@@ -215,10 +215,10 @@ impl Filesystem for WarpFilesystem {
         });
     }
 
-    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         shielded("open", || {
             if flags.acc_mode() == OpenAccMode::O_RDONLY {
-                self.open_file(NodeId(node.0), reply);
+                self.open_file(NodeId(node.0), request.uid(), reply);
             } else {
                 reply.error(Errno::EROFS);
             }
