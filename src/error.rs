@@ -155,6 +155,17 @@ pub enum ErrorKind {
         /// The whole budget, in bytes.
         budget: u64,
     },
+    /// A mount has as many files open as its server can have.
+    #[error(
+        "{open} files are open, and the server may have {limit} descriptors: close some, or allow it more (ulimit -n, \
+         LimitNOFILE= of a service)"
+    )]
+    TooManyOpen {
+        /// How many files are open.
+        open: u64,
+        /// How many descriptors the server may have.
+        limit: u64,
+    },
     /// The output exists and may not be replaced.
     #[error("exists already; add --force to replace it")]
     Exists,
@@ -291,6 +302,7 @@ impl Error {
             | K::InputChanged
             | K::OverBudget { .. }
             | K::Unstreamable { .. }
+            | K::TooManyOpen { .. }
             | K::Exists
             | K::Unusable(_)
             | K::Cancelled

@@ -23,6 +23,7 @@ pub mod job;
 mod machine;
 mod memory;
 mod mount_table;
+mod occasionally;
 mod ordered;
 mod output;
 pub mod pack;

@@ -1,5 +1,6 @@
 //! What is mounted where, from /proc/self/mountinfo.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -22,22 +23,43 @@ pub(crate) struct Entry {
     pub(crate) file_system_type: OsString,
 }
 
+/// Where a file system is mounted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    /// The place.
+    pub(crate) mount_point: PathBuf,
+    /// Whether another mount at the very same place lies over it.
+    pub(crate) covered: bool,
+}
+
 /// The topmost mount at exactly this path, which must be canonical.
 ///
 /// # Errors
 /// The table cannot be read.
 pub(crate) fn topmost_at(path: &Path) -> Result<Option<Entry>> {
-    Ok(all_at(path)?.pop())
+    // Of several at the same place, the last is the topmost.
+    let at_path = |entry: &Entry| entry.mount_point == path;
+    Ok(read()?.into_iter().rfind(at_path))
 }
 
-/// The mounts at exactly this path, which must be canonical, the topmost last.
+/// Where the file system of this device number is mounted, also by way of bind mounts and moved directories.
 ///
 /// # Errors
 /// The table cannot be read.
-pub(crate) fn all_at(path: &Path) -> Result<Vec<Entry>> {
-    let mut mounts = read()?;
-    mounts.retain(|entry| entry.mount_point == path);
-    Ok(mounts)
+pub(crate) fn of_device(device: (u32, u32)) -> Result<Vec<Mounted>> {
+    Ok(of_device_in(read()?, device))
+}
+
+fn of_device_in(table: Vec<Entry>, device: (u32, u32)) -> Vec<Mounted> {
+    let mut over = HashSet::new();
+    let from_the_top = table.into_iter().rev().filter_map(|entry| {
+        let covered = !over.insert(entry.mount_point.clone());
+        (entry.device == device).then_some(Mounted {
+            mount_point: entry.mount_point,
+            covered,
+        })
+    });
+    from_the_top.collect()
 }
 
 /// Where else the file or directory at `path`, which must be canonical, may be found: by way of bind mounts. The kernel
@@ -154,6 +176,24 @@ mod tests {
         assert_eq!(places("/copy/in/side/x"), ["/data/in/side/x", "/deep/x"]);
         assert_eq!(places("/data/other/in"), [""; 0]);
         assert_eq!(places("/elsewhere"), [""; 0]);
+    }
+
+    #[test]
+    fn a_mount_is_found_wherever_it_lies_and_whatever_lies_over_it() {
+        let table = [
+            "1 0 8:1 / / rw - ext4 /dev/sda1 rw",
+            "2 1 0:9 / /a rw - fuse.warpfs x ro",
+            "3 1 0:9 /d /b rw - fuse.warpfs x ro",
+            "4 1 0:7 / /a rw - tmpfs x rw",
+            "5 1 0:8 / /a/c rw - tmpfs x rw",
+        ];
+        let table = table.iter().filter_map(|line| parse(line.as_bytes()));
+        let place = |path: &str, covered| Mounted {
+            mount_point: path.into(),
+            covered,
+        };
+        let found = of_device_in(table.collect(), (0, 9));
+        assert_eq!(found, [place("/b", false), place("/a", true)]);
     }
 
     #[test]

@@ -14,111 +14,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::place::{Place, said, umount};
+use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, place_of_somebody};
 use common::{Mounted, is_mounted, run, sample, shell, vector, wait_until, warpfs};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// A source tree and a mount point for a server in the background; whatever is mounted there goes with it.
-struct Place {
-    own: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let own = tempfile::tempdir().unwrap();
-        fs::create_dir(own.path().join("source")).unwrap();
-        fs::create_dir(own.path().join("mounted")).unwrap();
-        fs::copy(
-            vector("v2-zstd-blake3.warp"),
-            own.path().join("source/x.warp"),
-        )
-        .unwrap();
-        Self { own }
-    }
-
-    fn source(&self) -> PathBuf {
-        self.own.path().join("source")
-    }
-
-    fn mount_point(&self) -> PathBuf {
-        self.own.path().join("mounted")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = warpfs();
-        command
-            .arg("mount")
-            .args(arguments)
-            .arg(self.source())
-            .arg(self.mount_point());
-        command
-    }
-
-    fn mount(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// The processes that serve this mount.
-    fn servers(&self) -> Vec<i32> {
-        let mut found = Vec::new();
-        let wanted = self.mount_point();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Some(number) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let mut words = line.split(|&byte| byte == 0);
-            let ours = words.next().is_some_and(|word| word.ends_with(b"warpfs"));
-            if ours
-                && line
-                    .windows(wanted.as_os_str().len())
-                    .any(|part| part == wanted.as_os_str().as_encoded_bytes())
-            {
-                found.push(number);
-            }
-        }
-        found
-    }
-
-    fn signal(&self, signal: Signal) {
-        for server in self.servers() {
-            kill_process(Pid::from_raw(server).unwrap(), signal).unwrap();
-        }
-    }
-
-    fn wait_for_the_end(&self) {
-        wait_until("the end of the mount", || !is_mounted(&self.mount_point()));
-        wait_until("the end of the server", || self.servers().is_empty());
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-        while is_mounted(&self.mount_point()) {
-            let flags = rustix::mount::UnmountFlags::DETACH;
-            if rustix::mount::unmount(self.mount_point(), flags).is_err() {
-                break;
-            }
-        }
-    }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn umount(path: &Path) -> Output {
-    warpfs().arg("umount").arg(path).output().unwrap()
-}
 
 #[test]
 fn the_command_ends_when_the_mount_answers_and_gives_its_streams_up() {
@@ -446,81 +349,6 @@ fn the_log_file_is_added_to_and_tells_of_damage() {
     );
     assert!(umount(&place.mount_point()).status.success());
     place.wait_for_the_end();
-}
-
-/// Held by tests that need ordinary users to be let at /dev/fuse, which some machines keep to root: its mode is set for
-/// them, and put back.
-struct FuseForAll {
-    mode: u32,
-    configuration: Option<String>,
-    _alone: std::sync::MutexGuard<'static, ()>,
-}
-
-const CONFIGURATION: &str = "/etc/fuse.conf";
-
-impl FuseForAll {
-    fn new(allow_other: bool) -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mode = fs::metadata("/dev/fuse").unwrap().permissions().mode();
-        fs::set_permissions("/dev/fuse", PermissionsExt::from_mode(0o666)).unwrap();
-        let configuration = allow_other.then(|| {
-            let before = fs::read_to_string(CONFIGURATION).unwrap_or_default();
-            fs::write(CONFIGURATION, format!("{before}\nuser_allow_other\n")).unwrap();
-            before
-        });
-        Self {
-            mode,
-            configuration,
-            _alone: alone,
-        }
-    }
-}
-
-impl Drop for FuseForAll {
-    fn drop(&mut self) {
-        let _ = fs::set_permissions("/dev/fuse", PermissionsExt::from_mode(self.mode));
-        if let Some(before) = &self.configuration {
-            let _ = fs::write(CONFIGURATION, before);
-        }
-    }
-}
-
-/// Ordinary users that every system has: fusermount3 wants a name for the number. Here `nobody` and `daemon`.
-const SOMEBODY: u32 = 65_534;
-const ANOTHER: u32 = 1;
-
-/// A place that belongs to an ordinary user, and a copy of the program where that one can run it.
-fn place_of_somebody() -> (Place, PathBuf) {
-    let place = Place::new();
-    let program = place.own.path().join("warpfs");
-    // By a child: what this process has open for writing, a child of another thread may hold for a moment, and then it
-    // cannot be executed.
-    common::shell(
-        place.own.path(),
-        concat!("cp '", env!("CARGO_BIN_EXE_warpfs"), "' warpfs"),
-    );
-    for path in [
-        place.own.path().to_owned(),
-        place.source(),
-        place.mount_point(),
-        program.clone(),
-    ] {
-        chown(&path, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-    }
-    (place, program)
-}
-
-fn as_user(user: u32, words: &[&OsStr]) -> Output {
-    let user = user.to_string();
-    Command::new("setpriv")
-        .args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"])
-        .args(words)
-        .output()
-        .unwrap()
 }
 
 #[test]

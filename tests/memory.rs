@@ -17,6 +17,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::group::Group;
 use common::{Mounted, Random, is_mounted, pack, run, shell, warpfs};
 
 const MIB: u64 = 1 << 20;
@@ -244,44 +245,15 @@ fn thousands_of_small_open_files_take_little_memory_and_count() {
     drop(open);
 }
 
-/// A control group with a memory limit; removed with the test.
-struct Group(PathBuf);
-
-impl Group {
-    /// `None` where groups of version 1 cannot be made; then there is nothing to test here.
-    fn new(name: &str, limit: u64) -> Option<Self> {
-        let path = Path::new("/sys/fs/cgroup/memory")
-            .join(format!("warpfs-{}-{name}", std::process::id()));
-        if fs::create_dir(&path).is_err() || !path.join("memory.limit_in_bytes").exists() {
-            eprintln!("no memory controller can be written here: nothing tested");
-            let _ = fs::remove_dir(&path);
-            return None;
-        }
-        fs::write(path.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
-        Some(Self(path))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for _ in 0..200 {
-            if fs::remove_dir(&self.0).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
 fn the_default_budget_is_an_eighth_of_a_control_group_s_limit_and_keeps_within_it() {
     let (source, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let Some(group) = Group::new("limit", 96 * MIB) else {
         return;
     };
-    let inner = group.0.join("inner");
+    let inner = group.path.join("inner");
     fs::create_dir(&inner).unwrap();
-    let inner = Group(inner);
+    let inner = Group { path: inner };
     let original = pages(16 * MIB);
     let packed = pack_plain(work.path(), &original, "zstd", "1M");
     repeat(&packed, 16, &source.path().join("x.warp"));
@@ -290,7 +262,7 @@ fn the_default_budget_is_an_eighth_of_a_control_group_s_limit_and_keeps_within_i
     // The limit is the outer group's, the process is in the inner one.
     let script = format!(
         "echo $$ > {}/cgroup.procs && exec \"$@\"",
-        inner.0.display()
+        inner.path.display()
     );
     let output = Command::new("sh")
         .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_warpfs"), "mount"])

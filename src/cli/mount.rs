@@ -48,6 +48,10 @@ pub(super) struct Mount {
     /// (BLAKE3, up to the checksum of the whole file) or "off"
     #[arg(long, value_name = "fast|strict|off", default_value = "fast", value_parser = verify)]
     verify: Verify,
+    /// Unmount also when this process is killed or crashes. Without it the mount point then answers with errors until
+    /// "warpfs umount"; with it, what lies beneath shows, which programs may take for the truth
+    #[arg(long)]
+    auto_unmount: bool,
     /// Append what happens to this file
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
@@ -137,6 +141,7 @@ impl Mount {
             time_to_live: self.ttl,
             allow_other: self.allow_other,
             foreground,
+            auto_unmount: self.auto_unmount,
         };
         fuse::serve(&options, || begin_logging(log, foreground, volume))?;
         Ok(Outcome::Done)
@@ -148,6 +153,7 @@ impl Mount {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         match name.replace('-', "_").as_str() {
             "allow_other" => self.allow_other = true,
+            "auto_unmount" => self.auto_unmount = true,
             "cache_size" => self.cache_size = Some(cache_size(value)?),
             "threads" => {
                 let threads = value.parse().ok();

@@ -12,6 +12,9 @@ use nix::unistd::{ForkResult, fork};
 
 use crate::error::{Error, IoContext, Result};
 
+/// What could not be done when there is no child.
+const CANNOT_DETACH: &str = "cannot go to the background";
+
 /// The child's side of the promise to say when it is ready.
 #[derive(Debug)]
 pub(super) struct Readiness {
@@ -33,18 +36,7 @@ impl Readiness {
         let Some(waiting) = self.waiting else {
             return Ok(());
         };
-        let null_path = Path::new("/dev/null");
-        let null = File::options()
-            .read(true)
-            .write(true)
-            .open(null_path)
-            .context("cannot open", null_path)?;
-        let redirect = || -> rustix::io::Result<()> {
-            rustix::stdio::dup2_stdin(&null)?;
-            rustix::stdio::dup2_stdout(&null)?;
-            rustix::stdio::dup2_stderr(&null)
-        };
-        redirect().context("cannot redirect to", null_path)?;
+        give_streams_up()?;
         // Whoever waited may be gone; the mount stands all the same.
         let _ = File::from(waiting).write_all(&[1]);
         Ok(())
@@ -58,13 +50,11 @@ impl Readiness {
 ///
 /// # Errors
 /// No child can be made.
-#[expect(unsafe_code, reason = "there is no other way to fork")]
 pub(super) fn detach() -> Result<Readiness> {
-    let failed = |error: std::io::Error| Error::io("cannot go to the background", error);
-    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|error| failed(error.into()))?;
-    // SAFETY: in a process of one thread, as the caller promises, the child may do everything its parent might.
-    match unsafe { fork() }.map_err(|error| failed(error.into()))? {
+    let failed = |error: rustix::io::Errno| Error::io(CANNOT_DETACH, error.into());
+    let (ours, theirs) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
+    match fork_while_alone(CANNOT_DETACH)? {
         ForkResult::Parent { .. } => {
             drop(theirs);
             let ready = File::from(ours).read_exact(&mut [0]).is_ok();
@@ -72,10 +62,41 @@ pub(super) fn detach() -> Result<Readiness> {
         }
         ForkResult::Child => {
             drop(ours);
-            rustix::process::setsid().map_err(|error| failed(error.into()))?;
+            rustix::process::setsid().map_err(failed)?;
             Ok(Readiness {
                 waiting: Some(theirs),
             })
         }
     }
+}
+
+/// Forks. `action` is what cannot be done if that fails.
+///
+/// Must be called while the process has one thread: only the calling one lives on in the child.
+///
+/// # Errors
+/// No child can be made.
+#[expect(unsafe_code, reason = "there is no other way to fork")]
+pub(super) fn fork_while_alone(action: &'static str) -> Result<ForkResult> {
+    // SAFETY: in a process of one thread, as the caller promises, the child may do everything its parent might.
+    unsafe { fork() }.map_err(|error| Error::io(action, error.into()))
+}
+
+/// Lets the standard streams go.
+///
+/// # Errors
+/// They cannot be redirected.
+pub(super) fn give_streams_up() -> Result<()> {
+    let null_path = Path::new("/dev/null");
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open(null_path)
+        .context("cannot open", null_path)?;
+    let redirect = || -> rustix::io::Result<()> {
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)
+    };
+    redirect().context("cannot redirect to", null_path)
 }

@@ -32,6 +32,8 @@ pub(super) fn errno(error: &Error) -> Errno {
         // The kernel looks the name up again and, on open, tries once more.
         ErrorKind::Changed | ErrorKind::InputChanged => Errno::ESTALE,
         ErrorKind::Exists => Errno::EEXIST,
+        // Not EMFILE, which would say that the reading program has too many.
+        ErrorKind::TooManyOpen { .. } => Errno::ENFILE,
         ErrorKind::Unusable(_) => Errno::EINVAL,
         ErrorKind::Cancelled => Errno::EINTR,
         ErrorKind::Io { source, .. } => source

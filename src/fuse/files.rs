@@ -24,8 +24,12 @@ impl WarpFilesystem {
             .map(Some)
     }
 
-    pub(super) fn open_file(&self, node: NodeId, reply: ReplyOpen) {
-        let opened = self.tree.open_file(node).and_then(|opened| {
+    /// Opens a file for `user`.
+    pub(super) fn open_file(&self, node: NodeId, user: u32, reply: ReplyOpen) {
+        let may_open = self.descriptors.check(self.handles.open_files());
+        let opened = may_open.and_then(|()| {
+            let opened = self.tree.open_file(node)?;
+            self.tree.check_user(&opened, user)?;
             let reader = self.open_reader(&opened)?;
             let pages_are_right = self.tree.hold(node, &opened)?;
             Ok((opened, reader, pages_are_right))

@@ -23,6 +23,7 @@ use rustix::fs::OFlags;
 
 use super::FOREVER;
 use super::convert::{absent, file_attributes, file_type};
+use super::descriptors::Descriptors;
 use super::directories::Directories;
 use super::errno::errno;
 use super::files::bad_handle;
@@ -43,6 +44,7 @@ pub(super) struct WarpFilesystem {
     pub(super) tree: Tree,
     pub(super) engine: Arc<Engine>,
     pub(super) handles: Handles,
+    pub(super) descriptors: Descriptors,
     directories: Directories,
     time_to_live: Duration,
     allow_other: bool,
@@ -54,6 +56,7 @@ impl WarpFilesystem {
     pub(super) fn new(
         tree: Tree,
         engine: Arc<Engine>,
+        descriptors: Descriptors,
         time_to_live: Duration,
         allow_other: bool,
     ) -> Self {
@@ -61,6 +64,7 @@ impl WarpFilesystem {
             tree,
             engine,
             handles: Handles::default(),
+            descriptors,
             directories: Directories::default(),
             time_to_live,
             allow_other,
@@ -211,10 +215,10 @@ impl Filesystem for WarpFilesystem {
         });
     }
 
-    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         shielded("open", || {
             if flags.acc_mode() == OpenAccMode::O_RDONLY {
-                self.open_file(NodeId(node.0), reply);
+                self.open_file(NodeId(node.0), request.uid(), reply);
             } else {
                 reply.error(Errno::EROFS);
             }

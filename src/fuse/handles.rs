@@ -53,6 +53,7 @@ struct BackedInode {
 pub(super) struct Handles {
     open: RwLock<HashMap<u64, Arc<Handle>>>,
     last_number: AtomicU64,
+    open_files: AtomicU64,
     backed: Mutex<HashMap<NodeId, BackedInode>>,
 }
 
@@ -60,6 +61,9 @@ impl Handles {
     /// Adds a handle and returns its number.
     pub(super) fn add(&self, handle: Handle) -> u64 {
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        if matches!(handle, Handle::File { .. }) {
+            self.open_files.fetch_add(1, Ordering::Relaxed);
+        }
         self.open
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -83,21 +87,18 @@ impl Handles {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&number);
-        if let Some(Handle::File {
-            node, reader: None, ..
-        }) = removed.as_deref()
-        {
-            self.release_backing(*node);
+        if let Some(Handle::File { node, reader, .. }) = removed.as_deref() {
+            self.open_files.fetch_sub(1, Ordering::Relaxed);
+            if reader.is_none() {
+                self.release_backing(*node);
+            }
         }
         removed
     }
 
     /// How many files are open; directories are not counted.
     pub(super) fn open_files(&self) -> u64 {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.values()
-            .filter(|handle| matches!(***handle, Handle::File { .. }))
-            .count() as u64
+        self.open_files.load(Ordering::Relaxed)
     }
 
     /// Any handle of this file.

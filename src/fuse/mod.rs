@@ -1,18 +1,20 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
-//! `mount` makes and ends the mount, `background` the daemon; `filesystem` answers requests, `files` those about files and
-//! `attributes` those about extended attributes; `handles` knows what is open, `directories` what the kernel
-//! keeps of listings, `errno` what an error is called. [`serve`]
+//! `mount` makes and ends the mount, `background` the daemon, `guard` who cleans up after it; `filesystem` answers requests, `files` those about files and
+//! `attributes` those about extended attributes; `handles` knows what is open, `descriptors` how much may be,
+//! `directories` what the kernel keeps of listings, `errno` what an error is called. [`serve`]
 //! puts them together and holds the order of a mount's life: everything that can be refused is refused before the mount
 //! exists; nobody is told that it is ready before it answers.
 
 mod attributes;
 mod background;
 mod convert;
+mod descriptors;
 mod directories;
 mod errno;
 mod files;
 mod filesystem;
+mod guard;
 mod handles;
 mod mount;
 
@@ -22,12 +24,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use fuser::{Session, SessionACL};
-use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::background::Readiness;
+use self::descriptors::Descriptors;
 use self::filesystem::WarpFilesystem;
+use self::guard::Guard;
 use self::mount::{Mount, Reach};
 use crate::error::{Error, IoContext, Result};
 use crate::reader::{Engine, EngineOptions};
@@ -66,6 +69,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Whether to stay in the foreground.
     pub foreground: bool,
+    /// Whether the mount is to go as well when this process is killed or crashes. A process more sees to it.
+    pub auto_unmount: bool,
 }
 
 /// Mounts and serves until the mount is ended by a signal or an unmount. Unless it stays in the foreground, the calling
@@ -95,8 +100,14 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     // The mount must not keep the directory busy that it was started from.
     let root = Path::new("/");
     std::env::set_current_dir(root).context("cannot change to", root)?;
+    let guard = match options.auto_unmount {
+        true => Guard::post(&mount_point)?,
+        false => Guard::none(),
+    };
     begin_logging();
-    allow_many_descriptors();
+    // Requests are decoded on the threads that read them; one alone would let a slow read hold up all others.
+    let threads = options.engine.threads.max(2);
+    let descriptors = Descriptors::take_all(threads);
 
     let engine = Engine::new(&options.engine)?;
     let onto_file = tree.root_kind() == Kind::File;
@@ -109,11 +120,12 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
     let (connection, mount) = mount::mount(&source, &mount_point, onto_file, options.allow_other)?;
+    guard.watch(&mount).inspect_err(|_| drop(mount.end()))?;
     tree.mounted_as(mount.device());
-    let filesystem = WarpFilesystem::new(tree, engine, time_to_live, options.allow_other);
+    let allow_other = options.allow_other;
+    let filesystem = WarpFilesystem::new(tree, engine, descriptors, time_to_live, allow_other);
     let mut config = fuser::Config::default();
-    // Requests are decoded on the threads that read them; one alone would let a slow read hold up all others.
-    config.n_threads = Some(options.engine.threads.max(2));
+    config.n_threads = Some(threads);
     // Who may use the mount is the kernel's to decide: it knows the mount's owner and options.
     let session = Session::from_fd(filesystem, connection, SessionACL::All, config);
     let session = match session.context("cannot start serving", &mount_point) {
@@ -162,9 +174,18 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
             let _ = end.recv_timeout(GRACE);
             Ok(())
         }
-        Ok(End::Session(outcome)) => outcome.context("serving ended", &mount_point),
+        Ok(End::Session(outcome)) => {
+            // Nothing is left of an unmounted one; of one whose connection the administrator has broken off, there is.
+            let ended = mount.end_if_dead();
+            outcome
+                .context("serving ended", &mount_point)
+                .and(ended.map(drop))
+        }
         Err(_) => Err(Error::unusable("serving ended unexpectedly").in_file(&mount_point)),
     };
+    if outcome.is_ok() {
+        guard.dismiss();
+    }
     tracing::info!("{} is unmounted", mount.mount_point().display());
     outcome
 }
@@ -185,18 +206,6 @@ fn wait_until_reached(mount: &Mount, end: &mpsc::Receiver<End>) -> Result<()> {
 fn remembered_headers(options: &EngineOptions) -> NonZeroUsize {
     let count = usize::try_from(options.cache_size / 16 / 128).unwrap_or(usize::MAX);
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
-}
-
-/// Every open file costs a descriptor, and the usual limit of 1024 is for programs that may use select(2).
-fn allow_many_descriptors() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-        tracing::debug!("the limit of open files stays as it is: {error}");
-    }
 }
 
 fn start(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> {

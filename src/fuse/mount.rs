@@ -21,7 +21,7 @@ use rustix::net::{
 };
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::mount_table::{self, FILE_SYSTEM_TYPE};
+use crate::mount_table::{self, FILE_SYSTEM_TYPE, Mounted};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
@@ -30,7 +30,7 @@ const HELPER: &str = "fusermount3";
 /// for a moment.
 const TRIES: u32 = 10;
 
-/// A mount this process has made. Dropping it leaves it mounted: [`Mount::end`] unmounts.
+/// A mount of ours. Dropping it leaves it mounted: [`Mount::end`] unmounts.
 #[derive(Debug)]
 pub(super) struct Mount {
     mount_point: PathBuf,
@@ -79,11 +79,7 @@ pub(super) fn mount(
             );
         }
     };
-    let mount = Mount {
-        mount_point: mount_point.to_owned(),
-        device,
-    };
-    Ok((connection, mount))
+    Ok((connection, Mount::known(mount_point, device)))
 }
 
 fn mount_directly(
@@ -189,7 +185,15 @@ fn escape_commas(name: &OsStr) -> std::ffi::OsString {
 }
 
 impl Mount {
-    /// Where it is mounted.
+    /// A mount that another process has made.
+    pub(super) fn known(mount_point: &Path, device: (u32, u32)) -> Self {
+        Self {
+            mount_point: mount_point.to_owned(),
+            device,
+        }
+    }
+
+    /// Where it was mounted.
     pub(super) fn mount_point(&self) -> &Path {
         &self.mount_point
     }
@@ -209,30 +213,54 @@ impl Mount {
         }
     }
 
-    /// Unmounts, unless somebody else has done so. A mount that is in use disappears from the tree at once and ends
-    /// when its last user does. Beneath another mount at the same place it cannot be reached.
+    /// Unmounts, unless somebody else has done so, wherever it has come to lie meanwhile. A mount that is in use
+    /// disappears from the tree at once and ends when its last user does. Beneath another mount at the same place it
+    /// cannot be reached.
     ///
     /// # Errors
     /// The mount cannot be looked for, or the system refuses.
     pub(super) fn end(&self) -> Result<Reach> {
-        let mounts = mount_table::all_at(&self.mount_point)?;
-        let ours = mounts.iter().position(|entry| entry.device == self.device);
-        match ours {
-            None => return Ok(Reach::Ended),
-            Some(place) if place + 1 < mounts.len() => return Ok(Reach::Covered),
-            Some(_) => {}
-        }
-        let unmounted = match unmount(&self.mount_point, false) {
+        self.take_away(|place| match unmount(place, false) {
             Err(error) if is_busy(&error) => {
-                tracing::warn!(
-                    "{} is still in use: it is detached",
-                    self.mount_point.display()
-                );
-                unmount(&self.mount_point, true)
+                tracing::warn!("{} is still in use: it is detached", place.display());
+                unmount(place, true)
             }
             other => other,
+        })
+    }
+
+    /// Unmounts if the connection to its server is broken. Who can no longer be sure that the mount is there asks for
+    /// this: its device number may be another's by now.
+    ///
+    /// # Errors
+    /// As [`Mount::end`].
+    pub(super) fn end_if_dead(&self) -> Result<Reach> {
+        let dead = |place: &Mounted| {
+            let asked = rustix::fs::statfs(&place.mount_point);
+            let broken = |error| {
+                matches!(
+                    error,
+                    Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED
+                )
+            };
+            place.covered || asked.is_err_and(broken)
         };
-        unmounted.map(|()| Reach::Ended)
+        if !mount_table::of_device(self.device)?.iter().all(dead) {
+            return Ok(Reach::Ended);
+        }
+        self.take_away(|place| unmount(place, true))
+    }
+
+    /// Unmounts it by `unmount` everywhere. One of its places may take others along, so the table is read anew for each.
+    fn take_away(&self, unmount: impl Fn(&Path) -> Result<()>) -> Result<Reach> {
+        loop {
+            let places = mount_table::of_device(self.device)?;
+            match places.iter().find(|place| !place.covered) {
+                Some(place) => unmount(&place.mount_point)?,
+                None if places.is_empty() => return Ok(Reach::Ended),
+                None => return Ok(Reach::Covered),
+            }
+        }
     }
 }
 

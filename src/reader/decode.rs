@@ -530,7 +530,9 @@ impl Shared {
             }
         } else if !error.is_damage() && !matches!(error.kind(), ErrorKind::OverBudget { .. }) {
             // What may pass must not use up the one report of damage.
-            tracing::warn!("{error}");
+            if self.engine.failures.is_due() {
+                tracing::warn!("{error}");
+            }
         } else if self.archive.contents().report_once(chunk) {
             tracing::error!(
                 "{error}; its bytes {}..{} cannot be read",

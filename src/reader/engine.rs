@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, Weak};
 use std::thread::available_parallelism;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -19,6 +19,7 @@ use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::memory::{Budget, default_budget};
+use crate::occasionally::Occasionally;
 use crate::stats::{Counters, Stats};
 use crate::sync::{Mutex, MutexGuard, Workers};
 
@@ -34,6 +35,9 @@ const DEFAULT_PREFETCH: u64 = 16 << 20;
 const CHUNKS_AHEAD: u64 = 2;
 /// Which part of the budget one reader's window may take by default: one in this many bytes.
 const PREFETCH_PART: u64 = 4;
+
+/// How often the log is told of reads that failed and may not fail again: a dying disk fails thousands in a second.
+const FAILURES_TOLD: Duration = Duration::from_secs(1);
 
 /// How an [`Engine`] is made.
 #[derive(Debug, Clone)]
@@ -70,6 +74,8 @@ pub struct Engine {
     pub(super) streams: Streams,
     /// The longest chunk that is decoded by one call, in bytes.
     pub(super) one_call: u64,
+    /// When to tell of failures that may pass.
+    pub(super) failures: Occasionally,
     prefetch: Option<u64>,
     verify: Verify,
     shelf: Mutex<Shelf>,
@@ -101,6 +107,7 @@ impl Engine {
             one_call: one_call(options.cache_size),
             counters,
             workers: Workers::start(options.threads)?,
+            failures: Occasionally::every(FAILURES_TOLD),
             prefetch: options.prefetch,
             verify: options.verify,
             shelf: Mutex::new(Shelf {

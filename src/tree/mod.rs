@@ -6,6 +6,7 @@
 //! - `source` resolves paths beneath descriptors that were opened before the mount existed,
 //! - `headers` remembers which files are packed,
 //! - `recent` keeps the directories open that were listed last,
+//! - `single` keeps what replaces a file that is mounted onto a file from those it is not for,
 //! - `nodes` knows which file a number stands for and where it was last seen, `numbers` gives the numbers out.
 //!
 //! Every answer comes from the source as it is now: a node is looked for at the path it was last seen at, and
@@ -21,6 +22,7 @@ mod nodes;
 mod numbers;
 mod open;
 mod recent;
+mod single;
 mod source;
 
 use std::fs::File;
@@ -43,6 +45,7 @@ use names::{Entries, Names, View, file_type};
 use nodes::{Known, Nodes};
 use numbers::Key;
 use recent::Recent;
+use single::{Access, MountedFile};
 use source::{Directory, Source, join, stat_descriptor};
 
 /// The longest name Linux's file systems have, in bytes.
@@ -68,6 +71,8 @@ pub(crate) struct Tree {
     mountpoint: Vec<Vec<u8>>,
     /// The one entry of the root directory that shows, if the source is a file.
     only: Option<Arc<[u8]>>,
+    /// The root, if it is a file.
+    mounted_file: Option<MountedFile>,
 }
 
 /// A regular file, opened for reading.
@@ -79,6 +84,8 @@ pub(crate) struct OpenedFile {
     pub(crate) identity: Identity,
     /// Whether it shows as its original.
     pub(crate) packed: bool,
+    /// Who may open it.
+    access: Access,
     /// Its path as the user knows it, for messages.
     pub(crate) path: PathBuf,
 }
@@ -209,8 +216,18 @@ impl Tree {
             file: Arc::new(file),
             identity,
             packed: known.key.decoded,
+            access: Access::from(&stat),
             path,
         })
+    }
+
+    /// Checks that an opened file may be handed to `user`, whom the kernel has let open its node.
+    ///
+    /// # Errors
+    /// The kernel may have been asked about another file (EACCES).
+    pub(crate) fn check_user(&self, opened: &OpenedFile, user: u32) -> Result<()> {
+        let file = self.mounted_file.as_ref();
+        file.map_or(Ok(()), |file| file.check(opened, user))
     }
 
     /// Takes notice that somebody holds an opened file from now on; says whether the pages the kernel keeps of it are still

@@ -208,7 +208,12 @@ impl Nodes {
     pub(super) fn hold(&self, id: NodeId, identity: Identity) -> Option<bool> {
         let mut table = self.lock();
         let node = table.nodes.get_mut(&id)?;
-        if node.key.decoded && (node.told != Some(identity) || node.is_held_as_another(identity)) {
+        // Another file under a number that was used before: what the kernel let somebody open was the first one.
+        let another = node.told.is_none_or(|told| told.born != identity.born);
+        if another
+            || node.key.decoded
+                && (node.told != Some(identity) || node.is_held_as_another(identity))
+        {
             return None;
         }
         if node.held != Some(identity) {

@@ -13,6 +13,7 @@ use super::names::{self, file_type};
 use super::nodes::Nodes;
 use super::numbers::Key;
 use super::recent::Recent;
+use super::single::MountedFile;
 use super::source::{Covered, Source};
 use super::{Kind, Tree};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -107,6 +108,7 @@ impl Tree {
         let directory_stat = directory.stat().context("cannot examine", &root_path)?;
         let mut root = Identity::from(&directory_stat);
         let mut root_name: &[u8] = b"";
+        let mut mounted_file = None;
         if let Some(name) = only.map(OsStrExt::as_bytes) {
             let path = source.path(b"", name);
             let found = source
@@ -114,11 +116,12 @@ impl Tree {
                 .context("cannot examine", &path)?;
             let found = found.filter(|stat| file_type(stat) == rustix::fs::FileType::RegularFile);
             let changed = || Error::from(ErrorKind::Changed).in_file(&path);
-            let identity = Identity::from(&found.ok_or_else(changed)?);
+            let found = found.ok_or_else(changed)?;
             headers.require(&source, &directory, name)?;
             if onto_file {
-                root = identity;
+                root = Identity::from(&found);
                 root_name = name;
+                mounted_file = Some(MountedFile::new(&found));
             }
         }
         let key = Key {
@@ -137,6 +140,7 @@ impl Tree {
             recent: Recent::new(),
             mountpoint,
             only: only.map(|name| name.as_bytes().into()),
+            mounted_file,
             source,
         })
     }

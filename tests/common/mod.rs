@@ -16,8 +16,11 @@
 )]
 
 pub mod disks;
+pub mod group;
 pub mod jobs;
+pub mod place;
 pub mod system_calls;
+pub mod users;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -151,16 +154,28 @@ impl Mounted {
         let own = tempfile::tempdir().unwrap();
         let mount_point = own.path().join("mounted");
         fs::create_dir(&mount_point).unwrap();
-        Self::start(source, mount_point, arguments, own)
+        Self::start(warpfs(), source, mount_point, arguments, own)
+    }
+
+    /// Mounts `source` on a directory of its own, by a server that a shell becomes after it has run `before`.
+    pub fn after(before: &str, source: &Path, arguments: &[&str]) -> Self {
+        let own = tempfile::tempdir().unwrap();
+        let mount_point = own.path().join("mounted");
+        fs::create_dir(&mount_point).unwrap();
+        let mut command = Command::new("sh");
+        let script = format!("{before} && exec \"$@\"");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_warpfs")]);
+        Self::start(command, source, mount_point, arguments, own)
     }
 
     /// Mounts `source` on `mount_point`.
     pub fn at(source: &Path, mount_point: &Path, arguments: &[&str]) -> Self {
         let own = tempfile::tempdir().unwrap();
-        Self::start(source, mount_point.to_owned(), arguments, own)
+        Self::start(warpfs(), source, mount_point.to_owned(), arguments, own)
     }
 
     fn start(
+        mut command: Command,
         source: &Path,
         mount_point: PathBuf,
         arguments: &[&str],
@@ -168,7 +183,7 @@ impl Mounted {
     ) -> Self {
         let mount_point = mount_point.canonicalize().unwrap();
         let log = own.path().join("log");
-        let mut server = warpfs()
+        let mut server = command
             .args(["mount", "-f"])
             .args(arguments)
             .arg(source)
