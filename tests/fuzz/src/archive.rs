@@ -207,6 +207,7 @@ fn read(
         cache_size: budget,
         threads: 1,
         prefetch: random.of([Some(0), Some(0), Some(256 << 10), None]),
+        ..EngineOptions::default()
     })?;
     let reader = engine.open(path)?;
     let check = Reading {

@@ -147,6 +147,7 @@ fn read(packed: &Path, job: &Job, original: &[u8], random: &mut Random) {
         cache_size: [256 << 10, 1 << 20, 6 << 20, 24 << 20][usize::from(job.budget) % 4],
         threads: 1,
         prefetch: job.prefetch.map(u64::from),
+        ..EngineOptions::default()
     })
     .unwrap();
     let reader = engine.open(packed).unwrap();

@@ -136,7 +136,12 @@ fn change_layout(layout: &mut Layout, most: usize, random: &mut Random, change: 
             payload(layout.codec, &mut chunk.payload, most, random, change);
             chunk.packed = chunk.payload.len() as u64;
         }
-        7 => chunk.original = chunk.original.wrapping_add(random.below(7)).wrapping_sub(3),
+        7 => {
+            chunk.original = match chunk.original.checked_next_multiple_of(64 << 10) {
+                Some(full) if random.one_in(2) => full,
+                _ => chunk.original.wrapping_add(random.below(7)).wrapping_sub(3),
+            }
+        }
         8 => chunk.original = interesting(random),
         9 => {
             chunk.packed = match random.one_in(2) {

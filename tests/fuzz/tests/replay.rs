@@ -14,7 +14,7 @@ use std::time::Duration;
 use warpfs_fuzz::{Random, TARGETS, mutate};
 
 /// How many changed inputs each target gets by default.
-const CHANGES: usize = 1500;
+const CHANGES: usize = 1000;
 /// The longest input, in bytes: vectors are left as they are.
 const LONGEST: usize = 64 << 10;
 /// How long an input may take: a hundred times what the slowest does.
