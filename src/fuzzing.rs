@@ -4,8 +4,27 @@
 use std::sync::atomic::AtomicBool;
 
 use crate::codec::{self, Payload, Settings, Stream};
+use crate::digest::Leaf;
 use crate::error::Result;
-use crate::format::Codec;
+use crate::format::{Codec, Page, Tail};
+
+/// Reads the tail of a record of digests, and a page of so many leaves; what is read must be what stands there. Says whether
+/// there was either.
+pub fn record(bytes: &[u8], leaf_count: usize) -> bool {
+    let tail = Tail::parse(bytes).ok().flatten();
+    if let Some(tail) = &tail {
+        assert!(bytes.starts_with(&tail.to_bytes()));
+    }
+    let page = Page::parse(bytes, leaf_count);
+    if let Some(page) = &page {
+        let _ = page.is_whole();
+        assert_eq!(page.leaves().count(), leaf_count);
+        let told = page.leaves().filter(|leaf| matches!(leaf, Leaf::Digest(_)));
+        let stored_len = page.values().len() * 32 + told.count() * 8;
+        assert!(stored_len <= bytes.len());
+    }
+    tail.is_some() || page.is_some()
+}
 
 /// Encodes a chunk as a packed file has it.
 ///

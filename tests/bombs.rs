@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use common::{Mounted, run};
 use rustix::fs::Advice;
 use rustix::io::Errno;
+use twox_hash::XxHash32;
 use warpfs::{Engine, EngineOptions, ErrorKind};
-use xxhash_rust::xxh32::xxh32;
 
 const MIB: usize = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -79,7 +79,7 @@ fn lz4_gibibyte(content_checksum: Option<u32>) -> Vec<u8> {
     let flags = 0b0110_0000 | u8::from(content_checksum.is_some()) << 2;
     let mut frame = 0x184D_2204_u32.to_le_bytes().to_vec();
     frame.extend([flags, 7 << 4]);
-    frame.push((xxh32(&frame[4..], 0) >> 8) as u8);
+    frame.push((XxHash32::oneshot(0, &frame[4..]) >> 8) as u8);
     for block in 0..GIB >> 22 {
         // One literal, a match that repeats it, and the five literals a block must end with.
         let mut data = vec![0x1f, gibibyte_byte(block << 22), 1, 0];
@@ -239,7 +239,7 @@ fn a_payload_that_decodes_beyond_its_announced_size_is_refused_in_every_codec() 
                 }
                 LZ4 => {
                     payload[6..14].copy_from_slice(&announced.to_le_bytes());
-                    payload[14] = (xxh32(&payload[4..14], 0) >> 8) as u8;
+                    payload[14] = (XxHash32::oneshot(0, &payload[4..14]) >> 8) as u8;
                 }
                 _ => {}
             }
@@ -266,8 +266,10 @@ fn a_payload_that_decodes_beyond_its_announced_size_is_refused_in_every_codec() 
     }
 }
 
-/// A payload that is long and says little, and the bytes it decodes to; `None` if it must be refused.
-fn tedious() -> Vec<(&'static str, u8, Vec<u8>, Option<Vec<u8>>)> {
+/// What it is, its codec, a payload that is long and says little, and the bytes it decodes to; `None` if it must be refused.
+type Tedious = (&'static str, u8, Vec<u8>, Option<Vec<u8>>);
+
+fn tedious() -> Vec<Tedious> {
     let frame = |content: &[u8]| zstd::bulk::compress(content, 1).unwrap();
     let skippable = [&0x184D_2A53_u32.to_le_bytes()[..], &[3, 0, 0, 0, 1, 2, 3]].concat();
     let words = b"all that is in there".to_vec();
@@ -275,7 +277,7 @@ fn tedious() -> Vec<(&'static str, u8, Vec<u8>, Option<Vec<u8>>)> {
     let many = 60 << 10;
     let mut lz4 = 0x184D_2204_u32.to_le_bytes().to_vec();
     lz4.extend([0b0110_0000, 4 << 4]);
-    lz4.push((xxh32(&lz4[4..], 0) >> 8) as u8);
+    lz4.push((XxHash32::oneshot(0, &lz4[4..]) >> 8) as u8);
     let lz4_words = [
         &lz4[..],
         &(words.len() as u32 | 1 << 31).to_le_bytes(),
@@ -394,7 +396,7 @@ fn a_large_chunk_of_endless_nothings_does_not_hold_up_who_reads_it_in_pieces() {
     let brotli = [&[0x0c][..], &[0x06].repeat(many)].concat();
     let mut lz4 = 0x184D_2204_u32.to_le_bytes().to_vec();
     lz4.extend([0b0110_0000, 4 << 4]);
-    lz4.push((xxh32(&lz4[4..], 0) >> 8) as u8);
+    lz4.push((XxHash32::oneshot(0, &lz4[4..]) >> 8) as u8);
     lz4.extend((1_u32 << 31).to_le_bytes().repeat(many / 4));
     for (codec, payload) in [(ZSTD, zstd), (BROTLI, brotli), (LZ4, lz4)] {
         let (directory, _) = source(codec, &payload, len);

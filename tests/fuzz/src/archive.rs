@@ -6,10 +6,11 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use arbitrary::{Arbitrary, Unstructured};
 use rustix::fs::MemfdFlags;
@@ -17,10 +18,10 @@ use warpfs::error::Result;
 use warpfs::format::{Codec, MAGIC};
 use warpfs::fuzzing;
 use warpfs::info::Info;
-use warpfs::job::{Control, Unobserved};
+use warpfs::job::{Control, Loss, Observer, Unobserved};
 use warpfs::unpack::{UnpackOptions, unpack_to};
-use warpfs::verify::verify_file;
-use warpfs::{Engine, EngineOptions, ErrorKind, Reader};
+use warpfs::verify::{VerifyOptions, verify_file};
+use warpfs::{Engine, EngineOptions, ErrorKind, Reader, Verify};
 
 use crate::memory::{ALLOWANCE, within};
 use crate::plan::{ArchivePlan, Layout};
@@ -76,35 +77,30 @@ fn check(data: &[u8]) {
             unpack(&path, &mut seen, &mut random)
         }),
     };
-    let mut opened = Vec::new();
-    for budget in [random.of([64 << 10, 1 << 20, 3 << 20]), 24 << 20] {
+    let checks = [Verify::Off, random.of([Verify::Fast, Verify::Strict])];
+    for (verify, budget) in checks.into_iter().zip([
+        random.of([64 << 10, 1 << 20, 3 << 20]),
+        random.of([1 << 20, 24 << 20]),
+    ]) {
         // The file is not yet known to be sound, and a mount's budget holds whatever it claims.
-        let outcome = within(allowed.min(budget as usize + ALLOWANCE / 2), || {
-            read(&path, budget, &mut seen, &mut random, &unpacked)
+        let opened = within(allowed.min(budget as usize + ALLOWANCE / 2), || {
+            read(&path, (verify, budget), &mut seen, &mut random, &unpacked)
         });
-        if !matches!(&outcome, Err(error) if is_over_budget(error)) {
-            opened.push(outcome.is_ok());
+        if let Err(error) = opened
+            && !is_over_budget(&error)
+        {
+            assert!(
+                error.is_damage() && !unpacked.is_proof(verify),
+                "not opened: {error}"
+            );
         }
-    }
-    assert!(
-        opened.windows(2).all(|pair| pair[0] == pair[1]),
-        "opened or not"
-    );
-    if let Unpacked::Sound(_) = unpacked {
-        assert!(
-            opened.iter().all(|&opened| opened),
-            "unpacked but not opened"
-        );
     }
     if let Ok(info) = within(allowed, || Info::read(&path)) {
         let chunks = info.chunks().count();
         assert_eq!(chunks, info.chunk_count() as usize);
         assert_eq!(info.packed_size(), data.len() as u64);
     } else {
-        assert!(
-            !matches!(unpacked, Unpacked::Sound(_)),
-            "unpacked but no info"
-        );
+        assert!(!unpacked.is_proof(Verify::Fast), "verified but no info");
     }
 }
 
@@ -129,11 +125,24 @@ fn is_over_budget(error: &warpfs::Error) -> bool {
 
 /// What unpacking the whole file came to.
 enum Unpacked {
-    /// To an original of so many bytes.
-    Sound(u64),
-    Refused(warpfs::Error),
+    /// To an original of so many bytes; the record of digests may be damaged.
+    Sound {
+        size: u64,
+        record: bool,
+    },
+    Refused,
     /// It is too long to be worth it.
     TooLong,
+}
+
+impl Unpacked {
+    /// Whether readers who check in this way must be able to read everything, if there is memory.
+    fn is_proof(&self, verify: Verify) -> bool {
+        match self {
+            Unpacked::Sound { record, .. } => *record || verify == Verify::Off,
+            _ => false,
+        }
+    }
 }
 
 /// Takes what is unpacked as far as there is room.
@@ -167,38 +176,105 @@ fn unpack(path: &Path, seen: &mut Seen, random: &mut Random) -> Unpacked {
     let mut output = Bounded(Vec::new());
     let unpacked = unpack_to(path, &mut output, &options, control);
     seen.add("unpacked", 0, output.0);
+    let verify = VerifyOptions {
+        threads: Some(1),
+        ..VerifyOptions::default()
+    };
+    let verified = verify_file(path, verify, control);
     let unpacked = match unpacked {
-        Ok(summary) => Unpacked::Sound(summary.original_size),
+        Ok(summary) => {
+            if let Err(error) = &verified {
+                assert!(is_of_record(error), "unpacked, but not verified: {error}");
+            }
+            Unpacked::Sound {
+                size: summary.original_size,
+                record: verified.is_ok(),
+            }
+        }
         Err(error) => match error.kind() {
             ErrorKind::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Unpacked::TooLong
+                return Unpacked::TooLong;
             }
             ErrorKind::Panicked => panic!("{error}"),
-            _ => Unpacked::Refused(error),
+            _ => {
+                assert!(verified.is_err(), "verified, but not unpacked: {error}");
+                Unpacked::Refused
+            }
         },
     };
-    match (&unpacked, verify_file(path, Some(1), control)) {
-        (Unpacked::TooLong, _) => return unpacked,
-        (Unpacked::Sound(_), verified) => drop(verified.unwrap()),
-        (Unpacked::Refused(error), Ok(_)) => panic!("verified, but not unpacked: {error}"),
-        (Unpacked::Refused(_), Err(_)) => {}
-    }
-    if let Unpacked::Sound(size) = unpacked {
-        let start = random.below(size + 1);
-        let end = size.min(start + random.length() as u64);
-        options.range = Some(start..end);
-        let mut output = Vec::new();
-        unpack_to(path, &mut output, &options, control).unwrap();
-        assert_eq!(output.len() as u64, end - start);
-        seen.add("a range unpacked", start, output);
+    match &unpacked {
+        Unpacked::Sound { size, .. } => {
+            let start = random.below(size + 1);
+            let end = (*size).min(start + random.length() as u64);
+            options.range = Some(start..end);
+            let mut output = Vec::new();
+            unpack_to(path, &mut output, &options, control).unwrap();
+            assert_eq!(output.len() as u64, end - start);
+            seen.add("a range unpacked", start, output);
+        }
+        Unpacked::Refused => salvage(path, seen),
+        Unpacked::TooLong => {}
     }
     unpacked
+}
+
+/// Whether nothing but the record of digests is at fault, or what it says of the beginning of the file.
+fn is_of_record(error: &warpfs::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DamagedRecord(_)
+            | ErrorKind::DamagedBeginning
+            | ErrorKind::DigestMismatch { .. }
+    )
+}
+
+/// Unpacks what is not lost, which must be the same as ever.
+fn salvage(path: &Path, seen: &mut Seen) {
+    #[derive(Default)]
+    struct Losses(Mutex<Vec<Range<u64>>>);
+    impl Observer for Losses {
+        fn lost(&self, _: &Path, loss: &Loss) {
+            self.0.lock().unwrap().push(loss.bytes.clone());
+        }
+    }
+    let losses = Losses::default();
+    let control = Control {
+        observer: &losses,
+        cancelled: &NEVER,
+    };
+    let options = UnpackOptions {
+        threads: Some(1),
+        keep_going: true,
+        ..UnpackOptions::default()
+    };
+    let mut output = Bounded(Vec::new());
+    let saved = unpack_to(path, &mut output, &options, control);
+    let losses = losses.0.into_inner().unwrap();
+    let mut place = 0;
+    for lost in losses.iter().chain([&(u64::MAX..u64::MAX)]) {
+        assert!(
+            lost.start <= lost.end && place <= lost.start,
+            "losses in order"
+        );
+        // What was written before a loss was told is not lost.
+        let end = lost.start.min(output.0.len() as u64);
+        if saved.is_ok() && place < end {
+            let kept = output.0[place as usize..end as usize].to_vec();
+            seen.add("saved", place, kept);
+        }
+        place = lost.end;
+    }
+    if let Ok(summary) = saved {
+        let lost: u64 = losses.iter().map(|lost| lost.end - lost.start).sum();
+        assert_eq!(summary.lost, lost);
+        assert_eq!(summary.original_size, output.0.len() as u64);
+    }
 }
 
 /// Reads here and there, under a budget of so many bytes.
 fn read(
     path: &Path,
-    budget: u64,
+    (verify, budget): (Verify, u64),
     seen: &mut Seen,
     random: &mut Random,
     unpacked: &Unpacked,
@@ -207,13 +283,13 @@ fn read(
         cache_size: budget,
         threads: 1,
         prefetch: random.of([Some(0), Some(0), Some(256 << 10), None]),
-        ..EngineOptions::default()
+        verify,
     })?;
     let reader = engine.open(path)?;
     let check = Reading {
         engine: &engine,
         reader: &reader,
-        unpacked,
+        sound: unpacked.is_proof(verify),
     };
     let len = reader.len();
     assert_eq!(reader.header().original_size, len);
@@ -235,7 +311,8 @@ fn read(
 struct Reading<'a> {
     engine: &'a Arc<Engine>,
     reader: &'a Reader,
-    unpacked: &'a Unpacked,
+    /// Whether there is nothing wrong with the file.
+    sound: bool,
 }
 
 impl Reading<'_> {
@@ -243,9 +320,7 @@ impl Reading<'_> {
     fn accept(&self, error: &warpfs::Error) {
         match error.kind() {
             ErrorKind::OverBudget { .. } => {}
-            _ if error.is_damage() => {
-                assert!(!matches!(self.unpacked, Unpacked::Sound(_)), "{error}");
-            }
+            _ if error.is_damage() => assert!(!self.sound, "{error}"),
             _ => panic!("{error}"),
         }
     }

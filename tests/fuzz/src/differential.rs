@@ -13,8 +13,8 @@ use warpfs::info::Info;
 use warpfs::job::{Control, Unobserved};
 use warpfs::pack::{Level, MIN_CHUNK_SIZE, PackOptions, pack_file};
 use warpfs::unpack::{UnpackOptions, unpack_file, unpack_to};
-use warpfs::verify::verify_file;
-use warpfs::{Engine, EngineOptions};
+use warpfs::verify::{VerifyOptions, verify_file};
+use warpfs::{Engine, EngineOptions, Verify};
 
 use crate::plan::Original;
 use crate::{Random, is_zero};
@@ -38,6 +38,7 @@ struct Job {
     brotli_quality: u8,
     checksum: Option<u8>,
     budget: u8,
+    verify: u8,
     prefetch: Option<u32>,
     original: Original,
 }
@@ -95,7 +96,11 @@ pub fn run(data: &[u8]) {
     if options.codec.is_some() && !original.is_empty() {
         assert_eq!(Some(info.codec()), options.codec);
     }
-    let verified = verify_file(&packed, options.threads, control).unwrap();
+    let verify = VerifyOptions {
+        threads: options.threads,
+        ..VerifyOptions::default()
+    };
+    let verified = verify_file(&packed, verify, control).unwrap();
     assert_eq!(verified, summary);
 
     let unpack = UnpackOptions {
@@ -147,7 +152,7 @@ fn read(packed: &Path, job: &Job, original: &[u8], random: &mut Random) {
         cache_size: [256 << 10, 1 << 20, 6 << 20, 24 << 20][usize::from(job.budget) % 4],
         threads: 1,
         prefetch: job.prefetch.map(u64::from),
-        ..EngineOptions::default()
+        verify: [Verify::Off, Verify::Fast, Verify::Strict][usize::from(job.verify) % 3],
     })
     .unwrap();
     let reader = engine.open(packed).unwrap();

@@ -14,6 +14,8 @@ pub mod structures;
 
 use std::ops::Range;
 
+use twox_hash::XxHash64;
+
 /// Every target by its name.
 pub const TARGETS: [(&str, fn(&[u8])); 4] = [
     ("structures", structures::run),
@@ -29,7 +31,7 @@ pub struct Random(pub u64);
 impl Random {
     /// A generator for whatever is to be done with an input beside what it says itself.
     pub fn for_input(data: &[u8]) -> Self {
-        Self(xxhash_rust::xxh64::xxh64(data, 0))
+        Self(XxHash64::oneshot(0, data))
     }
 
     /// The next number.

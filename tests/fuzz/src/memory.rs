@@ -31,10 +31,15 @@ pub fn within<T>(allowed: usize, work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Allows anything until the work at hand is over: a panic is being reported, which takes much.
+pub fn lift() {
+    LIMIT.store(usize::MAX, Ordering::Relaxed);
+}
+
 fn take(len: usize) {
     let live = LIVE.fetch_add(len, Ordering::Relaxed).saturating_add(len);
     if live > LIMIT.load(Ordering::Relaxed) {
-        LIMIT.store(usize::MAX, Ordering::Relaxed);
+        lift();
         eprintln!("{len} bytes are asked for, {live} in all: more than the input allows");
         std::process::abort();
     }

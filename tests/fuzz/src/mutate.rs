@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use xxhash_rust::xxh32::xxh32;
+use twox_hash::XxHash32;
+use warpfs::format::Footer;
 
 use crate::Random;
 use crate::decode::PREFIX_LEN;
@@ -119,6 +120,9 @@ pub fn archive(input: &mut Vec<u8>, most: usize, random: &mut Random, change: Ch
     if !random.one_in(10) {
         layout.add_up();
     }
+    if !random.one_in(10) {
+        layout.seal();
+    }
     let changed = layout.bytes();
     match changed.len() <= most {
         true => *input = changed,
@@ -131,7 +135,7 @@ fn change_layout(layout: &mut Layout, most: usize, random: &mut Random, change: 
     let Some(chunk) = layout.chunks.get_mut(at) else {
         return change(&mut layout.tail, most);
     };
-    match random.below(16) {
+    match random.below(19) {
         0..=6 => {
             payload(layout.codec, &mut chunk.payload, most, random, change);
             chunk.packed = chunk.payload.len() as u64;
@@ -167,7 +171,22 @@ fn change_layout(layout: &mut Layout, most: usize, random: &mut Random, change: 
             true => layout.codec = random.below(4) as u8,
             false => layout.count = Some(interesting(random) as u32),
         },
-        _ => change(&mut layout.tail, most),
+        15 => change(&mut layout.tail, most),
+        _ => record(&mut layout.tail, random),
+    }
+}
+
+/// Changes a byte of the record of digests: of its tail's layout more often than of the rest.
+fn record(tail: &mut [u8], random: &mut Random) {
+    let footer_len = Footer::parse(tail).ok().flatten();
+    let footer_len = footer_len.map_or(0, |footer| footer.to_bytes().len());
+    let len = tail.len();
+    let at = match random.one_in(3) {
+        true => len.saturating_sub(28 - random.index(16)),
+        false => footer_len + random.index(len - footer_len),
+    };
+    if let Some(byte) = tail.get_mut(at) {
+        *byte = random.of([0, *byte ^ 1, byte.wrapping_add(1), 255]);
     }
 }
 
@@ -234,7 +253,7 @@ fn sign_lz4_header(frame: &mut [u8]) {
         _ => 14,
     };
     if let Some(described) = frame.get(4..end) {
-        let checksum = (xxh32(described, 0) >> 8) as u8;
+        let checksum = (XxHash32::oneshot(0, described) >> 8) as u8;
         if let Some(place) = frame.get_mut(end) {
             *place = checksum;
         }

@@ -5,7 +5,10 @@ use std::io::Write;
 
 use arbitrary::Arbitrary;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
-use warpfs::format::{Checksum, Codec, FixedHeader, Footer, Version};
+use twox_hash::XxHash3_64;
+use warpfs::format::{
+    Checksum, Codec, FIXED_HEADER_LEN, FixedHeader, Footer, RECORD_MAGIC, Version,
+};
 use warpfs::fuzzing;
 
 use crate::Random;
@@ -315,6 +318,55 @@ impl Layout {
     pub fn add_up(&mut self) {
         let sizes = self.chunks.iter().map(|chunk| chunk.original);
         self.original_size = sizes.fold(0, u64::wrapping_add);
+    }
+
+    /// Gives the record of digests behind the footer, if there is one, the digests of itself and of what precedes it that it
+    /// should have. Those of the original stay as they are.
+    pub fn seal(&mut self) {
+        const TAIL_LEN: usize = 40;
+        let Some(tail_start) = self.tail.len().checked_sub(TAIL_LEN) else {
+            return;
+        };
+        if !self.tail.ends_with(&RECORD_MAGIC) {
+            return;
+        }
+        let footer = Footer::parse(&self.tail).ok().flatten();
+        let footer_len = footer.map_or(0, |footer| footer.to_bytes().len());
+        let Some(record_len) = self.tail.len().checked_sub(footer_len) else {
+            return;
+        };
+        let (payload_start, payload_len) = self.payload_place();
+        let file = self.bytes();
+        let mut beginning = file[..payload_start].to_vec();
+        beginning.extend(&file[payload_start + payload_len..][..footer_len]);
+        let tail = &self.tail[tail_start..];
+        let page_len = 1_u128 << (tail[26] % 64);
+        let pages = u128::from(self.original_size).div_ceil(page_len);
+        let entry_len = match tail[25] {
+            0 => 4,
+            group if pages < 2 || u128::from(self.original_size) <= 1 << (group % 64) => 4,
+            _ => 36,
+        };
+        let directory_len = usize::try_from(pages * entry_len).unwrap_or(usize::MAX);
+        let directory_start = tail_start
+            .saturating_sub(directory_len)
+            .max(footer_len.min(tail_start));
+        let mut sealed = Vec::new();
+        let directory = &self.tail[directory_start..tail_start];
+        sealed.extend(XxHash3_64::oneshot(directory).to_le_bytes());
+        sealed.extend(XxHash3_64::oneshot(&beginning).to_le_bytes());
+        sealed.extend((record_len as u64).to_le_bytes());
+        sealed.extend_from_slice(&tail[24..28]);
+        sealed.extend(XxHash3_64::oneshot(&sealed).to_le_bytes());
+        sealed.extend(RECORD_MAGIC);
+        self.tail.splice(tail_start.., sealed);
+    }
+
+    /// Where the payloads begin and how long they are together, in bytes, as they stand in the file.
+    fn payload_place(&self) -> (usize, usize) {
+        let columns = usize::from(self.version.clamp(1, 2));
+        let len = self.chunks.iter().map(|chunk| chunk.payload.len()).sum();
+        (FIXED_HEADER_LEN + 8 * columns * self.chunks.len(), len)
     }
 
     /// The file.

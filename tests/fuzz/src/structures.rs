@@ -1,9 +1,10 @@
-//! Header, table and footer: the bytes of a file's structures, read from memory. What is read must be what stands there,
+//! Header, table, footer and record of digests: the bytes of a file's structures, read from memory. What is read must be what stands there,
 //! and what is written of it the same bytes again.
 
 use warpfs::ErrorKind;
 use warpfs::error::{Part, Result};
 use warpfs::format::{ChunkTable, FIXED_HEADER_LEN, FixedHeader, Footer, PayloadTable, Version};
+use warpfs::fuzzing;
 
 use crate::memory::{ALLOWANCE, within};
 
@@ -12,6 +13,7 @@ pub fn run(data: &[u8]) {
     within(data.len() + ALLOWANCE, || {
         beginning(data);
         footer(data);
+        record(data);
     });
 }
 
@@ -100,4 +102,12 @@ fn footer(data: &[u8]) {
         assert_eq!(footer.digest.len(), footer.checksum.digest_len());
         assert!(data.starts_with(&footer.to_bytes()));
     }
+}
+
+fn record(data: &[u8]) {
+    // A page does not say how many leaves it has; the table does, with its chunks' ends.
+    if let Some((&leaves, page)) = data.split_first() {
+        fuzzing::record(page, usize::from(leaves));
+    }
+    fuzzing::record(data, data.len() / 9);
 }

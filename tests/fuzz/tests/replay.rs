@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use warpfs_fuzz::{Random, TARGETS, mutate};
+use warpfs_fuzz::{Random, TARGETS, memory, mutate};
 
 /// How many changed inputs each target gets by default.
 const CHANGES: usize = 1000;
@@ -32,6 +32,7 @@ fn watch() {
         let report = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             PANICKED.store(true, Ordering::SeqCst);
+            memory::lift();
             report(panic);
         }));
         std::thread::spawn(|| {
