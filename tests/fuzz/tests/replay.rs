@@ -72,10 +72,11 @@ fn replay(name: &str) {
     let at_hand = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let run = |input: &[u8], what: &str| {
         fs::write(&at_hand, input).unwrap();
+        PANICKED.store(false, Ordering::SeqCst);
         RUNS.fetch_add(1, Ordering::SeqCst);
         let outcome = catch_unwind(AssertUnwindSafe(|| target(input)));
         RUNS.fetch_add(1, Ordering::SeqCst);
-        let panicked = PANICKED.swap(false, Ordering::SeqCst);
+        let panicked = PANICKED.load(Ordering::SeqCst);
         assert!(
             outcome.is_ok() && !panicked,
             "{what}; it is in {}",
