@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
         let announced = match announce % 8 {
             0..=2 => found,
             // As if every block were full.
-            3 => found.next_multiple_of(64 << 10),
+            3 => found.checked_next_multiple_of(64 << 10).unwrap_or(found),
             4 => told.unwrap_or(found),
             5 => found.saturating_add(1 + random.below(1000)),
             6 => found.saturating_sub(1 + random.below(1000)),
