@@ -496,3 +496,79 @@ fn holes_are_told_by_the_record_leaf_by_leaf() {
     assert_eq!(reader.next_data(0).unwrap(), Some(20 << 20));
     assert_eq!(reader.next_hole(20 << 20).unwrap(), Some(24 << 20));
 }
+
+/// The bytes of a version 2 file of such chunks in Snappy, without what comes behind the payloads.
+fn snappy_file(payloads: &[Vec<u8>], sizes: &[u64]) -> Vec<u8> {
+    let mut bytes = b"PRAW\x02\x02".to_vec();
+    bytes.extend(sizes.iter().sum::<u64>().to_le_bytes());
+    bytes.extend((sizes.len() as u32).to_le_bytes());
+    bytes.extend(
+        payloads
+            .iter()
+            .flat_map(|one| (one.len() as u64).to_le_bytes()),
+    );
+    bytes.extend(sizes.iter().flat_map(|size| size.to_le_bytes()));
+    bytes.extend(payloads.iter().flatten());
+    bytes
+}
+
+/// A tail of a record of a file that begins with the header and table of `file` and has no footer.
+fn tail(file: &[u8], directory: &[u8], record_len: u64, layout: [u8; 3]) -> Vec<u8> {
+    let chunks = u32::from_le_bytes(file[14..18].try_into().unwrap()) as usize;
+    let digest = |bytes: &[u8]| twox_hash::XxHash3_64::oneshot(bytes).to_le_bytes();
+    let mut tail = digest(directory).to_vec();
+    tail.extend(digest(&file[..18 + 16 * chunks]));
+    tail.extend(record_len.to_le_bytes());
+    tail.extend(layout);
+    tail.push(1);
+    tail.extend(digest(&tail));
+    tail.extend(b"WFD1");
+    tail
+}
+
+#[test]
+fn a_sparse_file_that_announces_a_huge_record_is_refused_and_no_end_of_the_process() {
+    const PAGES: u64 = 1 << 40;
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    let bytes = snappy_file(&[vec![0; 10]], &[PAGES * 4096]);
+    let record_len = PAGES * 4 + 40;
+    let tail = tail(&bytes, b"", record_len, [12, 0, 12]);
+    let file = File::create(&packed).unwrap();
+    let start = bytes.len() as u64;
+    file.write_all_at(&bytes, 0).unwrap();
+    file.write_all_at(&tail, start + record_len - 40).unwrap();
+    for command in ["info", "verify"] {
+        let mut process = warpfs();
+        let output = process.arg(command).arg(&packed).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+        assert!(said.contains("more than there is memory for"), "{said}");
+    }
+}
+
+#[test]
+fn a_packed_file_that_was_packed_again_by_others_is_not_taken_for_one_with_its_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let [plain, inner, outer] =
+        ["x", "x.warp", "x.warp.warp"].map(|name| directory.path().join(name));
+    fs::write(&plain, sample(20_000, 9)).unwrap();
+    pack(&plain, &inner, &[]);
+    let held = fs::read(&inner).unwrap();
+    // One literal: what does not compress is stored as it is.
+    let length = held.len();
+    let mut payload = vec![
+        length as u8 | 0x80,
+        (length >> 7) as u8 | 0x80,
+        (length >> 14) as u8,
+    ];
+    payload.push(61 << 2);
+    payload.extend(((length - 1) as u16).to_le_bytes());
+    payload.extend(&held);
+    fs::write(&outer, snappy_file(&[payload], &[length as u64])).unwrap();
+    assert_eq!(verify(&outer, &["-q"]), (Some(0), String::new()));
+    let reader = warpfs::Reader::open(&outer).unwrap();
+    let mut bytes = vec![0; length];
+    assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), length);
+    assert!(bytes == held);
+}
