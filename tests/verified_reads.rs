@@ -572,3 +572,24 @@ fn a_packed_file_that_was_packed_again_by_others_is_not_taken_for_one_with_its_r
     assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), length);
     assert!(bytes == held);
 }
+
+#[test]
+fn a_page_of_more_chunks_than_are_worth_counting_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    // A zero each.
+    for (count, fits) in [(8192, true), (8193, false)] {
+        let mut bytes = snappy_file(&vec![vec![1, 0, 0]; count], &vec![1; count]);
+        let tail = tail(&bytes, &[0; 4], 44, [12, 0, 22]);
+        bytes.extend([0; 4]);
+        bytes.extend(tail);
+        fs::write(&packed, bytes).unwrap();
+        let reader = warpfs::Reader::open(&packed).unwrap();
+        assert_eq!(reader.verified_by(), "xxh3");
+        let read = reader.read_at(&mut [1], 77);
+        match fits {
+            true => assert_eq!(read.unwrap(), 1),
+            false => assert!(read.unwrap_err().is_damage()),
+        }
+    }
+}
