@@ -593,3 +593,17 @@ fn a_page_of_more_chunks_than_are_worth_counting_is_refused() {
         }
     }
 }
+
+#[test]
+fn there_are_no_data_behind_the_end_of_a_file_whose_record_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let [plain, packed] = ["x", "x.warp"].map(|name| directory.path().join(name));
+    fs::write(&plain, sample(40_000, 13)).unwrap();
+    pack(&plain, &packed, &[]);
+    let length = fs::metadata(&packed).unwrap().len();
+    flip(&packed, length - 40 - 4 - 3, 0x01);
+    let reader = warpfs::Reader::open(&packed).unwrap();
+    assert_eq!(reader.next_data(39_999).unwrap(), Some(39_999));
+    assert_eq!(reader.next_data(40_000).unwrap(), None);
+    assert_eq!(reader.next_data(50_000).unwrap(), None);
+}

@@ -66,7 +66,11 @@ impl Reader {
     }
 
     fn find(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
+        if offset >= self.len() {
+            return Ok(None);
+        }
         if let Some(record) = self.shared.archive.record() {
+            self.shared.archive.check_unchanged()?;
             return self.find_in_record(record, offset, hole);
         }
         let table = self.shared.archive.table();
