@@ -607,3 +607,34 @@ fn there_are_no_data_behind_the_end_of_a_file_whose_record_is_damaged() {
     assert_eq!(reader.next_data(40_000).unwrap(), None);
     assert_eq!(reader.next_data(50_000).unwrap(), None);
 }
+
+#[test]
+fn pieces_behind_a_damaged_one_are_served_if_they_are_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = Random(10);
+    let original: Vec<u8> = (0..3 << 20).map(|_| random.below(256) as u8).collect();
+    let plain = directory.path().join("x");
+    fs::write(&plain, &original).unwrap();
+    // What does not compress is stored as it is.
+    for codec in ["snappy", "zstd"] {
+        let packed = directory.path().join(codec);
+        pack(&plain, &packed, &["--codec", codec, "--chunk-size", "3M"]);
+        let place = payload(&packed, 0);
+        flip(&packed, place.start + 1_600_000, 0x01);
+        let engine = Engine::new(&EngineOptions {
+            prefetch: Some(0),
+            ..EngineOptions::default()
+        });
+        let reader = engine.unwrap().open(&packed).unwrap();
+        let mut bytes = [0; 4096];
+        let last = original.len() - 4096;
+        assert_eq!(
+            reader.read_at(&mut bytes, last as u64).unwrap(),
+            4096,
+            "{codec}"
+        );
+        assert!(bytes[..] == original[last..], "{codec}");
+        let error = reader.read_at(&mut bytes, 1_600_000).unwrap_err();
+        assert!(error.is_damage(), "{codec}: {error}");
+    }
+}
