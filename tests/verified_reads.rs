@@ -638,3 +638,137 @@ fn pieces_behind_a_damaged_one_are_served_if_they_are_whole() {
         assert!(error.is_damage(), "{codec}: {error}");
     }
 }
+
+#[test]
+fn a_range_of_a_damaged_chunk_without_a_record_is_saved_as_zeros() {
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    fs::copy(vector("v2-zstd-none.warp"), &packed).unwrap();
+    let place = payload(&packed, 1);
+    flip(&packed, place.start, 0xff);
+    let info = run(["info", "--json", "--chunks", packed.to_str().unwrap()]);
+    let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+    let second = info[0]["chunk_table"][1]["original_offset"]
+        .as_u64()
+        .unwrap() as usize;
+    let (start, end) = (second - 5000, second + 3000);
+    let mut process = warpfs();
+    let range = format!("{start}..{end}");
+    let arguments = [
+        "unpack",
+        "-c",
+        "--threads",
+        "1",
+        "--keep-going",
+        "--range",
+        &range,
+    ];
+    let output = process.args(arguments).arg(&packed).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let mut wanted = mixed()[start..second].to_vec();
+    wanted.extend([0; 3000]);
+    assert_eq!(output.stdout.len(), wanted.len());
+    assert!(output.stdout == wanted);
+}
+
+#[test]
+fn going_on_behind_a_damaged_record_loses_nothing_that_decodes() {
+    const MIB: usize = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let plain = directory.path().join("x");
+    let original = sample(6 * MIB, 11);
+    fs::write(&plain, &original).unwrap();
+    for checksum in ["blake3", "none"] {
+        let packed = directory.path().join(format!("{checksum}.warp"));
+        let arguments = [
+            "--codec",
+            "snappy",
+            "--chunk-size",
+            "1M",
+            "--checksum",
+            checksum,
+        ];
+        pack(&plain, &packed, &arguments);
+        let info = run(["info", "--json", packed.to_str().unwrap()]);
+        let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+        let record = info[0]["record_size"].as_u64().unwrap();
+        let pages = fs::metadata(&packed).unwrap().len() - record;
+        let unpacked = directory.path().join("unpacked");
+        let go_on = || {
+            let mut process = warpfs();
+            let process = process.args(["unpack", "-f", "--keep-going", "-o"]);
+            let output = process.arg(&unpacked).arg(&packed).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.code(), said, fs::read(&unpacked).unwrap())
+        };
+        // A flag, and the digest of the second leaf: the first page cannot be made sense of, or one leaf not be checked.
+        for place in [8, 8 + 16 + 8] {
+            flip(&packed, pages + place, 0x01);
+            let (code, said, saved) = go_on();
+            assert!(saved == original, "{checksum} {place}: {said}");
+            // The checksum proves what the record does not.
+            let proved = checksum == "blake3";
+            assert_eq!(code, Some(i32::from(!proved)), "{said}");
+            assert_eq!(said.contains("cannot be checked"), !proved, "{said}");
+            // Damaged data in another page is found behind it.
+            let data = payload(&packed, 5);
+            flip(&packed, (data.start + data.end) / 2, 0x20);
+            let (code, said, saved) = go_on();
+            assert_eq!(code, Some(1));
+            assert!(saved[..5 * MIB] == original[..5 * MIB], "{said}");
+            assert!(
+                said.contains("are lost") && said.contains("cannot be checked"),
+                "{said}"
+            );
+            let (code, said) = verify(&packed, &["--keep-going"]);
+            assert_eq!(code, Some(1));
+            assert!(
+                said.contains("are lost") && said.contains("record"),
+                "{said}"
+            );
+            flip(&packed, (data.start + data.end) / 2, 0x20);
+            flip(&packed, pages + place, 0x01);
+        }
+        // A chaining value, which no leaf is checked by, and the tail.
+        let length = fs::metadata(&packed).unwrap().len();
+        let places = match checksum {
+            "blake3" => vec![pages + 8 + 16 + 128 * 8 + 40, length - 20],
+            _ => vec![length - 20],
+        };
+        for place in places {
+            let data = payload(&packed, 5);
+            flip(&packed, place, 0x01);
+            let (code, said) = verify(&packed, &["--keep-going"]);
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("record of digests is damaged"), "{said}");
+            flip(&packed, data.start, 0xff);
+            let (code, said) = verify(&packed, &["--keep-going"]);
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("are lost"), "{said}");
+            flip(&packed, data.start, 0xff);
+            flip(&packed, place, 0x01);
+        }
+        assert_eq!(verify(&packed, &["-q"]).0, Some(0));
+    }
+}
+
+#[test]
+fn a_footer_gone_bad_is_not_passed_over_in_silence() {
+    let directory = tempfile::tempdir().unwrap();
+    let [plain, packed, unpacked] = ["x", "x.warp", "y"].map(|name| directory.path().join(name));
+    fs::write(&plain, sample(100_000, 12)).unwrap();
+    pack(&plain, &packed, &["--codec", "snappy"]);
+    let footer = fs::read(&packed).unwrap();
+    let footer = footer
+        .windows(4)
+        .rposition(|found| found == b"WFT1")
+        .unwrap();
+    flip(&packed, footer as u64, 0x01);
+    let mut process = warpfs();
+    let process = process.args(["unpack", "--keep-going", "-o"]);
+    let output = process.arg(&unpacked).arg(&packed).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("bytes 0..100000 cannot be checked"), "{said}");
+    assert!(fs::read(&unpacked).unwrap() == sample(100_000, 12));
+}
