@@ -23,7 +23,7 @@ use self::sink::Place;
 use crate::archive::{Archive, Verify};
 use crate::codec;
 use crate::digest::{
-    Assembler, Content, Leaf, Subtrees, hashes_in_parallel, leaf_digests, subtrees,
+    Assembler, ChainingValue, Content, Leaf, Subtrees, hashes_in_parallel, leaf_digests, subtrees,
 };
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{Footer, GROUP_LEN};
@@ -50,31 +50,41 @@ pub(crate) struct Decoding<'a> {
     pub(crate) proves_record: bool,
     /// Whether to go on behind damage.
     pub(crate) keep_going: bool,
+    /// Why the archive was opened without its record of digests, if it was.
+    pub(crate) refused: Option<&'a Error>,
 }
 
 /// Opens an archive for a job that needs the record of digests only as far as there is nothing better: if the record is
-/// damaged and the checksum proves the whole, without it.
+/// damaged and the checksum proves the whole, without it. Then it says why.
 ///
 /// # Errors
 /// As [`Archive::from_file`].
 pub(crate) fn without_damaged_record(
     open: impl Fn(Verify) -> Result<Archive>,
     keep_going: bool,
-) -> Result<Archive> {
+) -> Result<(Archive, Option<Error>)> {
     let refused = match open(Verify::Fast) {
         Err(error) => error,
-        opened => return opened,
+        Ok(opened) => return Ok((opened, None)),
     };
-    let damaged = matches!(refused.kind(), ErrorKind::DamagedRecord(_));
+    let damaged = is_of_record(&refused);
     let gone_on = keep_going && matches!(refused.kind(), ErrorKind::DamagedBeginning);
     if !damaged && !gone_on {
         return Err(refused);
     }
     let archive = open(Verify::Off)?;
     match keep_going || archive.footer().is_some() {
-        true => Ok(archive),
+        true => Ok((archive, Some(refused))),
         false => Err(refused),
     }
+}
+
+/// Whether an error is, or may be, one of the record of digests alone: of what it describes nothing is known then.
+fn is_of_record(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DamagedRecord(_) | ErrorKind::Io { .. }
+    )
 }
 
 impl Decoding<'_> {
@@ -87,22 +97,45 @@ impl Decoding<'_> {
         let table = self.archive.table();
         let whole = 0..table.original_size();
         let mut proof = Proof::new(self, sink);
-        let mut lost = self
-            .decoder(whole.clone())
-            .run(0..table.len(), sink, &mut proof)?;
-        if lost == 0
-            && let Err(why) = proof.finish(self)
-        {
-            let why = why.in_file(self.archive.path());
-            let located = matches!(why.kind(), ErrorKind::ChecksumMismatch { .. });
-            if !self.keep_going || !located {
-                return Err(why);
+        let (lost, mut unchecked) =
+            self.decoder(whole.clone())
+                .run(0..table.len(), sink, &mut proof)?;
+        let finished = match lost {
+            0 => proof.finish(self),
+            _ => Ok(()),
+        };
+        let finished = finished.map_err(|error| error.in_file(self.archive.path()));
+        let kept = |why: &Error| Loss {
+            bytes: whole.clone(),
+            why: why.clone(),
+            kept: true,
+        };
+        match &finished {
+            Err(why) if matches!(why.kind(), ErrorKind::ChecksumMismatch { .. }) => {
+                if !self.keep_going {
+                    return finished.map(|()| 0);
+                }
+                self.report(&[Loss {
+                    kept: false,
+                    ..kept(why)
+                }]);
+                return Ok(whole.end);
             }
-            lost = whole.end;
-            let loss = Loss { bytes: whole, why };
-            self.control.observer.lost(self.archive.path(), &loss);
+            // All of it is proved, whatever the record is like.
+            _ if lost == 0 && self.digest.is_some() => return finished.map(|()| 0),
+            _ => {}
         }
-        Ok(lost)
+        if let Some(why) = self.refused {
+            unchecked = vec![kept(why)];
+        }
+        self.report(&unchecked);
+        finished.map(|()| whole.end.min(lost + length_of(&unchecked)))
+    }
+
+    fn report(&self, losses: &[Loss]) {
+        for loss in losses {
+            self.control.observer.lost(self.archive.path(), loss);
+        }
     }
 
     /// Decodes the chunks that hold `range` of the original, in bytes; the sink gets that range alone, from its own offset 0.
@@ -111,7 +144,23 @@ impl Decoding<'_> {
     /// As [`Decoding::all`], but for the checksum, which is the whole file's.
     pub(crate) fn range(&self, range: Range<u64>, sink: &mut Sink<'_>) -> Result<u64> {
         let chunks = self.archive.table().chunks_holding(&range);
-        self.decoder(range).run(chunks, sink, &mut Proof::none())
+        // The checksum is not going to prove it.
+        if let Some(why) = self.refused
+            && !self.keep_going
+        {
+            return Err(why.clone());
+        }
+        let mut proof = Proof::none();
+        let (lost, mut unchecked) = self.decoder(range.clone()).run(chunks, sink, &mut proof)?;
+        if let Some(why) = self.refused {
+            unchecked = vec![Loss {
+                bytes: range.clone(),
+                why: why.clone(),
+                kept: true,
+            }];
+        }
+        self.report(&unchecked);
+        Ok((range.end - range.start).min(lost + length_of(&unchecked)))
     }
 
     fn decoder(&self, range: Range<u64>) -> Decoder<'_> {
@@ -124,6 +173,11 @@ impl Decoding<'_> {
     }
 }
 
+fn length_of(losses: &[Loss]) -> u64 {
+    let lengths = losses.iter().map(|loss| loss.bytes.end - loss.bytes.start);
+    lengths.sum()
+}
+
 /// What proves the whole, put together chunk by chunk in order.
 struct Proof {
     checksum: Option<Assembler>,
@@ -131,6 +185,8 @@ struct Proof {
     parallel: bool,
     group_len: u64,
     record: Option<Builder>,
+    /// What is wrong with the record, where that was to be gone on behind.
+    damaged_record: Option<Error>,
     pages: u64,
     /// Whether bytes go out before all is proved.
     streams: bool,
@@ -143,6 +199,7 @@ impl Proof {
             parallel: false,
             group_len: GROUP_LEN,
             record: None,
+            damaged_record: None,
             pages: 0,
             streams: true,
         }
@@ -166,6 +223,7 @@ impl Proof {
             parallel,
             group_len,
             record: layout.filter(|_| job.proves_record).map(Builder::new),
+            damaged_record: None,
             pages: 0,
             streams: matches!(sink, Sink::Stream(..)),
         }
@@ -191,6 +249,26 @@ impl Proof {
             }
             groups = assembler.take_groups();
         }
+        let compared = match decoded.lost.first() {
+            Some(unchecked) if self.record.is_some() => Err(unchecked.why.clone()),
+            _ => self.compare_pages(job, decoded, groups),
+        };
+        match compared {
+            Err(error) if job.keep_going && is_of_record(&error) => {
+                self.record = None;
+                self.damaged_record = Some(error);
+                Ok(())
+            }
+            compared => compared,
+        }
+    }
+
+    fn compare_pages(
+        &mut self,
+        job: &Decoding<'_>,
+        decoded: &Decoded,
+        groups: Vec<ChainingValue>,
+    ) -> Result<()> {
         if let Some(builder) = &mut self.record {
             let chunk = job.archive.table().original_range(decoded.chunk);
             builder.push(chunk.unwrap_or_default(), &decoded.leaves, groups);
@@ -207,6 +285,9 @@ impl Proof {
             let (digest, last) = assembler.finish();
             compare(footer, &digest)?;
             groups = last;
+        }
+        if let Some(error) = self.damaged_record {
+            return Err(error);
         }
         if let Some((record, builder)) = job.archive.record().zip(self.record) {
             let original_size = job.archive.table().original_size();
@@ -295,8 +376,13 @@ struct Wanted<'a> {
 }
 
 impl Decoder<'_> {
-    /// Says how many bytes were lost.
-    fn run(&self, chunks: Range<u32>, sink: &mut Sink<'_>, proof: &mut Proof) -> Result<u64> {
+    /// Says how many bytes were lost, and what else could not be checked.
+    fn run(
+        &self,
+        chunks: Range<u32>,
+        sink: &mut Sink<'_>,
+        proof: &mut Proof,
+    ) -> Result<(u64, Vec<Loss>)> {
         let (archive, control) = (self.job.archive, self.job.control);
         let threads = threads_for(self.job.threads, chunks.len() as u64);
         let mut writeback = None;
@@ -320,6 +406,7 @@ impl Decoder<'_> {
         };
         let mut chunks = chunks;
         let mut lost = 0;
+        let mut unchecked: Vec<Loss> = Vec::new();
         ordered::run(
             threads,
             control.cancelled,
@@ -348,8 +435,16 @@ impl Decoder<'_> {
                     })?;
                 }
                 for loss in &decoded.lost {
-                    lost += loss.bytes.end - loss.bytes.start;
-                    control.observer.lost(archive.path(), loss);
+                    match (loss.kept, unchecked.last_mut()) {
+                        (false, _) => {
+                            lost += loss.bytes.end - loss.bytes.start;
+                            control.observer.lost(archive.path(), loss);
+                        }
+                        (true, Some(last)) if last.bytes.end == loss.bytes.start => {
+                            last.bytes.end = loss.bytes.end;
+                        }
+                        (true, _) => unchecked.push(loss.clone()),
+                    }
                 }
                 // What is not whole cannot be proved to be.
                 if lost == 0 {
@@ -371,7 +466,7 @@ impl Decoder<'_> {
             },
         )
         .map_err(|error| error.in_file(archive.path()))?;
-        Ok(lost)
+        Ok((lost, unchecked))
     }
 
     /// The part of a chunk that is wanted, counted from the chunk's own beginning.
@@ -404,23 +499,41 @@ impl Decoder<'_> {
         let held = archive.table().original_range(chunk).unwrap_or(0..0);
         let len = held.end - held.start;
         let mut lost = Vec::new();
-        let decoded = self
-            .decode_and_check(chunk, &held, payload, wanted)
-            .map_err(|error| error.in_chunk(chunk, held.start));
-        let (bytes, leaves) = match decoded {
+        let mut decoded = self.decode_payload(chunk, payload, len);
+        let checked = match &decoded {
+            Ok(bytes) => self.check(&held, bytes.as_deref(), wanted),
+            Err(error) => Err(error.clone()),
+        };
+        let leaves = match checked.map_err(|error| error.in_chunk(chunk, held.start)) {
             Err(error) if self.job.keep_going && is_loss(&error) => {
                 let error = error.in_file(archive.path());
-                let mut bytes = self.buffers.take();
-                lost = salvage(archive, chunk, &held, &error, &mut bytes)?;
+                let whole = decoded.is_ok();
+                let mut bytes = match decoded {
+                    Ok(Some(bytes)) => bytes,
+                    _ => {
+                        let mut bytes = self.buffers.take();
+                        if whole {
+                            resize(&mut bytes, len)?;
+                            bytes.fill(0);
+                        }
+                        bytes
+                    }
+                };
+                lost = salvage(archive, chunk, &held, &error, &mut bytes, whole)?;
+                let all = lost.iter().any(|loss| loss.bytes == held && !loss.kept);
                 lost = self.wanted_losses(lost);
-                let all = lost.iter().any(|loss| loss.bytes == held);
-                if all {
-                    self.buffers.give(std::mem::take(&mut bytes));
-                }
-                ((!all).then_some(bytes), Vec::new())
+                decoded = Ok(match all {
+                    true => {
+                        self.buffers.give(bytes);
+                        None
+                    }
+                    false => Some(bytes),
+                });
+                Vec::new()
             }
-            decoded => decoded?,
+            checked => checked?,
         };
+        let bytes = decoded?;
         let content = match &bytes {
             None => Content::Zeros(len),
             Some(bytes) => Content::Bytes(bytes),
@@ -428,7 +541,7 @@ impl Decoder<'_> {
         let part = self.wanted(chunk);
         let offset = self.sink_offset(chunk, part.start);
         wanted.place.take(content, part, offset)?;
-        let hash = wanted.hash.filter(|_| lost.is_empty());
+        let hash = wanted.hash.filter(|_| lost.iter().all(|loss| loss.kept));
         let subtrees = hash.map(|group_len| subtrees(held.start, content, group_len));
         let content = match bytes {
             Some(bytes) if wanted.keep => Kept::Bytes(bytes),
@@ -461,32 +574,38 @@ impl Decoder<'_> {
         lost.filter(|loss| !loss.bytes.is_empty()).collect()
     }
 
-    /// Decodes a chunk, `held` of the original, and compares its leaves with the record; `None` if all of it is zeros.
-    fn decode_and_check(
+    /// Decodes a chunk of `len` bytes; `None` if all of it is zeros.
+    fn decode_payload(
         &self,
         chunk: u32,
-        held: &Range<u64>,
         payload: &mut Vec<u8>,
+        len: u64,
+    ) -> Result<Option<Vec<u8>>> {
+        self.job.archive.read_payload(chunk, payload)?;
+        match self.is_known_zeros(payload, len) {
+            true => Ok(None),
+            false => self.decode_bytes(payload, len),
+        }
+    }
+
+    /// Compares the leaves of a decoded chunk, `held` of the original, with the record.
+    fn check(
+        &self,
+        held: &Range<u64>,
+        bytes: Option<&[u8]>,
         wanted: Wanted<'_>,
-    ) -> Result<(Option<Vec<u8>>, Vec<Leaf>)> {
+    ) -> Result<Vec<Leaf>> {
         let archive = self.job.archive;
-        let len = held.end - held.start;
-        archive.read_payload(chunk, payload)?;
-        let bytes = match self.is_known_zeros(payload, len) {
-            true => None,
-            false => self.decode_bytes(payload, len)?,
-        };
         let Some(record) = archive.record() else {
-            return Ok((bytes, Vec::new()));
+            return Ok(Vec::new());
         };
-        let content = bytes.as_deref().map_or(Content::Zeros(len), Content::Bytes);
+        let content = bytes.map_or(Content::Zeros(held.end - held.start), Content::Bytes);
         let leaves = leaf_digests(held.start, content, record.layout().leaf_len);
         match archive.compare_leaves(held, &leaves) {
-            Err(error)
-                if wanted.proved_later && matches!(error.kind(), ErrorKind::DamagedRecord(_)) => {}
+            Err(error) if wanted.proved_later && is_of_record(&error) => {}
             checked => checked?,
         }
-        Ok((bytes, leaves))
+        Ok(leaves)
     }
 
     /// Decodes a payload; `None` if all of it is zeros.

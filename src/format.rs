@@ -12,8 +12,8 @@ use std::str::FromStr;
 
 pub use record::RECORD_MAGIC;
 pub(crate) use record::{
-    Fingerprint, GROUP_LEN, LONGEST_PAGE, Layout, Page, PlacedLeaf, TAIL_LEN, Tail, directory_len,
-    encode_directory, encode_page,
+    Fingerprint, GROUP_LEN, LONGEST_PAGE, Layout, MOST_CHUNKS, Page, PlacedLeaf, TAIL_LEN, Tail,
+    directory_len, encode_directory, encode_page,
 };
 pub use table::{ChunkTable, PayloadTable};
 

@@ -275,6 +275,7 @@ fn read_back(
             digest: digest.as_ref(),
             proves_record: true,
             keep_going: false,
+            refused: None,
         };
         job.all(&mut Sink::Compare(file, input)).map(drop)
     };

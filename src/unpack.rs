@@ -80,9 +80,16 @@ pub fn unpack_to(
     control: Control<'_>,
 ) -> Result<Summary> {
     let open = |verify| Archive::open(input, verify, control.cancelled);
-    let archive = without_damaged_record(open, options.keep_going)?;
+    let (archive, refused) = without_damaged_record(open, options.keep_going)?;
+    let refused = refused.as_ref();
     let name = Path::new("standard output");
-    let lost = decode(&archive, options, control, &mut Sink::Stream(output, name))?;
+    let lost = decode(
+        &archive,
+        refused,
+        options,
+        control,
+        &mut Sink::Stream(output, name),
+    )?;
     output.flush().context("cannot write", name)?;
     Ok(summary(&archive, lost))
 }
@@ -101,7 +108,8 @@ pub(crate) fn unpack_opened(
         let own = file.try_clone().context("cannot open", input)?;
         Archive::from_file(own, input, verify, control.cancelled)
     };
-    let archive = without_damaged_record(open, options.keep_going)?;
+    let (archive, refused) = without_damaged_record(open, options.keep_going)?;
+    let refused = refused.as_ref();
     let new = NewFile::create(output, options.force, stat)?;
     let size = wanted(&archive, options)?.map_or(archive.header().original_size, |range| {
         range.end - range.start
@@ -110,7 +118,7 @@ pub(crate) fn unpack_opened(
         .set_len(size)
         .context("cannot make room for the original", new.target())?;
     let mut sink = Sink::File(new.file(), new.target());
-    let done = decode(&archive, options, control, &mut sink);
+    let done = decode(&archive, refused, options, control, &mut sink);
     let done = match options.remove {
         true => done.and_then(|lost| read_back(&archive, &new, options, control).map(|()| lost)),
         false => done,
@@ -124,6 +132,7 @@ pub(crate) fn unpack_opened(
 
 fn decode(
     archive: &Archive,
+    refused: Option<&Error>,
     options: &UnpackOptions,
     control: Control<'_>,
     sink: &mut Sink<'_>,
@@ -140,6 +149,7 @@ fn decode(
         digest: archive.footer(),
         proves_record: false,
         keep_going: options.keep_going,
+        refused,
     };
     let result = match range {
         Some(range) => job.range(range, sink),
@@ -186,6 +196,7 @@ fn read_back(
         digest: archive.footer(),
         proves_record: false,
         keep_going: false,
+        refused: None,
     };
     job.all(&mut sink).map(|_| ())
 }

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::archive::{Archive, Verify, open_regular};
-use crate::decoding::{Decoding, Sink};
-use crate::error::Result;
+use crate::decoding::{Decoding, Sink, without_damaged_record};
+use crate::error::{IoContext, Result};
 use crate::job::{Control, thread_count};
 use crate::pack::Summary;
 use crate::unpack::summary;
@@ -34,7 +34,14 @@ pub(crate) fn verify_opened(
     options: VerifyOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let archive = Archive::from_file(file, path, Verify::Fast, control.cancelled)?;
+    let open = |verify| {
+        let own = file.try_clone().context("cannot open", path)?;
+        Archive::from_file(own, path, verify, control.cancelled)
+    };
+    let (archive, refused) = match options.keep_going {
+        true => without_damaged_record(open, true)?,
+        false => (open(Verify::Fast)?, None),
+    };
     let original_size = archive.header().original_size;
     control.observer.begin(path, Some(original_size));
     let job = Decoding {
@@ -44,8 +51,13 @@ pub(crate) fn verify_opened(
         digest: archive.footer(),
         proves_record: true,
         keep_going: options.keep_going,
+        refused: refused.as_ref(),
     };
     let result = job.all(&mut Sink::Nowhere);
     control.observer.end(path);
-    result.map(|lost| summary(&archive, lost))
+    match (result?, refused) {
+        // The data is whole, the file is not.
+        (0, Some(refused)) => Err(refused),
+        (lost, _) => Ok(summary(&archive, lost)),
+    }
 }

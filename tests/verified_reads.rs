@@ -518,3 +518,279 @@ fn behind_the_end_there_is_no_data_however_it_is_checked() {
         }
     }
 }
+
+/// The bytes of a version 2 file of such chunks in Snappy, without what comes behind the payloads.
+fn snappy_file(payloads: &[Vec<u8>], sizes: &[u64]) -> Vec<u8> {
+    let mut bytes = b"PRAW\x02\x02".to_vec();
+    bytes.extend(sizes.iter().sum::<u64>().to_le_bytes());
+    bytes.extend((sizes.len() as u32).to_le_bytes());
+    bytes.extend(
+        payloads
+            .iter()
+            .flat_map(|one| (one.len() as u64).to_le_bytes()),
+    );
+    bytes.extend(sizes.iter().flat_map(|size| size.to_le_bytes()));
+    bytes.extend(payloads.iter().flatten());
+    bytes
+}
+
+/// A tail of a record of a file that begins with the header and table of `file` and has no footer.
+fn tail(file: &[u8], directory: &[u8], record_len: u64, layout: [u8; 3]) -> Vec<u8> {
+    let chunks = u32::from_le_bytes(file[14..18].try_into().unwrap()) as usize;
+    let digest = |bytes: &[u8]| twox_hash::XxHash3_64::oneshot(bytes).to_le_bytes();
+    let mut tail = digest(directory).to_vec();
+    tail.extend(digest(&file[..18 + 16 * chunks]));
+    tail.extend(record_len.to_le_bytes());
+    tail.extend(layout);
+    tail.push(1);
+    tail.extend(digest(&tail));
+    tail.extend(b"WFD1");
+    tail
+}
+
+#[test]
+fn a_sparse_file_that_announces_a_huge_record_is_refused_and_no_end_of_the_process() {
+    const PAGES: u64 = 1 << 40;
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    let bytes = snappy_file(&[vec![0; 10]], &[PAGES * 4096]);
+    let record_len = PAGES * 4 + 40;
+    let tail = tail(&bytes, b"", record_len, [12, 0, 12]);
+    let file = File::create(&packed).unwrap();
+    let start = bytes.len() as u64;
+    file.write_all_at(&bytes, 0).unwrap();
+    file.write_all_at(&tail, start + record_len - 40).unwrap();
+    for command in ["info", "verify"] {
+        let mut process = warpfs();
+        let output = process.arg(command).arg(&packed).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+        assert!(said.contains("more than there is memory for"), "{said}");
+    }
+}
+
+#[test]
+fn a_packed_file_that_was_packed_again_by_others_is_not_taken_for_one_with_its_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let [plain, inner, outer] =
+        ["x", "x.warp", "x.warp.warp"].map(|name| directory.path().join(name));
+    fs::write(&plain, sample(20_000, 9)).unwrap();
+    pack(&plain, &inner, &[]);
+    let held = fs::read(&inner).unwrap();
+    // One literal: what does not compress is stored as it is.
+    let length = held.len();
+    let mut payload = vec![
+        length as u8 | 0x80,
+        (length >> 7) as u8 | 0x80,
+        (length >> 14) as u8,
+    ];
+    payload.push(61 << 2);
+    payload.extend(((length - 1) as u16).to_le_bytes());
+    payload.extend(&held);
+    fs::write(&outer, snappy_file(&[payload], &[length as u64])).unwrap();
+    assert_eq!(verify(&outer, &["-q"]), (Some(0), String::new()));
+    let reader = warpfs::Reader::open(&outer).unwrap();
+    let mut bytes = vec![0; length];
+    assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), length);
+    assert!(bytes == held);
+}
+
+#[test]
+fn a_page_of_more_chunks_than_are_worth_counting_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    // A zero each.
+    for (count, fits) in [(8192, true), (8193, false)] {
+        let mut bytes = snappy_file(&vec![vec![1, 0, 0]; count], &vec![1; count]);
+        let tail = tail(&bytes, &[0; 4], 44, [12, 0, 22]);
+        bytes.extend([0; 4]);
+        bytes.extend(tail);
+        fs::write(&packed, bytes).unwrap();
+        let reader = warpfs::Reader::open(&packed).unwrap();
+        assert_eq!(reader.verified_by(), "xxh3");
+        let read = reader.read_at(&mut [1], 77);
+        match fits {
+            true => assert_eq!(read.unwrap(), 1),
+            false => assert!(read.unwrap_err().is_damage()),
+        }
+    }
+}
+
+#[test]
+fn there_are_no_data_behind_the_end_of_a_file_whose_record_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let [plain, packed] = ["x", "x.warp"].map(|name| directory.path().join(name));
+    fs::write(&plain, sample(40_000, 13)).unwrap();
+    pack(&plain, &packed, &[]);
+    let length = fs::metadata(&packed).unwrap().len();
+    flip(&packed, length - 40 - 4 - 3, 0x01);
+    let reader = warpfs::Reader::open(&packed).unwrap();
+    assert_eq!(reader.next_data(39_999).unwrap(), Some(39_999));
+    assert_eq!(reader.next_data(40_000).unwrap(), None);
+    assert_eq!(reader.next_data(50_000).unwrap(), None);
+}
+
+#[test]
+fn pieces_behind_a_damaged_one_are_served_if_they_are_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = Random(10);
+    let original: Vec<u8> = (0..3 << 20).map(|_| random.below(256) as u8).collect();
+    let plain = directory.path().join("x");
+    fs::write(&plain, &original).unwrap();
+    // What does not compress is stored as it is.
+    for codec in ["snappy", "zstd"] {
+        let packed = directory.path().join(codec);
+        pack(&plain, &packed, &["--codec", codec, "--chunk-size", "3M"]);
+        let place = payload(&packed, 0);
+        flip(&packed, place.start + 1_600_000, 0x01);
+        let engine = Engine::new(&EngineOptions {
+            prefetch: Some(0),
+            ..EngineOptions::default()
+        });
+        let reader = engine.unwrap().open(&packed).unwrap();
+        let mut bytes = [0; 4096];
+        let last = original.len() - 4096;
+        assert_eq!(
+            reader.read_at(&mut bytes, last as u64).unwrap(),
+            4096,
+            "{codec}"
+        );
+        assert!(bytes[..] == original[last..], "{codec}");
+        let error = reader.read_at(&mut bytes, 1_600_000).unwrap_err();
+        assert!(error.is_damage(), "{codec}: {error}");
+    }
+}
+
+#[test]
+fn a_range_of_a_damaged_chunk_without_a_record_is_saved_as_zeros() {
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    fs::copy(vector("v2-zstd-none.warp"), &packed).unwrap();
+    let place = payload(&packed, 1);
+    flip(&packed, place.start, 0xff);
+    let info = run(["info", "--json", "--chunks", packed.to_str().unwrap()]);
+    let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+    let second = info[0]["chunk_table"][1]["original_offset"]
+        .as_u64()
+        .unwrap() as usize;
+    let (start, end) = (second - 5000, second + 3000);
+    let mut process = warpfs();
+    let range = format!("{start}..{end}");
+    let arguments = [
+        "unpack",
+        "-c",
+        "--threads",
+        "1",
+        "--keep-going",
+        "--range",
+        &range,
+    ];
+    let output = process.args(arguments).arg(&packed).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let mut wanted = mixed()[start..second].to_vec();
+    wanted.extend([0; 3000]);
+    assert_eq!(output.stdout.len(), wanted.len());
+    assert!(output.stdout == wanted);
+}
+
+#[test]
+fn going_on_behind_a_damaged_record_loses_nothing_that_decodes() {
+    const MIB: usize = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let plain = directory.path().join("x");
+    let original = sample(6 * MIB, 11);
+    fs::write(&plain, &original).unwrap();
+    for checksum in ["blake3", "none"] {
+        let packed = directory.path().join(format!("{checksum}.warp"));
+        let arguments = [
+            "--codec",
+            "snappy",
+            "--chunk-size",
+            "1M",
+            "--checksum",
+            checksum,
+        ];
+        pack(&plain, &packed, &arguments);
+        let info = run(["info", "--json", packed.to_str().unwrap()]);
+        let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+        let record = info[0]["record_size"].as_u64().unwrap();
+        let pages = fs::metadata(&packed).unwrap().len() - record;
+        let unpacked = directory.path().join("unpacked");
+        let go_on = || {
+            let mut process = warpfs();
+            let process = process.args(["unpack", "-f", "--keep-going", "-o"]);
+            let output = process.arg(&unpacked).arg(&packed).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.code(), said, fs::read(&unpacked).unwrap())
+        };
+        // A flag, and the digest of the second leaf: the first page cannot be made sense of, or one leaf not be checked.
+        for place in [8, 8 + 16 + 8] {
+            flip(&packed, pages + place, 0x01);
+            let (code, said, saved) = go_on();
+            assert!(saved == original, "{checksum} {place}: {said}");
+            // The checksum proves what the record does not.
+            let proved = checksum == "blake3";
+            assert_eq!(code, Some(i32::from(!proved)), "{said}");
+            assert_eq!(said.contains("cannot be checked"), !proved, "{said}");
+            // Damaged data in another page is found behind it.
+            let data = payload(&packed, 5);
+            flip(&packed, (data.start + data.end) / 2, 0x20);
+            let (code, said, saved) = go_on();
+            assert_eq!(code, Some(1));
+            assert!(saved[..5 * MIB] == original[..5 * MIB], "{said}");
+            assert!(
+                said.contains("are lost") && said.contains("cannot be checked"),
+                "{said}"
+            );
+            let (code, said) = verify(&packed, &["--keep-going"]);
+            assert_eq!(code, Some(1));
+            assert!(
+                said.contains("are lost") && said.contains("record"),
+                "{said}"
+            );
+            flip(&packed, (data.start + data.end) / 2, 0x20);
+            flip(&packed, pages + place, 0x01);
+        }
+        // A chaining value, which no leaf is checked by, and the tail.
+        let length = fs::metadata(&packed).unwrap().len();
+        let places = match checksum {
+            "blake3" => vec![pages + 8 + 16 + 128 * 8 + 40, length - 20],
+            _ => vec![length - 20],
+        };
+        for place in places {
+            let data = payload(&packed, 5);
+            flip(&packed, place, 0x01);
+            let (code, said) = verify(&packed, &["--keep-going"]);
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("record of digests is damaged"), "{said}");
+            flip(&packed, data.start, 0xff);
+            let (code, said) = verify(&packed, &["--keep-going"]);
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("are lost"), "{said}");
+            flip(&packed, data.start, 0xff);
+            flip(&packed, place, 0x01);
+        }
+        assert_eq!(verify(&packed, &["-q"]).0, Some(0));
+    }
+}
+
+#[test]
+fn a_footer_gone_bad_is_not_passed_over_in_silence() {
+    let directory = tempfile::tempdir().unwrap();
+    let [plain, packed, unpacked] = ["x", "x.warp", "y"].map(|name| directory.path().join(name));
+    fs::write(&plain, sample(100_000, 12)).unwrap();
+    pack(&plain, &packed, &["--codec", "snappy"]);
+    let footer = fs::read(&packed).unwrap();
+    let footer = footer
+        .windows(4)
+        .rposition(|found| found == b"WFT1")
+        .unwrap();
+    flip(&packed, footer as u64, 0x01);
+    let mut process = warpfs();
+    let process = process.args(["unpack", "--keep-going", "-o"]);
+    let output = process.arg(&unpacked).arg(&packed).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("bytes 0..100000 cannot be checked"), "{said}");
+    assert!(fs::read(&unpacked).unwrap() == sample(100_000, 12));
+}

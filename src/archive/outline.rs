@@ -200,7 +200,7 @@ impl Outline {
     }
 }
 
-fn stop_if_set(cancelled: &AtomicBool) -> Result<()> {
+pub(super) fn stop_if_set(cancelled: &AtomicBool) -> Result<()> {
     match cancelled.load(Ordering::Relaxed) {
         true => Err(ErrorKind::Cancelled.into()),
         false => Ok(()),

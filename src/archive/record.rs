@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::outline::{Conditions, Verify};
+use super::outline::{Conditions, Verify, stop_if_set};
 use super::source::Source;
 use crate::digest::{ChainingValue, fold_root};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -93,7 +94,9 @@ impl Record {
         conditions: &Conditions<'_>,
     ) -> Result<Option<Self>> {
         let mut tail = [0; TAIL_LEN];
-        let Some(tail_start) = file_len.checked_sub(TAIL_LEN as u64) else {
+        // The payload of a `.warp` that was packed again may end with the tail of what it holds.
+        let tail_start = file_len.checked_sub(TAIL_LEN as u64);
+        let Some(tail_start) = tail_start.filter(|&start| start >= beginning.end) else {
             return Ok(None);
         };
         let read = source
@@ -120,23 +123,24 @@ impl Record {
         let kept = 8 + if keeps_values { 32 } else { 0 };
         let charge = conditions
             .budget
-            .charge(pages * kept, conditions.make_room)?;
+            .charge(pages.saturating_mul(kept), conditions.make_room)?;
         let mut directory = Directory {
             source,
             path,
+            cancelled: conditions.cancelled,
             offset: directory_start,
             fingerprint: Fingerprint::default(),
         };
-        let mut ends = Vec::with_capacity(usize::try_from(pages).unwrap_or(0));
+        let mut ends = room_for(pages)?;
         let mut end = 0_u64;
         let mut too_long = false;
         directory.read(pages, |length: [u8; 4]| {
             let length = u32::from_le_bytes(length);
             too_long |= length as usize > LONGEST_PAGE;
-            end += u64::from(length);
+            end = end.saturating_add(u64::from(length));
             ends.push(end);
         })?;
-        let mut values: Vec<ChainingValue> = Vec::new();
+        let mut values: Vec<ChainingValue> = room_for(if keeps_values { pages } else { 0 })?;
         if with_values {
             directory.read(pages, |value| {
                 if keeps_values {
@@ -146,7 +150,7 @@ impl Record {
         }
         if directory.fingerprint.digest() != tail.directory
             || too_long
-            || beginning.end + end != directory_start
+            || beginning.end.checked_add(end) != Some(directory_start)
         {
             return Err(damaged("its directory"));
         }
@@ -237,10 +241,23 @@ impl Record {
     }
 }
 
+/// Room for something of each of so many pages. A sparse file may announce any number of them for nothing.
+fn room_for<T>(pages: u64) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    let reserved = usize::try_from(pages).map(|pages| room.try_reserve_exact(pages));
+    match reserved {
+        Ok(Ok(())) => Ok(room),
+        _ => Err(Error::unusable(format!(
+            "a record of digests of {pages} pages is more than there is memory for"
+        ))),
+    }
+}
+
 /// The directory of a record, being read.
 struct Directory<'a> {
     source: &'a dyn Source,
     path: &'a Path,
+    cancelled: &'a AtomicBool,
     offset: u64,
     fingerprint: Fingerprint,
 }
@@ -251,6 +268,7 @@ impl Directory<'_> {
         let mut block = [0; BLOCK_LEN];
         let mut rest = count.saturating_mul(N as u64);
         while rest > 0 {
+            stop_if_set(self.cancelled)?;
             let length = rest.min(BLOCK_LEN as u64) as usize;
             let wanted = block.get_mut(..length).unwrap_or_default();
             let read = self

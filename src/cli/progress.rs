@@ -153,11 +153,17 @@ impl Observer for Progress {
     }
 
     fn lost(&self, path: &Path, loss: &Loss) {
-        let Loss { bytes, why } = loss;
+        let Loss { bytes, why, kept } = loss;
         let why = why.clone().in_file(path);
         self.line(&format!(
-            "warpfs: {why}; bytes {}..{} are lost",
-            bytes.start, bytes.end
+            "warpfs: {why}; bytes {}..{} {}",
+            bytes.start,
+            bytes.end,
+            if *kept {
+                "cannot be checked"
+            } else {
+                "are lost"
+            },
         ));
     }
 

@@ -6,69 +6,87 @@
 
 use std::ops::Range;
 
-use super::is_suspect;
+use super::{is_of_record, is_suspect};
 use crate::archive::Archive;
 use crate::codec::Stream;
 use crate::digest::{Content, leaf_digests, leaf_ranges};
 use crate::error::{Error, Result};
 use crate::ordered::resize;
 
-/// Some bytes of an original that could not be saved, and why.
+/// Some bytes of an original that could not be saved or, if they are kept, not be checked, and why.
 #[derive(Debug, Clone)]
 pub struct Loss {
     /// Which bytes of the original.
     pub bytes: Range<u64>,
     /// What is wrong with them.
     pub why: Error,
+    /// Whether they were decoded, and nothing is known against them but that what they are checked by is damaged itself.
+    pub kept: bool,
 }
 
-/// Saves what can be saved of a chunk into `bytes`, with zeros for the rest; says which bytes of the original are lost.
+/// Saves what can be saved of a chunk into `bytes`, with zeros for the rest; says which bytes of the original are lost or
+/// cannot be checked. `whole` says that the chunk was decoded into `bytes` already, whatever it was decoded to.
 pub(super) fn salvage(
     archive: &Archive,
     chunk: u32,
     held: &Range<u64>,
     why: &Error,
     bytes: &mut Vec<u8>,
+    whole: bool,
 ) -> Result<Vec<Loss>> {
     let loss = |lost: Range<u64>| Loss {
         bytes: lost,
         why: why.clone(),
+        kept: false,
     };
     let payload = archive.table().compressed_range(chunk).unwrap_or_default();
     let len = held.end - held.start;
     let Some(record) = archive.record() else {
         return Ok(vec![loss(held.clone())]);
     };
-    if is_suspect(payload.end - payload.start, len) || len == 0 {
+    let suspect = !whole && is_suspect(payload.end - payload.start, len);
+    if suspect || len == 0 {
         return Ok(vec![loss(held.clone())]);
     }
     resize(bytes, len)?;
     let mut lost: Vec<Loss> = Vec::new();
-    let mut stream = archive.open_stream(chunk).ok();
+    let mut stream = match whole {
+        true => None,
+        false => archive.open_stream(chunk).ok(),
+    };
     for leaf in leaf_ranges(held.clone(), record.layout().leaf_len) {
         let within = leaf.start - held.start..leaf.end - held.start;
         let place = bytes.get_mut(within.start as usize..within.end as usize);
         let place = place.unwrap_or_default();
-        if stream
-            .as_ref()
-            .is_none_or(|stream| stream.position() != within.start)
-        {
+        let stands = |stream: &Stream| stream.position() == within.start;
+        if !whole && !stream.as_ref().is_some_and(stands) {
             stream = enter(archive, chunk, within.start, place);
         }
-        let decoded = stream
-            .as_mut()
-            .is_some_and(|stream| archive.decode_on(chunk, stream, place).is_ok());
+        let decoded = whole
+            || stream
+                .as_mut()
+                .is_some_and(|stream| archive.decode_on(chunk, stream, place).is_ok());
         if !decoded {
             stream = None;
         }
         let digests = leaf_digests(leaf.start, Content::Bytes(place), record.layout().leaf_len);
-        if decoded && archive.compare_leaves(&leaf, &digests).is_ok() {
-            continue;
+        let found = match (decoded, archive.compare_leaves(&leaf, &digests)) {
+            (true, Ok(())) => continue,
+            (true, Err(error)) => Loss {
+                kept: is_of_record(&error),
+                why: error.in_chunk(chunk, held.start).in_file(archive.path()),
+                bytes: leaf,
+            },
+            (false, _) => loss(leaf),
+        };
+        if !found.kept {
+            place.fill(0);
         }
-        place.fill(0);
         match lost.last_mut() {
-            Some(last) if last.bytes.end == leaf.start => last.bytes.end = leaf.end,
-            _ => lost.push(loss(leaf)),
+            Some(last) if last.bytes.end == found.bytes.start && last.kept == found.kept => {
+                last.bytes.end = found.bytes.end;
+            }
+            _ => lost.push(found),
         }
     }
     Ok(lost)

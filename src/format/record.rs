@@ -25,6 +25,8 @@ const SEALED_LEN: usize = TAIL_LEN - DIGEST_LEN - RECORD_MAGIC.len();
 pub(crate) const LONGEST_PAGE: usize = 64 << 10;
 /// How many leaves of full length a page may have.
 const MOST_LEAVES: u64 = 1024;
+/// How many chunks a page may lie in, empty ones included: where its leaves begin is counted out for every check.
+pub(crate) const MOST_CHUNKS: usize = 8192;
 /// Leaves and groups are no shorter and no longer than this, in bytes: pieces of large chunks, which are 128 KiB long and
 /// aligned as leaves are, are then whole numbers of both.
 const LENGTHS: Range<u32> = 12..18;
@@ -254,6 +256,10 @@ impl<'a> Page<'a> {
         }
         let (seal, body) = bytes.split_first_chunk::<DIGEST_LEN>()?;
         let (flags, rest) = body.split_at_checked(leaf_count.div_ceil(8))?;
+        let last_used = leaf_count.checked_sub(1)? % 8;
+        if flags.last().is_some_and(|last| last >> last_used > 1) {
+            return None;
+        }
         let zeros: u32 = flags.iter().map(|byte| byte.count_ones()).sum();
         let used = leaf_count % 8;
         if used > 0 && flags.last()? >> used != 0 {
@@ -396,6 +402,11 @@ mod tests {
             changed[place] ^= 1;
             assert!(Page::parse(&changed, leaves.len()).is_none_or(|page| !page.is_whole()));
         }
+        // A flag of no leaf would make up for a digest that is missing.
+        let mut short = bytes.clone();
+        short[8] |= 0xc0;
+        short.drain(17..33);
+        assert!(Page::parse(&short, leaves.len()).is_none());
         let zeros = encode_page(&layout, &leaves[1..4], &values);
         assert!(zeros.is_empty());
         let page = Page::parse(&zeros, 3).unwrap();

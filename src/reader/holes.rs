@@ -70,6 +70,7 @@ impl Reader {
             return Ok(None);
         }
         if let Some(record) = self.shared.archive.record() {
+            self.shared.archive.check_unchanged()?;
             return self.find_in_record(record, offset, hole);
         }
         let table = self.shared.archive.table();
