@@ -52,11 +52,14 @@ impl Unit {
         if bytes.end - bytes.start <= one_call || !in_pieces(chunk) {
             return Some((Self { chunk, piece: None }, bytes));
         }
-        let unit = Self {
-            chunk,
-            piece: piece_number(&bytes, offset),
-        };
-        Some((unit, piece_bytes(&bytes, offset)))
+        Some(match piece_number(&bytes, offset) {
+            Some(number) => {
+                let piece = Some(number);
+                (Self { chunk, piece }, piece_bytes(&bytes, offset))
+            }
+            // No chunk is so large; one that claims to be is refused for its size, and does not end here.
+            None => (Self { chunk, piece: None }, bytes),
+        })
     }
 }
 
@@ -99,5 +102,28 @@ mod tests {
             }
             prop_assert_eq!(offset, table.original_size());
         }
+    }
+
+    #[test]
+    fn a_chunk_with_more_pieces_than_can_be_counted_goes_on_to_its_end() {
+        let size = 1_u64 << 60;
+        let table = ChunkTable::new(18, [10].into_iter(), [size].into_iter()).unwrap();
+        let whole = Unit {
+            chunk: 0,
+            piece: None,
+        };
+        let found = Unit::holding(&table, size - 1, ONE_CALL, |_| true);
+        assert_eq!(found, Some((whole, 0..size)));
+        assert_eq!(Unit::holding(&table, size, ONE_CALL, |_| true), None);
+    }
+
+    #[test]
+    fn the_last_piece_of_the_longest_file_there_may_be_ends_where_that_ends() {
+        let last = ONE_CALL + 7;
+        let sizes = [u64::MAX - last, last];
+        let table = ChunkTable::new(18, [1, 1].into_iter(), sizes.into_iter()).unwrap();
+        let (unit, bytes) = Unit::holding(&table, u64::MAX - 1, ONE_CALL, |_| true).unwrap();
+        assert_eq!((unit.chunk, unit.piece), (1, Some(8)));
+        assert_eq!(bytes, u64::MAX - PIECE_LEN + 1..u64::MAX);
     }
 }
