@@ -17,12 +17,23 @@ pub(crate) trait Source: Debug + Send + Sync {
     fn identity(&self) -> io::Result<Identity>;
 }
 
+/// Where the longest file there can be ends, in bytes.
+const FARTHEST: u64 = i64::MAX as u64;
+
 /// Positioned reads, not a memory map: a map of a file that shrinks ends its reader with SIGBUS.
 impl Source for File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match FileExt::read_at(self, rest, offset + done as u64) {
+            let place = offset.saturating_add(done as u64);
+            // The system refuses to look where no file can reach.
+            let within = usize::try_from(FARTHEST.saturating_sub(place)).unwrap_or(usize::MAX);
+            let len = rest.len().min(within);
+            match FileExt::read_at(
+                self,
+                rest.get_mut(..len).unwrap_or_default(),
+                place.min(FARTHEST),
+            ) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -44,5 +55,22 @@ impl<S: Source> Source for Arc<S> {
 
     fn identity(&self) -> io::Result<Identity> {
         (**self).identity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn behind_the_end_of_a_file_there_is_nothing_however_far() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"abc").unwrap();
+        let mut bytes = [0; 2];
+        assert_eq!(Source::read_at(&file, &mut bytes, 2).unwrap(), 1);
+        for offset in [3, 1 << 62, i64::MAX as u64, 1 << 63, u64::MAX] {
+            assert_eq!(Source::read_at(&file, &mut bytes, offset).unwrap(), 0);
+        }
     }
 }
