@@ -218,6 +218,11 @@ impl<'a> Input<'a> {
         self.len
     }
 
+    /// What is fetched from.
+    pub(super) fn payload(&self) -> &'a dyn Payload {
+        self.payload
+    }
+
     /// The payload's bytes from `offset` on: `least` of them or more, or all there are.
     pub(super) fn from(&mut self, offset: u64, least: usize) -> Result<&[u8]> {
         let rest = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);

@@ -137,11 +137,18 @@ impl Decoder {
             let len = block.decode(target, window, self.descriptor.block_len, self.announced)?;
             self.decoded = self.decoded.saturating_add(len as u64);
             self.consumed = self.consumed.saturating_add(total_len as u64);
-            if len < room && matches!(self.places, Places::Full(_)) {
-                return Err(shorter(Codec::Lz4, self.announced, self.decoded));
-            }
             if let Some(hasher) = &mut self.hasher {
                 hasher.write(target.get(..len).unwrap_or_default());
+            }
+            if len < room {
+                // Whoever comes by another way must not find other bytes: where there is a seat for every block, one
+                // that does not fill its own makes the chunk too short.
+                if matches!(self.places, Places::Unknown) {
+                    self.places = self.find_blocks(input.payload())?;
+                }
+                if matches!(self.places, Places::Full(_)) {
+                    return Err(shorter(Codec::Lz4, self.announced, self.decoded));
+                }
             }
             if fits {
                 filled += len;
@@ -373,6 +380,21 @@ mod tests {
             stream.decode(&payload, &mut output).unwrap();
             assert!(output == input);
         }
+    }
+
+    #[test]
+    fn a_block_that_ends_early_where_all_must_be_full_is_refused_whichever_way_one_comes() {
+        let input = input(BLOCK_LEN * 3 - 1000);
+        let payload = frame(&input, &[BLOCK_LEN - 1000]);
+        let announced = BLOCK_LEN as u64 * 3;
+        let mut stream = Stream::open(Codec::Lz4, &payload, announced).unwrap();
+        let mut output = vec![0; BLOCK_LEN];
+        assert!(stream.decode(&payload, &mut output).is_err());
+        // Gone to, the others have their seats; whoever comes through the short one must not find them elsewhere.
+        let mut stream = Stream::open(Codec::Lz4, &payload, announced).unwrap();
+        assert_eq!(stream.seek(&payload, announced / 3).unwrap(), announced / 3);
+        stream.decode(&payload, &mut output).unwrap();
+        assert!(output == input[BLOCK_LEN - 1000..][..BLOCK_LEN]);
     }
 
     #[test]
