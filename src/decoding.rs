@@ -1,8 +1,8 @@
 //! All chunks of an archive, or those of a range, decoded in parallel and checked: what `unpack` and `verify` share.
 //!
 //! A chunk whose payload is the very bytes that were found to be zeros before is not decoded again, so that what was a
-//! hole costs its checksum only. A chunk announced to be huge, out of all proportion to its payload, is measured first, in
-//! little memory: an announcement alone makes nobody allocate it.
+//! hole costs its checksum only. A chunk announced to be huge beside its payload is measured first, in little memory: an
+//! announcement alone makes nobody allocate it.
 //!
 //! Every chunk is checked by the record of digests, if the file has one, before anything of it goes out; the whole is proved by
 //! the checksum at the end. Asked for it, a job goes on behind damage and says what is lost ([`Loss`]).
@@ -33,11 +33,9 @@ use crate::output::Writeback;
 use crate::record::Builder;
 use crate::zeros::is_zero;
 
-/// From which announced size on a chunk is suspected to be announced only, in bytes.
-const SUSPECT_FROM: u64 = 32 << 20;
-/// How many times its payload's size such a chunk may have and is still believed. Measuring is decoding, so what data
-/// compresses to is not to be measured; long runs of one byte do better than this, and are quick to decode.
-const BELIEVED_RATIO: u64 = 1000;
+/// How many bytes more than its payload has a chunk may be announced to have and is believed. Measuring is decoding, so what
+/// there is usually is not to be measured: the chunks of the largest size that any writer makes by itself are just not.
+const BELIEVED_EXCESS: u64 = 32 << 20;
 /// The longest payload that is remembered as one of zeros, in bytes.
 const LONGEST_ZERO_PAYLOAD: usize = 4 << 20;
 /// What is decoded, and how.
@@ -537,7 +535,7 @@ fn is_loss(error: &Error) -> bool {
 
 /// Whether a chunk of `len` bytes is to be measured before memory is taken for it.
 fn is_suspect(payload_len: u64, len: u64) -> bool {
-    len >= SUSPECT_FROM && len / BELIEVED_RATIO > payload_len
+    len > BELIEVED_EXCESS.saturating_add(payload_len)
 }
 
 #[cfg(test)]
@@ -545,11 +543,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_chunk_of_data_is_decoded_once_and_a_bomb_measured_first() {
+    fn chunks_of_ordinary_sizes_are_decoded_once_and_what_may_be_a_bomb_is_measured_first() {
         // What `--level throughput` makes of large files: chunks of 32 MiB, text even at 200:1.
         assert!(!is_suspect(12 << 20, 32 << 20));
-        assert!(!is_suspect(160 << 10, 32 << 20));
-        assert!(!is_suspect(20 << 20, 1 << 30));
+        assert!(!is_suspect(2_000, 32 << 20));
+        assert!(!is_suspect(1 << 30, 1 << 30));
+        assert!(is_suspect(20 << 20, 1 << 30));
         assert!(is_suspect(2_000, 16 << 30));
     }
 }

@@ -270,7 +270,7 @@ impl Archive {
         else {
             return Err(Error::unusable(format!("there is no chunk {chunk}")));
         };
-        codec::check_payload_len(
+        codec::check_lengths(
             self.header().codec,
             packed.end - packed.start,
             original.end - original.start,

@@ -85,6 +85,30 @@ pub(crate) fn check_payload_len(codec: Codec, packed: u64, original: u64) -> Res
     }
 }
 
+/// Checks that a payload of `packed` bytes may decode to a chunk of `original` bytes, before memory is taken for it: where a
+/// codec bounds what it makes of a byte, an announcement beyond that costs nothing.
+///
+/// # Errors
+/// [`ErrorKind::Decode`] if it is too long or too short.
+pub(crate) fn check_lengths(codec: Codec, packed: u64, original: u64) -> Result<()> {
+    check_payload_len(codec, packed, original)?;
+    let longest = match codec {
+        // A match's length goes on for 255 bytes with every byte.
+        Codec::Lz4 => packed.saturating_mul(255),
+        // A copy of 64 bytes takes three.
+        Codec::Snappy => packed.saturating_mul(64) / 3,
+        // A few bytes hold as many equal ones as anybody likes.
+        Codec::Zstd | Codec::Brotli => u64::MAX,
+    };
+    match original <= longest {
+        true => Ok(()),
+        false => Err(damaged(
+            codec,
+            format!("a payload of {packed} bytes cannot hold {original} bytes"),
+        )),
+    }
+}
+
 /// The decoded length in bytes, found by going through the whole payload in constant memory. A small payload may take
 /// long, so there is an eye on `cancelled`.
 ///
@@ -99,9 +123,7 @@ pub(crate) fn measure(
     let len = match codec {
         Codec::Lz4 => lz4::measure(payload, limit)?,
         Codec::Zstd => zstd::measure(payload, limit, cancelled)?,
-        Codec::Snappy => {
-            snappy::decoded_len(payload).ok_or_else(|| damaged(codec, "no length in front"))?
-        }
+        Codec::Snappy => snappy::measure(payload, limit)?,
         Codec::Brotli => brotli::measure(payload, limit, cancelled)?,
     };
     if len > limit {

@@ -36,6 +36,21 @@ pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {
     }
 }
 
+pub(super) fn measure(payload: &[u8], limit: u64) -> Result<u64> {
+    let told = decoded_len(payload).ok_or_else(|| damaged(Codec::Snappy, "no length in front"))?;
+    if told > limit {
+        return Err(larger_than(Codec::Snappy, limit));
+    }
+    let found = stream::elements_len(payload)?;
+    match found == told {
+        true => Ok(told),
+        false => Err(damaged(
+            Codec::Snappy,
+            format!("the payload tells {told} bytes and holds {found}"),
+        )),
+    }
+}
+
 pub(super) fn encode(input: &[u8], output: &mut Vec<u8>) -> Result<()> {
     let bound = max_compress_len(input.len());
     if bound == 0 {

@@ -46,9 +46,7 @@ impl Decoder {
     pub(in crate::codec) fn open(payload: &dyn Payload, announced: u64) -> Result<Self> {
         let (prefix, len) = beginning::<PREFIX_LEN>(payload)?;
         let prefix = prefix.get(..len).unwrap_or_default();
-        let Some(last) = prefix.iter().position(|byte| byte & 0x80 == 0) else {
-            return Err(refused("no length in front"));
-        };
+        let prefix_len = prefix_len(prefix)?;
         let found = decompress_len(prefix).map_err(refused)? as u64;
         if found > announced {
             return Err(larger_than(Codec::Snappy, announced));
@@ -59,7 +57,7 @@ impl Decoder {
         Ok(Self {
             window: Window::default(),
             forgotten: 0,
-            consumed: last as u64 + 1,
+            consumed: prefix_len as u64,
             element: None,
         })
     }
@@ -116,6 +114,32 @@ impl Decoder {
         let dropped = (held + filled).saturating_sub(self.window.bytes().len());
         self.forgotten += dropped as u64;
         Ok(filled)
+    }
+}
+
+/// How many bytes a payload's elements decode to, from their tags alone.
+pub(super) fn elements_len(payload: &[u8]) -> Result<u64> {
+    let prefix_len = prefix_len(payload)?;
+    let mut rest = payload.get(prefix_len..).unwrap_or_default();
+    let mut found = 0_u64;
+    while !rest.is_empty() {
+        let (element, tag_len) = Element::parse(rest)?;
+        let (len, taken) = match element {
+            Element::Literal { len } => (len, tag_len.saturating_add(len)),
+            Element::Copy { len, .. } => (len, tag_len),
+        };
+        rest = rest.get(taken..).ok_or_else(cut_short)?;
+        found = found.saturating_add(len as u64);
+    }
+    Ok(found)
+}
+
+/// The length of the length in front of a payload, in bytes.
+fn prefix_len(payload: &[u8]) -> Result<usize> {
+    let mut prefix = payload.iter().take(PREFIX_LEN);
+    match prefix.position(|byte| byte & 0x80 == 0) {
+        Some(last) => Ok(last + 1),
+        None => Err(refused("no length in front")),
     }
 }
 
