@@ -243,7 +243,8 @@ struct Stored<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// Reads a page that describes so many leaves; `None` if its length and its flags contradict each other.
+    /// Reads a page that describes so many leaves; `None` if its length and its flags contradict each other, or there are
+    /// flags of leaves that do not exist: what these flag would be missing elsewhere.
     pub(crate) fn parse(bytes: &'a [u8], leaf_count: usize) -> Option<Self> {
         if bytes.is_empty() {
             return Some(Self {
@@ -254,6 +255,10 @@ impl<'a> Page<'a> {
         let (seal, body) = bytes.split_first_chunk::<DIGEST_LEN>()?;
         let (flags, rest) = body.split_at_checked(leaf_count.div_ceil(8))?;
         let zeros: u32 = flags.iter().map(|byte| byte.count_ones()).sum();
+        let used = leaf_count % 8;
+        if used > 0 && flags.last()? >> used != 0 {
+            return None;
+        }
         let with_data = leaf_count.checked_sub(zeros as usize)?;
         let (digests, values) = rest.split_at_checked(with_data.checked_mul(DIGEST_LEN)?)?;
         let (digests, _) = digests.as_chunks();
@@ -395,5 +400,15 @@ mod tests {
         assert!(zeros.is_empty());
         let page = Page::parse(&zeros, 3).unwrap();
         assert!(page.is_whole() && page.leaves().eq([Leaf::Zeros; 3]));
+    }
+
+    #[test]
+    fn a_page_with_flags_of_leaves_that_do_not_exist_is_none() {
+        // Five leaves with data and four flags behind them: as long as one leaf with data and a chaining value.
+        let page = |flags: u8| [&[0; 8][..], &[flags], &[7; 5 * 8]].concat();
+        assert!(Page::parse(&page(0), 5).is_some());
+        assert!(Page::parse(&page(0b1110_0000), 5).is_none());
+        let four_more = [&[0; 8][..], &[0b1111_0000], &[7; 4 * 8]].concat();
+        assert!(Page::parse(&four_more, 4).is_none());
     }
 }
