@@ -496,3 +496,25 @@ fn holes_are_told_by_the_record_leaf_by_leaf() {
     assert_eq!(reader.next_data(0).unwrap(), Some(20 << 20));
     assert_eq!(reader.next_hole(20 << 20).unwrap(), Some(24 << 20));
 }
+
+#[test]
+fn behind_the_end_there_is_no_data_however_it_is_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = directory.path().join("x");
+    // One group, which has no chaining value: nothing proves what its page says of zeros.
+    fs::write(&plain, "tiny").unwrap();
+    let packed = directory.path().join("x.warp");
+    pack(&plain, &packed, &[]);
+    for checks in [Verify::Off, Verify::Fast, Verify::Strict] {
+        let engine = Engine::new(&EngineOptions {
+            verify: checks,
+            ..EngineOptions::default()
+        });
+        let reader = engine.unwrap().open(&packed).unwrap();
+        assert_eq!(reader.next_data(3).unwrap(), Some(3));
+        for behind in [4, 5, u64::MAX] {
+            assert_eq!(reader.next_data(behind).unwrap(), None, "{checks:?}");
+            assert_eq!(reader.next_hole(behind).unwrap(), None, "{checks:?}");
+        }
+    }
+}

@@ -59,18 +59,21 @@ impl Reader {
     /// # Errors
     /// Those of reading.
     pub fn next_hole(&self, offset: u64) -> Result<Option<u64>> {
-        if offset >= self.len() {
-            return Ok(None);
+        match offset < self.len() {
+            true => Ok(Some(self.find(offset, true)?.unwrap_or(self.len()))),
+            false => Ok(None),
         }
-        Ok(Some(self.find(offset, true)?.unwrap_or(self.len())))
     }
 
     fn find(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
+        if offset >= self.len() {
+            return Ok(None);
+        }
         if let Some(record) = self.shared.archive.record() {
             return self.find_in_record(record, offset, hole);
         }
         let table = self.shared.archive.table();
-        for chunk in table.chunks_holding(&(offset..self.len().max(offset))) {
+        for chunk in table.chunks_holding(&(offset..self.len())) {
             let bytes = table.original_range(chunk).unwrap_or_default();
             if !bytes.is_empty() && self.is_hole(chunk, &bytes)? == hole {
                 return Ok(Some(bytes.start.max(offset)));
