@@ -17,6 +17,8 @@ mod digest;
 pub mod error;
 pub mod format;
 pub mod fuse;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod identity;
 pub mod info;
 pub mod job;
