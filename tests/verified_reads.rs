@@ -488,7 +488,7 @@ fn holes_are_told_by_the_record_leaf_by_leaf() {
     let info = run(["info", "--json", packed.to_str().unwrap()]);
     let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
     let record = info[0]["record_size"].as_u64().unwrap();
-    flip(&packed, length - record + 9, 0x01);
+    flip(&packed, length - record + 4 + 9, 0x01);
     let reader = Engine::new(&EngineOptions::default())
         .unwrap()
         .open(&packed)
@@ -554,11 +554,12 @@ fn a_sparse_file_that_announces_a_huge_record_is_refused_and_no_end_of_the_proce
     let directory = tempfile::tempdir().unwrap();
     let packed = directory.path().join("x.warp");
     let bytes = snappy_file(&[vec![0; 10]], &[PAGES * 4096]);
-    let record_len = PAGES * 4 + 40;
+    let record_len = 4 + PAGES * 4 + 40;
     let tail = tail(&bytes, b"", record_len, [12, 0, 12]);
     let file = File::create(&packed).unwrap();
     let start = bytes.len() as u64;
     file.write_all_at(&bytes, 0).unwrap();
+    file.write_all_at(b"WFD1", start).unwrap();
     file.write_all_at(&tail, start + record_len - 40).unwrap();
     for command in ["info", "verify"] {
         let mut process = warpfs();
@@ -596,13 +597,44 @@ fn a_packed_file_that_was_packed_again_by_others_is_not_taken_for_one_with_its_r
 }
 
 #[test]
+fn no_flipped_bit_of_header_table_or_footer_leaves_a_file_that_opens() {
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    for (codec, checksum) in [("snappy", "blake3"), ("zstd", "none")] {
+        let arguments = [
+            "--codec",
+            codec,
+            "--checksum",
+            checksum,
+            "--chunk-size",
+            "40000",
+        ];
+        pack(&vector("mixed.bin"), &packed, &arguments);
+        let whole = fs::read(&packed).unwrap();
+        let payloads = 18 + 3 * 16..payload(&packed, 2).end as usize;
+        let footer = if checksum == "none" { 0 } else { 39 };
+        let engine = Engine::new(&EngineOptions::default()).unwrap();
+        for place in (0..payloads.start).chain(payloads.end..payloads.end + footer) {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[place] ^= 1 << bit;
+                fs::write(&packed, flipped).unwrap();
+                let opened = engine.open(&packed).map(|_| "it opens");
+                assert!(opened.is_err(), "{codec}: bit {bit} of byte {place}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_page_of_more_chunks_than_are_worth_counting_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let packed = directory.path().join("x.warp");
     // A zero each.
     for (count, fits) in [(8192, true), (8193, false)] {
         let mut bytes = snappy_file(&vec![vec![1, 0, 0]; count], &vec![1; count]);
-        let tail = tail(&bytes, &[0; 4], 44, [12, 0, 22]);
+        let tail = tail(&bytes, &[0; 4], 48, [12, 0, 22]);
+        bytes.extend(b"WFD1");
         bytes.extend([0; 4]);
         bytes.extend(tail);
         fs::write(&packed, bytes).unwrap();

@@ -173,13 +173,16 @@ impl Outline {
         fingerprint.update(&footer_bytes);
         let record = match conditions.verify {
             Verify::Off => None,
-            // It ends with the file.
-            _ if !whole || header.chunk_count == 0 => None,
+            _ if header.chunk_count == 0 => None,
+            // Also in a file that seems cut short: one that has lost its end has no record, and if there is one, it is the
+            // table that is damaged.
             _ => {
                 let beginning = record::Beginning {
                     header: &header,
                     footer: footer.as_ref(),
-                    end: chunks.payload_end() + footer_bytes.len() as u64,
+                    end: chunks
+                        .payload_end()
+                        .saturating_add(footer_bytes.len() as u64),
                     fingerprint: fingerprint.digest(),
                 };
                 Record::read(source, path, &beginning, identity.size, conditions)?

@@ -13,7 +13,8 @@ use super::source::Source;
 use crate::digest::{ChainingValue, fold_root};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{
-    Checksum, Fingerprint, FixedHeader, Footer, LONGEST_PAGE, Layout, TAIL_LEN, Tail, directory_len,
+    Checksum, Fingerprint, FixedHeader, Footer, LONGEST_PAGE, Layout, RECORD_MAGIC, TAIL_LEN, Tail,
+    directory_len,
 };
 use crate::memory::Charge;
 
@@ -94,9 +95,10 @@ impl Record {
         conditions: &Conditions<'_>,
     ) -> Result<Option<Self>> {
         let mut tail = [0; TAIL_LEN];
-        // The payload of a `.warp` that was packed again may end with the tail of what it holds.
+        // Where the payloads are all there is, the last may be of a `.warp` that was packed again, and end with its tail.
+        let behind = beginning.end != file_len;
         let tail_start = file_len.checked_sub(TAIL_LEN as u64);
-        let Some(tail_start) = tail_start.filter(|&start| start >= beginning.end) else {
+        let Some(tail_start) = tail_start.filter(|_| behind) else {
             return Ok(None);
         };
         let read = source
@@ -110,13 +112,21 @@ impl Record {
             return Err(ErrorKind::DamagedBeginning.into());
         }
         let damaged = |what| Error::new(ErrorKind::DamagedRecord(what));
+        let mut magic = [0; RECORD_MAGIC.len()];
+        source
+            .read_at(&mut magic, beginning.end)
+            .context("cannot read", path)?;
+        if magic != RECORD_MAGIC {
+            return Err(damaged("its beginning"));
+        }
+        let start = beginning.end.saturating_add(magic.len() as u64);
         let layout = tail.layout;
         let original_size = beginning.header.original_size;
         let pages = layout.page_count(original_size);
         let with_values = layout.pages_have_values(original_size);
         let directory_start = directory_len(&layout, original_size)
             .and_then(|length| tail_start.checked_sub(length))
-            .filter(|&start| start >= beginning.end)
+            .filter(|&directory| directory >= start)
             .ok_or_else(|| damaged("it is too short for its directory"))?;
 
         let keeps_values = with_values && conditions.verify == Verify::Strict;
@@ -150,7 +160,7 @@ impl Record {
         }
         if directory.fingerprint.digest() != tail.directory
             || too_long
-            || beginning.end.checked_add(end) != Some(directory_start)
+            || start.checked_add(end) != Some(directory_start)
         {
             return Err(damaged("its directory"));
         }
@@ -179,7 +189,7 @@ impl Record {
         };
         Ok(Some(Self {
             layout,
-            start: beginning.end,
+            start,
             ends: ends.into_boxed_slice(),
             directory: tail.directory,
             len: tail.record_len,

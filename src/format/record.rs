@@ -13,7 +13,7 @@ use super::{Checksum, Fields};
 use crate::digest::{ChainingValue, Leaf};
 use crate::error::{ErrorKind, Part, Result};
 
-/// The last four bytes of a file with a record, "WFD1".
+/// The first four bytes of a record, and the last, with which its file ends: "WFD1".
 pub const RECORD_MAGIC: [u8; 4] = 0x3144_4657_u32.to_le_bytes();
 /// The version of the record that is written, and the only one that is read.
 const VERSION: u8 = 1;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::spool::Spool;
 use crate::digest::{ChainingValue, Leaf};
 use crate::error::{IoContext, Result};
-use crate::format::{Fingerprint, Layout, TAIL_LEN, Tail};
+use crate::format::{Fingerprint, Layout, RECORD_MAGIC, TAIL_LEN, Tail};
 use crate::output::NewFile;
 use crate::record::Builder;
 
@@ -88,13 +88,16 @@ impl Record {
     /// Writes the record where `new` stands; `beginning` is the fingerprint of header, table and footer. Says how long it is, in
     /// bytes.
     pub(super) fn write(mut self, new: &NewFile, beginning: u64) -> Result<u64> {
+        let mut file = new.file();
+        file.write_all(&RECORD_MAGIC)
+            .context("cannot write", new.target())?;
         let mut pages_len = self.gathered.len() as u64;
         if let Some(spool) = self.spool {
             pages_len += spool.copy_to(new.file(), new.target())?;
         }
         let mut directory = Fingerprint::default();
         directory.update(&self.directory);
-        let record_len = pages_len + (self.directory.len() + TAIL_LEN) as u64;
+        let record_len = pages_len + (RECORD_MAGIC.len() + self.directory.len() + TAIL_LEN) as u64;
         let tail = Tail {
             layout: self.layout,
             record_len,
@@ -103,7 +106,6 @@ impl Record {
         };
         self.gathered.extend(&self.directory);
         self.gathered.extend(tail.to_bytes());
-        let mut file = new.file();
         file.write_all(&self.gathered)
             .context("cannot write", new.target())?;
         Ok(record_len)

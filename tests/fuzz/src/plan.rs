@@ -324,14 +324,15 @@ impl Layout {
     /// should have. Those of the original stay as they are.
     pub fn seal(&mut self) {
         const TAIL_LEN: usize = 40;
-        let Some(tail_start) = self.tail.len().checked_sub(TAIL_LEN) else {
-            return;
-        };
-        if !self.tail.ends_with(&RECORD_MAGIC) {
+        if self.tail.len() < TAIL_LEN || !self.tail.ends_with(&RECORD_MAGIC) {
             return;
         }
         let footer = Footer::parse(&self.tail).ok().flatten();
         let footer_len = footer.map_or(0, |footer| footer.to_bytes().len());
+        if !self.tail[footer_len..].starts_with(&RECORD_MAGIC) {
+            self.tail.splice(footer_len..footer_len, RECORD_MAGIC);
+        }
+        let tail_start = self.tail.len() - TAIL_LEN;
         let Some(record_len) = self.tail.len().checked_sub(footer_len) else {
             return;
         };
