@@ -16,8 +16,11 @@ use std::ops::Range;
 
 use twox_hash::XxHash64;
 
+/// A target takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] = [
+pub const TARGETS: [(&str, Target); 4] = [
     ("structures", structures::run),
     ("decode", decode::run),
     ("archive", archive::run),
@@ -34,8 +37,8 @@ impl Random {
         Self(XxHash64::oneshot(0, data))
     }
 
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -45,7 +48,7 @@ impl Random {
 
     /// A number less than `limit`; 0 if that is 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+        self.any() % limit.max(1)
     }
 
     /// An index into something of this length; 0 if it is empty.

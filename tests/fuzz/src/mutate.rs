@@ -47,7 +47,7 @@ pub fn bytes(bytes: &mut Vec<u8>, most: usize, random: &mut Random) {
         start..len.min(start + 1 + random.index(32))
     };
     match random.below(6) {
-        0 if bytes.len() < most => bytes.insert(at, random.next() as u8),
+        0 if bytes.len() < most => bytes.insert(at, random.any() as u8),
         1 if !bytes.is_empty() => drop(bytes.drain(part(random, bytes.len()))),
         2 => {
             let again = bytes[part(random, bytes.len())].to_vec();
@@ -65,7 +65,7 @@ pub fn bytes(bytes: &mut Vec<u8>, most: usize, random: &mut Random) {
             .iter_mut()
             .skip(at)
             .take(1)
-            .for_each(|byte| *byte = random.next() as u8),
+            .for_each(|byte| *byte = random.any() as u8),
         _ => bytes
             .iter_mut()
             .skip(at)
@@ -102,7 +102,7 @@ pub fn chunk(input: &mut Vec<u8>, most: usize, random: &mut Random, change: Chan
     let mut body = input.split_off(PREFIX_LEN);
     if random.one_in(4) {
         let at = random.index(PREFIX_LEN);
-        input[at] = random.next() as u8;
+        input[at] = random.any() as u8;
     }
     let codec = input[0] % 4;
     payload(codec, &mut body, most - PREFIX_LEN, random, change);
@@ -214,7 +214,7 @@ fn payload(
         // The window or the content size that a frame asks for.
         (1, 1) if payload.starts_with(&ZSTD_MAGIC) && payload.len() > 12 => {
             let at = 4 + random.index(8);
-            payload[at] = random.next() as u8;
+            payload[at] = random.any() as u8;
         }
         // Blocks of one byte repeated, or of none.
         (1, 2) if payload.starts_with(&ZSTD_MAGIC) => {
@@ -236,7 +236,7 @@ fn payload(
         }
         (0, 1) if payload.len() > 7 => {
             let at = 4 + random.index(10).min(payload.len() - 5);
-            payload[at] = random.next() as u8;
+            payload[at] = random.any() as u8;
         }
         _ => change(payload, most),
     }

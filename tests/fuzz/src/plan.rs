@@ -60,13 +60,13 @@ impl Original {
                 Segment::Run(byte, len) => bytes.resize(bytes.len() + usize::from(*len), *byte),
                 Segment::Noise(seed, len) => {
                     let mut random = Random(u64::from(*seed));
-                    bytes.extend((0..*len).map(|_| random.next() as u8));
+                    bytes.extend((0..*len).map(|_| random.any() as u8));
                 }
                 Segment::Words(seed, len) => {
                     let mut random = Random(u64::from(*seed));
                     let end = bytes.len() + usize::from(*len);
                     while bytes.len() < end {
-                        let word = Random(random.below(300)).next().to_le_bytes();
+                        let word = Random(random.below(300)).any().to_le_bytes();
                         let letters = word.map(|byte| b'a' + byte % 26);
                         bytes.extend_from_slice(&letters[..1 + random.index(8)]);
                         bytes.push(b' ');
