@@ -453,3 +453,22 @@ fn a_root_s_mount_is_not_for_ordinary_users_unless_they_are_let_in() {
         assert_eq!(read.status.success(), allow_other, "{}", said(&read));
     }
 }
+
+#[test]
+fn a_mount_that_ends_takes_no_other_along_that_gets_its_device_number() {
+    let source = tempfile::tempdir().unwrap();
+    for _ in 0..40 {
+        let ending = Mounted::new(source.path(), &[]);
+        let place = ending.mount_point.clone();
+        // The number is free as soon as this returns, while the server finds out that it has ended.
+        let unmounting = std::thread::spawn(move || {
+            rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).unwrap();
+        });
+        let others = [(); 2].map(|()| Mounted::new(source.path(), &[]));
+        unmounting.join().unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+        for other in &others {
+            assert!(is_mounted(&other.mount_point));
+        }
+    }
+}

@@ -215,12 +215,13 @@ impl Mount {
 
     /// Unmounts, unless somebody else has done so, wherever it has come to lie meanwhile. A mount that is in use
     /// disappears from the tree at once and ends when its last user does. Beneath another mount at the same place it
-    /// cannot be reached.
+    /// cannot be reached. Only for who serves the mount: as long as he does, the device number is not another's.
     ///
     /// # Errors
     /// The mount cannot be looked for, or the system refuses.
     pub(super) fn end(&self) -> Result<Reach> {
-        self.take_away(|place| match unmount(place, false) {
+        let places = mount_table::of_device(self.device)?;
+        self.take_away(&places, |place| match unmount(place, false) {
             Err(error) if is_busy(&error) => {
                 tracing::warn!("{} is still in use: it is detached", place.display());
                 unmount(place, true)
@@ -235,33 +236,44 @@ impl Mount {
     /// # Errors
     /// As [`Mount::end`].
     pub(super) fn end_if_dead(&self) -> Result<Reach> {
-        let dead = |place: &Mounted| {
-            let asked = rustix::fs::statfs(&place.mount_point);
-            let broken = |error| {
-                matches!(
-                    error,
-                    Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED
-                )
-            };
-            place.covered || asked.is_err_and(broken)
-        };
-        if !mount_table::of_device(self.device)?.iter().all(dead) {
+        let places = mount_table::of_device(self.device)?;
+        if !places.iter().all(is_dead) {
             return Ok(Reach::Ended);
         }
-        self.take_away(|place| unmount(place, true))
+        self.take_away(&places, |place| unmount(place, true))
     }
 
-    /// Unmounts it by `unmount` everywhere. One of its places may take others along, so the table is read anew for each.
-    fn take_away(&self, unmount: impl Fn(&Path) -> Result<()>) -> Result<Reach> {
-        loop {
-            let places = mount_table::of_device(self.device)?;
-            match places.iter().find(|place| !place.covered) {
-                Some(place) => unmount(&place.mount_point)?,
-                None if places.is_empty() => return Ok(Reach::Ended),
-                None => return Ok(Reach::Covered),
+    /// Unmounts it by `unmount` at these places. They are not looked for again: when the last is gone, the device number
+    /// may be given to another mount at once.
+    fn take_away(
+        &self,
+        places: &[Mounted],
+        unmount: impl Fn(&Path) -> Result<()>,
+    ) -> Result<Reach> {
+        for place in places.iter().filter(|place| !place.covered) {
+            // One of the places may have taken others along.
+            let topmost = mount_table::topmost_at(&place.mount_point)?;
+            if topmost.is_some_and(|topmost| topmost.device == self.device) {
+                unmount(&place.mount_point)?;
             }
         }
+        match places.iter().any(|place| place.covered) {
+            true => Ok(Reach::Covered),
+            false => Ok(Reach::Ended),
+        }
     }
+}
+
+/// Whether the connection to the server of what is mounted there is broken; it cannot be asked where another covers it.
+fn is_dead(place: &Mounted) -> bool {
+    let asked = rustix::fs::statfs(&place.mount_point);
+    let broken = |error| {
+        matches!(
+            error,
+            Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED
+        )
+    };
+    place.covered || asked.is_err_and(broken)
 }
 
 /// Unmounts what `warpfs mount` has mounted on `mount_point`.
