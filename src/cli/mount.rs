@@ -52,6 +52,10 @@ pub(super) struct Mount {
     /// "warpfs umount"; with it, what lies beneath shows, which programs may take for the truth
     #[arg(long)]
     auto_unmount: bool,
+    /// Serve metrics for Prometheus at http://ADDRESS/metrics: a port of this machine (127.0.0.1), or HOST:PORT. Who can
+    /// reach it can read them; they name no files
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
+    metrics: Option<String>,
     /// Append what happens to this file
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
@@ -103,6 +107,21 @@ fn verify(text: &str) -> Result<Verify, String> {
     }
 }
 
+/// `PORT`, `:PORT` or `HOST:PORT`; without a host, this machine alone gets at it.
+fn metrics_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port: u16 = port
+        .parse()
+        .map_err(|_| "write a port, or HOST:PORT".to_owned())?;
+    match host {
+        "" => Ok(format!("127.0.0.1:{port}")),
+        host if host.contains(':') && !host.starts_with('[') => {
+            Err(format!("write [{host}]:{port}"))
+        }
+        host => Ok(format!("{host}:{port}")),
+    }
+}
+
 fn time_to_live(text: &str) -> Result<Duration, String> {
     if text == "forever" {
         return Ok(FOREVER);
@@ -142,6 +161,7 @@ impl Mount {
             allow_other: self.allow_other,
             foreground,
             auto_unmount: self.auto_unmount,
+            metrics: self.metrics,
         };
         fuse::serve(&options, || begin_logging(log, foreground, volume))?;
         Ok(Outcome::Done)
@@ -163,6 +183,7 @@ impl Mount {
             "prefetch" => self.prefetch = Some(prefetch(value)?),
             "ttl" => self.ttl = time_to_live(value)?,
             "verify" => self.verify = verify(value)?,
+            "metrics" => self.metrics = Some(metrics_address(value)?),
             "log_file" => self.log_file = Some(value.into()),
             "ro"
             | "nosuid"

@@ -13,14 +13,29 @@ use crate::tree::NodeId;
 const PREFIX: &str = "user.warpfs.";
 /// The root's attribute whose value is the mount's statistics as JSON. It is not listed, so that nothing copies it.
 pub(super) const STATS: &str = "user.warpfs.stats";
+/// The root's attribute whose value is the busiest files as JSON. The names of files that an asker could not list himself
+/// are for those who see all of them anyway: root and the user who mounted.
+pub(super) const BUSIEST: &str = "user.warpfs.busiest";
 
 impl WarpFilesystem {
-    /// The value of an extended attribute; `None` if there is none of that name.
-    pub(super) fn attribute(&self, node: NodeId, name: &OsStr) -> Result<Option<Vec<u8>>> {
+    /// The value of an extended attribute, for `user`; `None` if there is none of that name.
+    pub(super) fn attribute(
+        &self,
+        node: NodeId,
+        name: &OsStr,
+        user: u32,
+    ) -> Result<Option<Vec<u8>>> {
         if node == NodeId::ROOT && name == STATS {
-            return serde_json::to_vec(&self.stats())
+            return serde_json::to_vec(&self.observation.stats())
                 .map(Some)
                 .map_err(|error| Error::io("cannot write down the statistics", error.into()));
+        }
+        if node == NodeId::ROOT && name == BUSIEST {
+            if user != 0 && user != self.owner {
+                let refused = rustix::io::Errno::ACCESS.into();
+                return Err(Error::io("only for root and who mounted it", refused));
+            }
+            return self.observation.busiest().map(Some);
         }
         // Asked for others, such as the access lists that every listing looks for, no file is opened.
         if name.as_bytes().starts_with(PREFIX.as_bytes()) {
