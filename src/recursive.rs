@@ -26,7 +26,6 @@ use names::{Batch, Deferred, FirstTarget, Leave, make_symlink};
 use rustix::fs::{FileType, Stat};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::info::Info;
 use crate::job::{Control, thread_count};
 use crate::machine::usable_descriptors;
 use crate::ordered;
@@ -35,7 +34,7 @@ use crate::pack::{PackOptions, Summary, open_entry, packed_name};
 use crate::place::{Place, inode_of};
 use crate::unpack::{UnpackOptions, original_name};
 use crate::verify::VerifyOptions;
-use crate::walk::{Entry, Step, Walk};
+use crate::walk::Entry;
 
 /// From which size on a file has all threads to itself, in bytes.
 const LARGE: i64 = 16 << 20;
@@ -100,20 +99,6 @@ pub fn verify_tree(
     control: Control<'_>,
 ) -> Result<TreeSummary> {
     Tree::new(Task::Verify(options), None, options.threads, control).run(root)
-}
-
-/// Reads what there is to know of every file in the tree at `root` whose name ends in `.warp`, in the order of names.
-pub fn infos(root: &Path) -> impl Iterator<Item = Result<Info>> {
-    Walk::new(root, None).filter_map(|step| match step {
-        Ok(Step::Other(entry))
-            if entry.kind() == FileType::RegularFile && is_named_packed(&entry.name) =>
-        {
-            let opened = open_entry(&*entry.directory, &entry.name, &entry.path);
-            Some(opened.and_then(|(file, _)| Info::from_file(file, &entry.path)))
-        }
-        Ok(_) => None,
-        Err(error) => Some(Err(error)),
-    })
 }
 
 #[derive(Clone, Copy)]
@@ -438,7 +423,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-fn is_named_packed(name: &OsStr) -> bool {
+pub(crate) fn is_named_packed(name: &OsStr) -> bool {
     name.as_bytes().ends_with(b".warp")
 }
 

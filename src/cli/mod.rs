@@ -12,6 +12,7 @@ mod pack;
 mod progress;
 mod size;
 mod standard_output;
+mod stats;
 mod unpack;
 mod verify;
 
@@ -60,7 +61,7 @@ enum Command {
     Unpack(unpack::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
-    Stats(mount::Stats),
+    Stats(stats::Stats),
 }
 
 /// Whether everything asked for was done; what was not has been reported.
@@ -143,7 +144,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Pack(arguments) => pack::run(&arguments, volume),
         Command::Unpack(arguments) => unpack::run(&arguments, volume),
         Command::Verify(arguments) => verify::run(&arguments, volume),
-        Command::Info(arguments) => info::run(&arguments),
+        Command::Info(arguments) => info::run(&arguments, volume),
         Command::Stats(arguments) => arguments.run(),
     };
     match outcome {

@@ -1,16 +1,15 @@
-//! `warpfs mount`, `umount` and `stats`.
+//! `warpfs mount` and `umount`.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use warpfs::fuse::{self, FOREVER, MountOptions};
-use warpfs::{EngineOptions, Error, Verify};
+use warpfs::{EngineOptions, Verify};
 
 use super::allocator::give_large_buffers_back;
 use super::logging::{begin_logging, open_log};
-use super::{Outcome, Volume, cannot_print, size, threads_parser, wrong_usage};
+use super::{Outcome, Volume, size, threads_parser, wrong_usage};
 
 /// Show a tree of .warp files, or one of them, as the originals, read-only
 #[derive(Debug, Args)]
@@ -70,17 +69,6 @@ pub(super) struct Mount {
 pub(super) struct Umount {
     /// Where it is mounted
     mountpoint: PathBuf,
-}
-
-/// Show what a running mount has done
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  warpfs stats --json /mnt/data")]
-pub(super) struct Stats {
-    /// Where it is mounted
-    mountpoint: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Below this there is no room for even one chunk of the usual sizes.
@@ -208,23 +196,6 @@ impl Mount {
 impl Umount {
     pub(super) fn run(self) -> warpfs::Result<Outcome> {
         fuse::unmount(&self.mountpoint)?;
-        Ok(Outcome::Done)
-    }
-}
-
-impl Stats {
-    pub(super) fn run(self) -> warpfs::Result<Outcome> {
-        let stats = fuse::stats(&self.mountpoint)?;
-        let fields = serde_json::to_value(&stats)
-            .map_err(|error| Error::io("cannot write down the statistics", error.into()))?;
-        if self.json {
-            writeln!(io::stdout(), "{fields:#}").map_err(cannot_print)?;
-            return Ok(Outcome::Done);
-        }
-        for (name, value) in fields.as_object().into_iter().flatten() {
-            let name = name.replace('_', " ");
-            writeln!(io::stdout(), "{name:<20} {value:>16}").map_err(cannot_print)?;
-        }
         Ok(Outcome::Done)
     }
 }

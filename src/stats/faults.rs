@@ -24,6 +24,12 @@ macro_rules! faults {
         }
 
         impl FaultStats {
+            /// The failures since an earlier moment.
+            #[must_use]
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self { $($name: self.$name.saturating_sub(earlier.$name),)+ }
+            }
+
             /// The kinds by their names.
             pub fn by_kind(&self) -> [(&'static str, u64); [$(stringify!($name)),+].len()] {
                 [$((stringify!($name), self.$name)),+]
