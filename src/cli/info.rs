@@ -83,8 +83,8 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         for found in survey(path) {
             sums.add(&found);
             let shown = match &found {
-                Ok(Found::Packed(info)) if every_file => printer.show(Ok(info))?,
-                Ok(Found::Packed(info)) => settle(Ok(info)),
+                Ok(Found::Packed(info)) if every_file => printer.show(Ok(&**info))?,
+                Ok(Found::Packed(info)) => settle(Ok(&**info)),
                 Ok(_) => Outcome::Done,
                 Err(error) => settle(Err(error)),
             };

@@ -23,6 +23,8 @@ use super::{Outcome, cannot_print, stop_on_signals};
 
 /// How often a watched mount is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long the end of a mount may take.
+const SETTLING: Duration = Duration::from_millis(200);
 /// Goes to the terminal's first line; what is there is written over, so that nothing flickers.
 const HOME: &str = "\x1b[H";
 /// Clears the rest of a line, and what is below the last.
@@ -68,7 +70,10 @@ impl Stats {
         let in_place = io::stdout().is_terminal() && !json;
         match (json, in_place) {
             (true, _) => print(format_args!("{}\n", as_json(&first)?))?,
-            (false, true) => print(format_args!("{CLEAR}{HOME}asking ..."))?,
+            (false, true) => {
+                print(CLEAR)?;
+                draw(&Report::of_all(&self.mountpoint, &first))?;
+            }
             (false, false) => print(format_args!("{}\n", report::LINE_HEAD))?,
         }
         let (mut before, mut asked) = (first, Instant::now());
@@ -76,8 +81,10 @@ impl Stats {
         while wait_until(next, &stopped) {
             let now = match fuse::stats(&self.mountpoint) {
                 Ok(now) => now,
-                Err(error) if is_end(&error) => break,
-                Err(error) => return Err(error),
+                Err(error) => match self.has_ended(&error) {
+                    true => break,
+                    false => return Err(error),
+                },
             };
             let elapsed = asked.elapsed();
             asked = Instant::now();
@@ -95,11 +102,25 @@ impl Stats {
             false => Ok(()),
         }
     }
+
+    /// Whether the mount could not be asked because it has ended.
+    fn has_ended(&self, error: &Error) -> bool {
+        is_unmounted(error) || {
+            // What is asked while it ends is broken off. A mount that stays so has lost its server, which is no end.
+            std::thread::sleep(SETTLING);
+            fuse::stats(&self.mountpoint).is_err_and(|error| is_unmounted(&error))
+        }
+    }
 }
 
-/// Whether the mount was there, and is not any more.
-fn is_end(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Unusable(_))
+/// Whether nothing is mounted any more where something was.
+fn is_unmounted(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Unusable(_) => true,
+        // Who unmounts may take the mount point away too.
+        ErrorKind::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
 }
 
 /// Waits; says whether to go on.

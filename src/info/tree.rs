@@ -21,7 +21,7 @@ const WORTH_NAMING: u64 = 64 << 10;
 #[non_exhaustive]
 pub enum Found {
     /// A file named `.warp`.
-    Packed(Info),
+    Packed(Box<Info>),
     /// Any other, and its size in bytes.
     Plain(u64),
 }
@@ -36,7 +36,7 @@ pub fn survey(root: &Path) -> impl Iterator<Item = Result<Found>> {
             }
             let opened = open_entry(&*entry.directory, &entry.name, &entry.path);
             let info = opened.and_then(|(file, _)| Info::from_file(file, &entry.path));
-            Some(info.map(Found::Packed))
+            Some(info.map(|info| Found::Packed(Box::new(info))))
         }
         Ok(_) => None,
         Err(error) => Some(Err(error)),

@@ -23,9 +23,9 @@ const CHART_WIDTH: f64 = 640.0;
 const CHART_HEIGHT: f64 = 180.0;
 
 const STYLE: &str = "text{font:12px sans-serif;fill:#333}.h{font-weight:bold}.g{stroke:#8886;fill:none}\
-    .w{fill:none;stroke:#d6336c;stroke-width:2}.z{fill:#999}.a{fill:#440154}.b{fill:#3b528b}.c{fill:#21918c}\
-    .d{fill:#5ec962}.e{fill:#e0c31a}.f{fill:#d62728}@media(prefers-color-scheme:dark){text{fill:#ddd}\
-    .a{fill:#8b4fa0}.b{fill:#6a83c4}.w{stroke:#ff8cb3}}";
+    .v,.w{fill:none;stroke:#fff;stroke-width:4}.w{stroke:#111;stroke-width:1.5}.z{fill:#999}.a{fill:#440154}\
+    .b{fill:#3b528b}.c{fill:#21918c}.d{fill:#5ec962}.e{fill:#e0c31a}.f{fill:#d62728}\
+    @media(prefers-color-scheme:dark){text{fill:#ddd}.a{fill:#8b4fa0}.b{fill:#6a83c4}}";
 
 fn class(look: Look) -> char {
     match look {
@@ -99,7 +99,11 @@ fn draw(cells: &[Cell], name: &str, summary: &str, size: u64) -> String {
         let climbed = if payload > 0.0 { before / payload } else { 0.0 };
         let _ = write!(line, "L{to:.0} {:.0}", bottom - CHART_HEIGHT * climbed);
     }
-    let _ = writeln!(svg, "<path class=\"w\" d=\"{line}\"/>");
+    // Twice, so that it is seen on every colour.
+    let _ = writeln!(
+        svg,
+        "<defs><path id=\"l\" d=\"{line}\"/></defs><use href=\"#l\" class=\"v\"/><use href=\"#l\" class=\"w\"/>"
+    );
     for (quarter, anchor) in [
         (0, "start"),
         (1, "middle"),
