@@ -4,6 +4,7 @@
 //! without keeping any. What a unit's decoding costs is paid on the thread that asks; the units a sequential reader will want
 //! next are decoded meanwhile by the engine's workers.
 
+mod ahead;
 mod decode;
 mod engine;
 mod holes;
