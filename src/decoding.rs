@@ -18,11 +18,10 @@ use std::time::Instant;
 
 pub(crate) use proof::hexadecimal;
 pub use salvage::Loss;
-pub(crate) use sink::Sink;
+pub(crate) use sink::{Placed, Sink};
 
 use self::proof::Proof;
 use self::salvage::salvage;
-use self::sink::Place;
 use crate::archive::{Archive, Verify};
 use crate::codec;
 use crate::digest::{Content, Leaf, Subtrees, leaf_digests, subtrees};
@@ -30,7 +29,6 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::Footer;
 use crate::job::{ChunkReport, Control, threads_for};
 use crate::ordered::{self, Buffers, resize};
-use crate::output::Writeback;
 use crate::zeros::is_zero;
 
 /// How many bytes more than its payload has a chunk may be announced to have and is believed. Measuring is decoding, so what
@@ -214,7 +212,8 @@ enum Kept {
 /// What whoever decodes a chunk has to know.
 #[derive(Clone, Copy)]
 struct Wanted<'a> {
-    place: Place<'a>,
+    /// Where its bytes go, if they do not go out in order.
+    placed: Option<&'a dyn Placed>,
     /// The length of the groups to hash the chunk by, in bytes, if it is to be hashed right away.
     hash: Option<u64>,
     /// Whether the bytes are needed when the chunk's turn comes.
@@ -233,18 +232,13 @@ impl Decoder<'_> {
     ) -> Result<(u64, Vec<Loss>)> {
         let (archive, control) = (self.job.archive, self.job.control);
         let threads = threads_for(self.job.threads, chunks.len() as u64);
-        let mut writeback = None;
-        let (place, mut stream) = match sink {
-            Sink::Nowhere => (Place::Nowhere, None),
-            Sink::File(file, path) => {
-                writeback = Some(Writeback::new(file));
-                (Place::Write(file, path), None)
-            }
-            Sink::Compare(file, path) => (Place::Compare(file, path), None),
-            Sink::Stream(stream, path) => (Place::Nowhere, Some((stream, *path))),
+        let (placed, mut stream) = match sink {
+            Sink::Nowhere => (None, None),
+            Sink::Placed(placed) => (Some(*placed), None),
+            Sink::Stream(stream, path) => (None, Some((stream, *path))),
         };
         let wanted = Wanted {
-            place,
+            placed,
             hash: proof.parallel.then_some(proof.group_len),
             keep: proof.needs_bytes() || stream.is_some(),
             proved_later: proof.checksum.is_some()
@@ -269,8 +263,8 @@ impl Decoder<'_> {
                     Kept::Bytes(bytes) => Content::Bytes(bytes),
                 };
                 let part = self.wanted(decoded.chunk);
-                if let Some(writeback) = &mut writeback {
-                    writeback.written_up_to(self.sink_offset(decoded.chunk, part.end));
+                if let Some(placed) = placed {
+                    placed.placed_up_to(self.sink_offset(decoded.chunk, part.end));
                 }
                 if let Some((stream, path)) = &mut stream {
                     content.pieces(part, |bytes| {
@@ -388,7 +382,9 @@ impl Decoder<'_> {
         };
         let part = self.wanted(chunk);
         let offset = self.sink_offset(chunk, part.start);
-        wanted.place.take(content, part, offset)?;
+        if let Some(placed) = wanted.placed {
+            placed.place(content, part, offset)?;
+        }
         let hash = wanted.hash.filter(|_| lost.iter().all(|loss| loss.kept));
         let subtrees = hash.map(|group_len| subtrees(held.start, content, group_len));
         let content = match bytes {
