@@ -1,6 +1,7 @@
 //! What a `.warp` file says of itself. Nothing is decoded: version 1 says too little, and where its chunks' own headers
 //! do not tell their original sizes either, these stay unknown.
 
+#[cfg(feature = "files")]
 mod tree;
 
 use std::fs::File;
@@ -13,6 +14,7 @@ use crate::format::{Checksum, Codec, Version};
 use crate::memory::Budget;
 use crate::zeros::may_be_zeros;
 
+#[cfg(feature = "files")]
 pub use tree::{Found, Share, TreeInfo, survey};
 
 /// A file's header, table and footer.
@@ -55,7 +57,8 @@ impl Info {
     /// # Errors
     /// Header, table or footer is damaged, the file was cut short, or it cannot be read. A damaged record of digests is none:
     /// the file is read without it (see [`Info::record_damage`]).
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         Self::from_file(open_regular(path)?, path)
     }
 

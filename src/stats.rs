@@ -141,7 +141,7 @@ impl Counter {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "fuse"))]
 mod tests {
     use super::*;
 
