@@ -15,12 +15,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 pub use busiest::FileActivity;
+#[cfg(feature = "fuse")]
 pub(crate) use busiest::{Activity, Busiest};
 pub use codecs::{CodecStats, CodecsStats};
 pub(crate) use codecs::{CodecsCounters, Decoding};
 pub(crate) use faults::ErrorCounters;
 pub use faults::{ErrorStats, FaultStats};
-pub(crate) use latency::{Answered, LatencyCounters};
+#[cfg(feature = "fuse")]
+pub(crate) use latency::Answered;
+pub(crate) use latency::LatencyCounters;
 pub use latency::{Latencies, Latency};
 
 macro_rules! counters {
