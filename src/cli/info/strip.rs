@@ -129,8 +129,8 @@ mod tests {
         let map = draw(&some_cells(), 16, 21, false);
         assert_eq!(
             map,
-            "0 B         .001122334455667\n\
-             16.00 MiB   7889#\n            a cell is a chunk: . zeros 0-9 tenths left # all\n"
+            "0 B         .011223344556677\n\
+             16.00 MiB   8899#\n            a cell is a chunk: . zeros 0-9 tenths left # all\n"
         );
     }
 
@@ -147,7 +147,7 @@ mod tests {
             );
         }
         assert!(
-            plain.starts_with("0 B         .001122334455667\n16.00 MiB   7889#\n"),
+            plain.starts_with("0 B         .011223344556677\n16.00 MiB   8899#\n"),
             "{plain}"
         );
         assert!(

@@ -159,7 +159,7 @@ impl<'a> Report<'a> {
             f,
             "given up",
             format_args!(
-                "{} for want of room, {} because the kernel has them",
+                "{} for want of room, {} that the kernel has",
                 grouped(done.evicted_chunks),
                 grouped(done.handed_over)
             ),
