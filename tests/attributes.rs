@@ -285,6 +285,8 @@ fn a_plain_file_that_was_copied_from_a_mount_does_not_pass_for_a_packed_one() {
         "# file: copy\nuser.color=\"green\""
     );
     let mut value = [0; 64];
+    let length = rustix::fs::listxattr(mounted.path("copy"), &mut value[..]).unwrap();
+    assert_eq!(&value[..length], b"user.color\0");
     let told = rustix::fs::getxattr(mounted.path("copy"), "user.warpfs.codec", &mut value[..]);
     assert_eq!(told, Err(Errno::NODATA));
 }

@@ -37,10 +37,10 @@ fn shown(arguments: &[&str]) -> Shown {
     shown
 }
 
-/// Whether a file holds what `seq` has printed up to this number.
+/// Whether a file holds what `seq` prints up to this number.
 fn holds(number: u32, path: &Path) -> bool {
-    let read = fs::read_to_string(path).unwrap_or_default();
-    read.ends_with(&format!("\n{number}\n")) && read.lines().count() == number as usize
+    let expected: String = (1..=number).map(|line| format!("{line}\n")).collect();
+    fs::read_to_string(path).is_ok_and(|read| read == expected)
 }
 
 #[test]

@@ -337,7 +337,7 @@ fn incremental_backups_take_what_is_new() {
     let restored = shell(
         &here,
         "mkdir back; cd back; tar --listed-incremental=/dev/null -xf ../full.tar; tar --listed-incremental=/dev/null -xf ../next.tar
-        tail -q -n 1 d/*",
+        seq 50000 | cmp - d/one; seq 60000 | cmp - d/two; seq 70000 | cmp - d/three; tail -q -n 1 d/*",
     );
     assert_eq!(restored, "50000\n70000\n60000\n");
     // And by times alone.
@@ -363,7 +363,10 @@ fn pagers_and_editors_open_what_they_cannot_write() {
     );
     shown.shell(&edit);
     assert_eq!(
-        shell(&here, "sed -n '77776,77778p' edited; wc -l < edited"),
+        shell(
+            &here,
+            "sed -n '77776,77778p' edited; seq 100000 | sed '77777s/.*/changed/' | cmp - edited; wc -l < edited"
+        ),
         "77776\nchanged\n77778\n100000\n"
     );
     let refused = bash(
