@@ -1,4 +1,4 @@
-//! Extended attributes: the source's, those a mount adds to packed files, and the one its root answers statistics by.
+//! Extended attributes: the source's, those a mount adds to packed files, and those its root answers statistics by.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
