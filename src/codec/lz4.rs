@@ -21,7 +21,7 @@ use twox_hash::XxHash32;
 use super::stream::WINDOW_LEN;
 use super::{cannot_encode, damaged, larger_than, shorter};
 use crate::error::{Error, Result};
-use crate::format::Codec;
+use crate::format::{Codec, Encoding};
 
 pub(super) use self::stream::Decoder;
 
@@ -240,6 +240,27 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
         return Err(refused("the frame's content checksum does not match"));
     }
     Ok(())
+}
+
+/// Decodes a bare block.
+pub(super) fn decode_block_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
+    let announced = output.len() as u64;
+    let refusal = |found: u64| match found {
+        found if found < announced => shorter(Encoding::Lz4Block, announced, found),
+        found if found > announced => larger_than(Encoding::Lz4Block, announced),
+        _ => damaged(Encoding::Lz4Block, "not a valid block"),
+    };
+    match lz4::decompress(payload, output) {
+        Ok(len) if len as u64 == announced => Ok(()),
+        Ok(len) => Err(refusal(len as u64)),
+        // The library says no more than that it failed.
+        Err(_) => Err(refusal(measure_block(payload)?)),
+    }
+}
+
+/// The length a bare block decodes to, in bytes.
+pub(super) fn measure_block(payload: &[u8]) -> Result<u64> {
+    compressed_len(payload).map_err(|_| damaged(Encoding::Lz4Block, "the payload ends too early"))
 }
 
 pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {

@@ -227,7 +227,7 @@ impl Shared {
     }
 
     fn stream_memory(&self, chunk: u32) -> Result<u64> {
-        let codec = self.archive.header().codec;
+        let codec = self.archive.encoding(chunk)?;
         let unstreamable = ErrorKind::Unstreamable { codec };
         let memory = self.archive.stream_memory(chunk)?;
         let whole = self.room_lengths(chunk).into_iter();

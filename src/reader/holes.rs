@@ -13,17 +13,18 @@ use super::{Reader, Shared};
 use crate::archive::Record;
 use crate::digest::Leaf;
 use crate::error::{ErrorKind, Result};
-use crate::format::Codec;
+use crate::format::Encoding;
 use crate::memory::Urgency;
 use crate::zeros::is_zero;
 
 /// How many bytes of zeros a payload's byte stands for at the least, beside a few for the frame: what is packed less
 /// tightly is not looked at. LZ4 has a byte for 255 of a long match, Snappy three for 64, the others next to nothing.
-fn zeros_ratio(codec: Codec) -> u64 {
-    match codec {
-        Codec::Lz4 => 200,
-        Codec::Snappy => 16,
-        Codec::Zstd | Codec::Brotli => 1000,
+fn zeros_ratio(encoding: Encoding) -> u64 {
+    match encoding {
+        Encoding::Lz4 | Encoding::Lz4Block => 200,
+        Encoding::Snappy => 16,
+        Encoding::Zstd | Encoding::Brotli | Encoding::Zeros => 1000,
+        Encoding::Stored => 1,
     }
 }
 
@@ -33,9 +34,11 @@ const FRAME: u64 = 64;
 /// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
 const MOST_SIZES: usize = 16;
 
-/// The payloads of chunks of zeros, by the chunks' original size in bytes.
+/// The payloads of chunks of zeros, by how they are encoded and the chunks' original size in bytes.
 #[derive(Debug, Default)]
-pub(super) struct ZeroPayloads(Mutex<HashMap<u64, ZeroPayload>>);
+pub(super) struct ZeroPayloads(Mutex<KnownZeros>);
+
+type KnownZeros = HashMap<(Encoding, u64), ZeroPayload>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ZeroPayload {
@@ -109,11 +112,17 @@ impl Reader {
         let place = place.unwrap_or_default();
         let original_size = bytes.end - bytes.start;
         let length = place.end - place.start;
-        let ratio = zeros_ratio(self.header().codec);
+        let encoding = self.shared.archive.encoding(chunk)?;
+        if encoding == Encoding::Zeros {
+            return Ok(true);
+        }
+        let ratio = zeros_ratio(encoding);
         if length > FRAME + original_size / ratio {
             return Ok(false);
         }
-        let known = lock(&self.shared.zeros).get(&original_size).copied();
+        let known = lock(&self.shared.zeros)
+            .get(&(encoding, original_size))
+            .copied();
         if known.is_some_and(|known| known.length != length) {
             return Ok(false);
         }
@@ -133,7 +142,7 @@ impl Reader {
             }
             let mut zeros = lock(&self.shared.zeros);
             if zeros.len() < MOST_SIZES {
-                zeros.insert(original_size, ZeroPayload { length, hash });
+                zeros.insert((encoding, original_size), ZeroPayload { length, hash });
             }
             Ok(true)
         };
@@ -161,6 +170,6 @@ impl Shared {
     }
 }
 
-fn lock(zeros: &ZeroPayloads) -> MutexGuard<'_, HashMap<u64, ZeroPayload>> {
+fn lock(zeros: &ZeroPayloads) -> MutexGuard<'_, KnownZeros> {
     zeros.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
