@@ -153,7 +153,10 @@ impl<W: Write> Printer<W> {
             self.out,
             "{:<7} {:<6} {:>14} {:>14} {:>7} {:>9} {:<8} {}",
             info.container(),
-            info.encodings(),
+            match info.encodings().iter().count() {
+                0 | 1 => info.encodings().to_string(),
+                _ => "mixed".to_owned(),
+            },
             info.original_size(),
             info.packed_size(),
             percent(info.packed_size(), info.original_size()),

@@ -484,6 +484,27 @@ mod tests {
     }
 
     #[test]
+    fn bare_blocks_decode_to_their_own_length_and_no_other() {
+        let words: Vec<u8> = (0..70_000_u32)
+            .flat_map(|n| (n / 9).to_le_bytes())
+            .collect();
+        for input in [&b"a"[..], b"0123456789", &words, &[7; 100_000]] {
+            let block = lz4_flex::block::compress(input);
+            let mut output = vec![0; input.len()];
+            decode_block_into(&block, &mut output).unwrap();
+            assert!(output == input);
+            assert_eq!(measure_block(&block).unwrap(), input.len() as u64);
+            for wrong in [input.len() - 1, input.len() + 1] {
+                let refused = decode_block_into(&block, &mut vec![0; wrong]);
+                assert!(refused.unwrap_err().is_damage(), "{wrong}");
+            }
+            let cut = block.get(..block.len() - 1).unwrap_or_default();
+            assert!(decode_block_into(cut, &mut output).is_err());
+        }
+        assert!(decode_block_into(b"", &mut []).is_err());
+    }
+
+    #[test]
     fn frames_of_the_python_package_with_linked_blocks_decode() {
         // One chunk of 100,003 - 3 * 32,768 bytes and three of 32,768: see `manifest.json`.
         let file = include_bytes!("../../tests/data/v2-lz4-none.warp");

@@ -67,12 +67,12 @@ pub(crate) fn decode_into(
 
 /// The decoded length in bytes as far as the payload's first [`SIZE_PROBE_LEN`] bytes (fewer if it has fewer) tell it.
 /// A claim, not a fact: [`decode_into`] holds the payload to it.
-pub(crate) fn decoded_len(codec: Codec, beginning: &[u8]) -> Option<u64> {
-    match codec {
-        Codec::Lz4 => lz4::decoded_len(beginning),
-        Codec::Zstd => zstd::decoded_len(beginning),
-        Codec::Snappy => snappy::decoded_len(beginning),
-        Codec::Brotli => None,
+pub(crate) fn decoded_len(encoding: impl Into<Encoding>, beginning: &[u8]) -> Option<u64> {
+    match encoding.into() {
+        Encoding::Lz4 => lz4::decoded_len(beginning),
+        Encoding::Zstd => zstd::decoded_len(beginning),
+        Encoding::Snappy => snappy::decoded_len(beginning),
+        Encoding::Brotli | Encoding::Lz4Block | Encoding::Stored | Encoding::Zeros => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::stream::Input;
 use super::{damaged, larger_than, shorter};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Encoding;
 
 pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
@@ -25,7 +25,7 @@ pub(super) fn zeros_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-fn with_payload() -> crate::error::Error {
+fn with_payload() -> Error {
     damaged(Encoding::Zeros, "there is a payload")
 }
 
@@ -78,5 +78,50 @@ impl Zeros {
         output.get_mut(..length).unwrap_or_default().fill(0);
         self.left = self.left.saturating_sub(length as u64);
         length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::stream::tests::InMemory;
+    use crate::codec::{Stream, decode_into};
+
+    #[test]
+    fn stored_bytes_and_zeros_are_handed_out_from_anywhere_and_end_where_they_must() {
+        let bytes: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let stored = InMemory::new(bytes.clone());
+        let nothing = InMemory::new(Vec::new());
+        let zeros = vec![0; bytes.len()];
+        for (encoding, payload, expected) in [
+            (Encoding::Stored, &stored, &bytes),
+            (Encoding::Zeros, &nothing, &zeros),
+        ] {
+            let len = expected.len();
+            assert_eq!(
+                Stream::memory(encoding, payload, len as u64).unwrap(),
+                Some(0)
+            );
+            let mut stream = Stream::open(encoding, payload, len as u64).unwrap();
+            for (from, to) in [(0, 10), (700_001, 800_000), (5, 6), (len - 3, len)] {
+                assert_eq!(stream.seek(payload, from as u64).unwrap(), from as u64);
+                let mut output = vec![1; to - from];
+                stream.decode(payload, &mut output).unwrap();
+                assert!(output == expected[from..to], "{encoding} from {from}");
+            }
+        }
+        for wrong in [bytes.len() - 1, bytes.len() + 1] {
+            let mut stream = Stream::open(Encoding::Stored, &stored, wrong as u64).unwrap();
+            assert!(
+                stream
+                    .decode(&stored, &mut vec![0; wrong])
+                    .unwrap_err()
+                    .is_damage()
+            );
+            let whole = decode_into(Encoding::Stored, &bytes, &mut vec![0; wrong]);
+            assert!(whole.unwrap_err().is_damage());
+        }
+        assert!(Stream::open(Encoding::Zeros, &stored, 10).is_err());
+        assert!(decode_into(Encoding::Zeros, b"x", &mut [0]).is_err());
     }
 }

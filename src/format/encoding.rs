@@ -121,10 +121,10 @@ mod tests {
         let mut encodings = Encodings::default();
         assert_eq!(encodings.to_string(), "none");
         for encoding in [Encoding::Zeros, Encoding::Zstd, Encoding::Zeros] {
-            assert!(encodings.iter().count() < 2);
             encodings.insert(encoding);
             assert!(encodings.contains(encoding));
         }
+        assert_eq!(encodings.iter().count(), 2);
         assert!(!encodings.contains(Encoding::Stored));
         assert_eq!(format!("{encodings:<12}|"), "zstd+zeros  |");
         assert_eq!(Encodings::from(Codec::Lz4).to_string(), "lz4");

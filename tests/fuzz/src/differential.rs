@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use arbitrary::{Arbitrary, Unstructured};
 use tempfile::TempDir;
-use warpfs::format::{Checksum, Codec};
+use warpfs::format::{Checksum, Codec, Encodings};
 use warpfs::info::Info;
 use warpfs::job::{Control, Unobserved};
 use warpfs::pack::{Level, MIN_CHUNK_SIZE, PackOptions, pack_file};
@@ -94,7 +94,7 @@ pub fn run(data: &[u8]) {
     let info = Info::read(&packed).unwrap();
     assert_eq!(info.chunk_count(), summary.chunks);
     if options.codec.is_some() && !original.is_empty() {
-        assert_eq!(Some(info.codec()), options.codec);
+        assert_eq!(Some(info.encodings()), options.codec.map(Encodings::from));
     }
     let verify = VerifyOptions {
         threads: options.threads,
