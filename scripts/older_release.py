@@ -3,7 +3,8 @@
 Standard input is a JSON array of jobs, each an object: "input" and "output" (paths), "level", "chunk" (bytes, or null for the
 release's own choice), "patch" (a list of what is changed about the release first, see below) and "back" (also have the release
 unpack what it packed). Standard output is a JSON array with an object for each: "packed" and "back", null for what went well
-and else the error; "same", whether what was unpacked is the input.
+and else the error; "same", whether what was unpacked is the input. An argument is a file to unpack besides; the last object of
+the array then has "ours", null or the error.
 
 What these releases cannot do by themselves, found by running them:
 
@@ -101,7 +102,7 @@ def main():
     results = []
     for job in json.load(sys.stdin):
         result = {"packed": attempt(lambda: pack(core, job)), "back": None, "same": False}
-        if job.get("back") and result["packed"] is None:
+        if job.get("back") and os.path.exists(job["output"]):
             back = job["output"] + ".back"
             options = {"workers": WORKERS} if "workers" in core.decompress_file.__kwdefaults__ else {}
             result["back"] = attempt(lambda: core.decompress_file(job["output"], back, **options))
@@ -110,6 +111,8 @@ def main():
             if os.path.exists(back):
                 os.remove(back)
         results.append(result)
+    for other in sys.argv[1:]:
+        results.append({"ours": attempt(lambda: core.decompress_file(other, other + ".back"))})
     json.dump(results, sys.stdout)
 
 
