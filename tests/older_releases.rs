@@ -229,6 +229,12 @@ fn trees_of_them_are_unpacked_verified_listed_and_not_packed_again() {
         let left = fs::read(target("again").join(&vector.name)).unwrap();
         assert!(left == fs::read(&vector.path).unwrap(), "{}", vector.name);
     }
+    let packed = target("copy.warp");
+    fs::write(&packed, named("0.7.1-zstd-several.warp")).unwrap();
+    let again = warpfs().args(["pack", "-q"]).arg(&packed).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(says(&again).contains("already"), "{}", says(&again));
+
     let info = run(["info", "-r", "--json", source]);
     let listed: Vec<Value> = serde_json::from_slice(&info.stdout).unwrap();
     assert_eq!(listed.len(), vectors().len());

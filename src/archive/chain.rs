@@ -105,9 +105,12 @@ impl Survey {
     /// # Errors
     /// There are more than can be counted.
     pub(super) fn push(&mut self, chunk: &ChunkHeader) -> Result<()> {
-        self.chunk_count = self.chunk_count.checked_add(1).ok_or_else(|| {
-            Error::unusable("there are more chunks than 4,294,967,295, which is too many")
-        })?;
+        // One more there may be, if it was lost.
+        if self.chunk_count >= u32::MAX - 1 {
+            let why = "there are more chunks than 4,294,967,294, which are too many";
+            return Err(Error::unusable(why));
+        }
+        self.chunk_count += 1;
         // That many times 32 bits are fewer than 64.
         self.original_size += u64::from(chunk.original_size);
         self.encodings.insert(chunk.encoding);

@@ -124,7 +124,7 @@ impl ReleaseHeader {
     }
 
     /// The header's length, in bytes.
-    pub fn len(&self) -> u64 {
+    pub fn header_len(&self) -> u64 {
         match self.release {
             Release::V0_1_2 | Release::V0_7_0 => RELEASE_HEADER_LEN as u64,
             Release::V0_7_1 => 14,
@@ -135,14 +135,14 @@ impl ReleaseHeader {
     pub fn chunks_start(&self) -> u64 {
         match self.trails {
             true => 0,
-            false => self.len(),
+            false => self.header_len(),
         }
     }
 
     /// Where the chunks end in a file of `file_len` bytes.
     pub fn chunks_end(&self, file_len: u64) -> u64 {
         match self.trails {
-            true => file_len.saturating_sub(self.len()),
+            true => file_len.saturating_sub(self.header_len()),
             false => file_len,
         }
     }

@@ -19,12 +19,13 @@ use crate::zeros::is_zero;
 
 /// How many bytes of zeros a payload's byte stands for at the least, beside a few for the frame: what is packed less
 /// tightly is not looked at. LZ4 has a byte for 255 of a long match, Snappy three for 64, the others next to nothing.
-fn zeros_ratio(encoding: Encoding) -> u64 {
+/// `None` where the chunk does not have to be looked at: who stores chunks as they are has an encoding for zeros, too.
+fn zeros_ratio(encoding: Encoding) -> Option<u64> {
     match encoding {
-        Encoding::Lz4 | Encoding::Lz4Block => 200,
-        Encoding::Snappy => 16,
-        Encoding::Zstd | Encoding::Brotli | Encoding::Zeros => 1000,
-        Encoding::Stored => 1,
+        Encoding::Lz4 | Encoding::Lz4Block => Some(200),
+        Encoding::Snappy => Some(16),
+        Encoding::Zstd | Encoding::Brotli => Some(1000),
+        Encoding::Stored | Encoding::Zeros => None,
     }
 }
 
@@ -113,10 +114,9 @@ impl Reader {
         let original_size = bytes.end - bytes.start;
         let length = place.end - place.start;
         let encoding = self.shared.archive.encoding(chunk)?;
-        if encoding == Encoding::Zeros {
-            return Ok(true);
-        }
-        let ratio = zeros_ratio(encoding);
+        let Some(ratio) = zeros_ratio(encoding) else {
+            return Ok(encoding == Encoding::Zeros);
+        };
         if length > FRAME + original_size / ratio {
             return Ok(false);
         }

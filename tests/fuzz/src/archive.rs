@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::{Arbitrary, Unstructured};
 use rustix::fs::MemfdFlags;
 use warpfs::error::Result;
-use warpfs::format::{Codec, Encoding, MAGIC, RELEASE_MAGIC, ReleaseHeader};
+use warpfs::format::{Codec, Encoding, MAGIC, RELEASE_HEADER_LEN, RELEASE_MAGIC, ReleaseHeader};
 use warpfs::fuzzing;
 use warpfs::info::Info;
 use warpfs::job::{Control, Loss, Observer, Unobserved};
@@ -56,7 +56,11 @@ impl InMemory {
 
 /// Reads the input in every way there is.
 pub fn run(data: &[u8]) {
-    match data.starts_with(&MAGIC) || data.starts_with(&RELEASE_MAGIC) {
+    let behind = data.len().saturating_sub(RELEASE_HEADER_LEN);
+    let is_file = data.starts_with(&MAGIC)
+        || data.starts_with(&RELEASE_MAGIC)
+        || ReleaseHeader::parse_trailing(data, &data[behind..]).is_some();
+    match is_file {
         true => check(data),
         false => {
             if let Ok(plan) = ArchivePlan::arbitrary(&mut Unstructured::new(data)) {
@@ -122,7 +126,9 @@ fn largest_proved_chunk(data: &[u8]) -> u64 {
 
 /// The same of a file whose chunks have headers. Of zeros there is nothing to take memory for.
 fn largest_proved_of_release(data: &[u8]) -> u64 {
-    let Ok(header) = ReleaseHeader::parse(data) else {
+    let behind = data.len().saturating_sub(RELEASE_HEADER_LEN);
+    let trailing = || ReleaseHeader::parse_trailing(data, &data[behind..]);
+    let Some(header) = ReleaseHeader::parse(data).ok().or_else(trailing) else {
         return 0;
     };
     let large = release_chunks(&header, data)

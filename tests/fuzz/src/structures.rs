@@ -106,7 +106,7 @@ fn release(data: &[u8]) {
     let behind = data.len().saturating_sub(RELEASE_HEADER_LEN);
     let trailing = ReleaseHeader::parse_trailing(data, &data[behind..]);
     for header in ReleaseHeader::parse(data).into_iter().chain(trailing) {
-        assert!(header.len() <= RELEASE_HEADER_LEN as u64);
+        assert!(header.header_len() <= RELEASE_HEADER_LEN as u64);
         assert_eq!(header.trails, header.chunks_start() == 0);
         let chunks: Vec<_> = release_chunks(&header, data).collect();
         // Nobody has to believe the count, or that there are no more.
