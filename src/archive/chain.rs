@@ -62,6 +62,7 @@ impl Header {
 ///
 /// # Errors
 /// It is none, or cannot be read.
+#[cfg(feature = "files")]
 pub(crate) fn has_header(source: &dyn Source, path: &Path, file_len: u64) -> Result<()> {
     Header::read(source, path, file_len).map(|_| ())
 }
@@ -71,6 +72,7 @@ pub(crate) fn has_header(source: &dyn Source, path: &Path, file_len: u64) -> Res
 ///
 /// # Errors
 /// The file is none of ours by its header, or cannot be read.
+#[cfg(feature = "fuse")]
 pub(crate) fn describe(source: &dyn Source, path: &Path, file_len: u64) -> Result<Description> {
     let header = match Header::read(source, path, file_len)? {
         Header::Table(header) => return Ok(Description::from(&header)),
