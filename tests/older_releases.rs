@@ -384,7 +384,7 @@ fn files_cut_anywhere_are_refused_by_the_commands_and_serve_what_they_hold() {
         "0.7.5-throughput-several.warp",
     ] {
         let whole = named(name);
-        let info = Info::read(&vector("older").join(name)).unwrap();
+        let info = Info::read(vector("older").join(name)).unwrap();
         let ends: Vec<_> = info
             .chunks()
             .map(|chunk| {
