@@ -26,7 +26,7 @@ use crate::archive::{Archive, Verify};
 use crate::codec;
 use crate::digest::{Content, Leaf, Subtrees, leaf_digests, subtrees};
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::Footer;
+use crate::format::{Encoding, Footer};
 use crate::job::{ChunkReport, Control, threads_for};
 use crate::ordered::{self, Buffers, resize};
 use crate::zeros::is_zero;
@@ -186,6 +186,7 @@ struct Decoder<'a> {
 }
 
 struct ZeroChunk {
+    encoding: Encoding,
     payload: Vec<u8>,
     len: u64,
 }
@@ -426,9 +427,10 @@ impl Decoder<'_> {
         len: u64,
     ) -> Result<Option<Vec<u8>>> {
         self.job.archive.read_payload(chunk, payload)?;
-        match self.is_known_zeros(payload, len) {
+        let encoding = self.job.archive.encoding(chunk)?;
+        match encoding == Encoding::Zeros || self.is_known_zeros(encoding, payload, len) {
             true => Ok(None),
-            false => self.decode_bytes(payload, len),
+            false => self.decode_bytes(encoding, payload, len),
         }
     }
 
@@ -453,13 +455,17 @@ impl Decoder<'_> {
     }
 
     /// Decodes a payload; `None` if all of it is zeros.
-    fn decode_bytes(&self, payload: &[u8], len: u64) -> Result<Option<Vec<u8>>> {
-        let codec = self.job.archive.header().codec;
+    fn decode_bytes(
+        &self,
+        encoding: Encoding,
+        payload: &[u8],
+        len: u64,
+    ) -> Result<Option<Vec<u8>>> {
         if is_suspect(payload.len() as u64, len) {
-            let found = codec::measure(codec, payload, len, self.job.control.cancelled)?;
+            let found = codec::measure(encoding, payload, len, self.job.control.cancelled)?;
             if found != len {
                 return Err(Error::new(ErrorKind::DecodedSize {
-                    codec,
+                    codec: encoding,
                     announced: len,
                     found: found.to_string(),
                 }));
@@ -467,13 +473,14 @@ impl Decoder<'_> {
         }
         let mut bytes = self.buffers.take();
         resize(&mut bytes, len)?;
-        codec::decode_into(codec, payload, &mut bytes)?;
+        codec::decode_into(encoding, payload, &mut bytes)?;
         if !is_zero(&bytes) {
             return Ok(Some(bytes));
         }
         self.buffers.give(bytes);
         if payload.len() <= LONGEST_ZERO_PAYLOAD {
             let known = Arc::new(ZeroChunk {
+                encoding,
                 payload: payload.to_vec(),
                 len,
             });
@@ -482,12 +489,14 @@ impl Decoder<'_> {
         Ok(None)
     }
 
-    fn is_known_zeros(&self, payload: &[u8], len: u64) -> bool {
+    fn is_known_zeros(&self, encoding: Encoding, payload: &[u8], len: u64) -> bool {
         let known = {
             let zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
             zeros.clone()
         };
-        known.is_some_and(|known| known.len == len && known.payload == payload)
+        known.is_some_and(|known| {
+            (known.encoding, known.len) == (encoding, len) && known.payload == payload
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::format::{Checksum, Codec};
+use crate::format::{Checksum, Encoding};
 
 /// What the library's fallible functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,6 +34,24 @@ pub enum ErrorKind {
     /// A version this library does not know.
     #[error("unsupported version {0}")]
     UnsupportedVersion(u8),
+    /// A file like those of later releases of the Python package, of a layout this library does not know.
+    #[error("a .warp file of an unknown release (starts with WARP, version byte {version}{})", then(*kind))]
+    UnknownRelease {
+        /// The byte behind the magic.
+        version: u8,
+        /// The byte behind that, where it would tell the layout.
+        kind: Option<u8>,
+    },
+    /// A chunk's header with sizes that no such chunk has.
+    #[error("a chunk of {original} bytes cannot have a payload of {packed} bytes ({encoding})")]
+    ChunkSizes {
+        /// How the chunk is encoded.
+        encoding: Encoding,
+        /// Its announced size in the original, in bytes.
+        original: u32,
+        /// Its payload's announced size, in bytes.
+        packed: u32,
+    },
     /// A codec number this library does not know.
     #[error("unknown codec id {0}")]
     UnknownCodec(u8),
@@ -87,7 +105,7 @@ pub enum ErrorKind {
     #[error("damaged {codec} data: {detail}")]
     Decode {
         /// The codec that refused it.
-        codec: Codec,
+        codec: Encoding,
         /// The codec's own words.
         detail: String,
     },
@@ -95,7 +113,7 @@ pub enum ErrorKind {
     #[error("damaged {codec} data: {announced} bytes announced, it decodes to {found}")]
     DecodedSize {
         /// The codec.
-        codec: Codec,
+        codec: Encoding,
         /// The size the table announces, in bytes.
         announced: u64,
         /// What was found: a size in bytes, or "more".
@@ -105,7 +123,7 @@ pub enum ErrorKind {
     #[error("this {codec} chunk can only be decoded whole")]
     Unstreamable {
         /// The codec.
-        codec: Codec,
+        codec: Encoding,
     },
     /// The whole file's checksum is not the stored one.
     #[error("{checksum} checksum mismatch: stored {stored}, computed {computed}")]
@@ -191,10 +209,12 @@ pub enum ErrorKind {
 /// A part of a `.warp` file, in the order of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The 18 bytes every file begins with.
+    /// The bytes every file begins with.
     FixedHeader,
     /// The chunk sizes.
     ChunkTable,
+    /// What stands in front of a chunk's payload, in files that have no table.
+    ChunkHeader,
     /// A chunk's compressed bytes.
     Payload,
     /// The checksum behind the payloads.
@@ -208,11 +228,16 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Part::FixedHeader => "the fixed header",
             Part::ChunkTable => "the chunk table",
+            Part::ChunkHeader => "a chunk's header",
             Part::Payload => "a chunk's payload",
             Part::Footer => "the footer's digest",
             Part::Record => "the record of digests",
         })
     }
+}
+
+fn then(kind: Option<u8>) -> String {
+    kind.map_or(String::new(), |kind| format!(", then {kind}"))
 }
 
 impl Error {
@@ -284,6 +309,8 @@ impl Error {
         match &self.kind {
             K::NotWarp
             | K::UnsupportedVersion(_)
+            | K::UnknownRelease { .. }
+            | K::ChunkSizes { .. }
             | K::UnknownCodec(_)
             | K::UnknownChecksum(_)
             | K::DigestLength { .. }

@@ -3,19 +3,27 @@
 //! Everything here is parsing and writing of byte slices. Nothing is allocated before [`FixedHeader::check_room`] has
 //! compared what the header announces with the length of the file, and every sum is checked. All integers are
 //! little-endian. The layout is set down in `docs/FORMAT.md`.
+//!
+//! Files that begin with "WARP" have other layouts, which are only read: `release`.
 
+mod encoding;
 mod record;
+mod release;
 mod table;
 
 use std::fmt;
 use std::str::FromStr;
 
+pub use encoding::{Encoding, Encodings};
 pub use record::RECORD_MAGIC;
 pub(crate) use record::{
     Fingerprint, GROUP_LEN, LONGEST_PAGE, Layout, MOST_CHUNKS, Page, PlacedLeaf, TAIL_LEN, Tail,
     directory_len, encode_directory, encode_page,
 };
-pub use table::{ChunkTable, PayloadTable};
+pub use release::{
+    CHUNK_PROBE_LEN, ChunkHeader, RELEASE_HEADER_LEN, RELEASE_MAGIC, Release, ReleaseHeader,
+};
+pub use table::{ChunkTable, PayloadTable, ReleaseTable};
 
 use crate::error::{Error, ErrorKind, Part, Result};
 
@@ -30,7 +38,7 @@ pub const FOOTER_HEAD_LEN: usize = 7;
 /// The length of the longest footer, in bytes.
 pub const FOOTER_MAX_LEN: usize = FOOTER_HEAD_LEN + 32;
 
-/// How a file's chunks are compressed; one codec serves a whole file.
+/// How a file's chunks are compressed; in versions 1 and 2, one codec serves a whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Codec {
     /// LZ4 frames.
@@ -189,7 +197,51 @@ impl Version {
     }
 }
 
-/// The 18 bytes every file begins with.
+/// What kind of container a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Container {
+    /// One with a table, which begins with "PRAW".
+    Table(Version),
+    /// One that begins with "WARP", in the layout of some releases.
+    Release(Release),
+}
+
+/// "1", "2", or the first release that wrote the layout, as in "0.7.1".
+impl fmt::Display for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Container::Table(Version::V1) => f.pad("1"),
+            Container::Table(Version::V2) => f.pad("2"),
+            Container::Release(release) => release.fmt(f),
+        }
+    }
+}
+
+/// What a file is as a whole, whatever its layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Description {
+    /// The kind of container.
+    pub container: Container,
+    /// How its chunks are encoded.
+    pub encodings: Encodings,
+    /// The original file's size, in bytes.
+    pub original_size: u64,
+    /// How many chunks there are.
+    pub chunk_count: u32,
+}
+
+impl From<&FixedHeader> for Description {
+    fn from(header: &FixedHeader) -> Self {
+        Self {
+            container: Container::Table(header.version),
+            encodings: header.codec.into(),
+            original_size: header.original_size,
+            chunk_count: header.chunk_count,
+        }
+    }
+}
+
+/// The 18 bytes every file of version 1 and 2 begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FixedHeader {
     /// The container's version.

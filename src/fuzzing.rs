@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::codec::{self, Payload, Settings, Stream};
 use crate::digest::Leaf;
 use crate::error::Result;
-use crate::format::{Codec, Page, Tail};
+use crate::format::{Codec, Encoding, Page, Tail};
 
 /// Reads the tail of a record of digests, and a page of so many leaves; what is read must be what stands there. Says whether
 /// there was either.
@@ -45,13 +45,13 @@ pub fn encode(codec: Codec, input: &[u8], zstd_level: i32, brotli_quality: u32) 
 ///
 /// # Errors
 /// The payload is not one of `output.len()` bytes.
-pub fn decode_whole(codec: Codec, payload: &[u8], output: &mut [u8]) -> Result<()> {
+pub fn decode_whole(codec: Encoding, payload: &[u8], output: &mut [u8]) -> Result<()> {
     codec::check_payload_len(codec, payload.len() as u64, output.len() as u64)?;
     codec::decode_into(codec, payload, output)
 }
 
 /// The length that the payload's first bytes claim it decodes to, in bytes.
-pub fn told_len(codec: Codec, payload: &[u8]) -> Option<u64> {
+pub fn told_len(codec: Encoding, payload: &[u8]) -> Option<u64> {
     let beginning = payload.get(..codec::SIZE_PROBE_LEN).unwrap_or(payload);
     codec::decoded_len(codec, beginning)
 }
@@ -60,7 +60,7 @@ pub fn told_len(codec: Codec, payload: &[u8]) -> Option<u64> {
 ///
 /// # Errors
 /// It is damaged, or decodes to more.
-pub fn measure(codec: Codec, payload: &[u8], limit: u64) -> Result<u64> {
+pub fn measure(codec: Encoding, payload: &[u8], limit: u64) -> Result<u64> {
     codec::measure(codec, payload, limit, &AtomicBool::new(false))
 }
 
@@ -76,7 +76,7 @@ impl<'a> Pieces<'a> {
     ///
     /// # Errors
     /// The payload begins like none.
-    pub fn memory(codec: Codec, payload: &[u8], announced: u64) -> Result<Option<u64>> {
+    pub fn memory(codec: Encoding, payload: &[u8], announced: u64) -> Result<Option<u64>> {
         Stream::memory(codec, &InMemory(payload), announced)
     }
 
@@ -84,7 +84,7 @@ impl<'a> Pieces<'a> {
     ///
     /// # Errors
     /// The payload begins like none, or claims another length.
-    pub fn open(codec: Codec, payload: &'a [u8], announced: u64) -> Result<Self> {
+    pub fn open(codec: Encoding, payload: &'a [u8], announced: u64) -> Result<Self> {
         let payload = InMemory(payload);
         codec::check_payload_len(codec, payload.len(), announced)?;
         let stream = Stream::open(codec, &payload, announced)?;

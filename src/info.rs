@@ -1,4 +1,4 @@
-//! What a `.warp` file says of itself. Nothing is decoded: version 1 says too little, and where its chunks' own headers
+//! What a `.warp` file says of itself: header, table and footer, or the headers of its chunks. Nothing is decoded: version 1 says too little, and where its chunks' own headers
 //! do not tell their original sizes either, these stay unknown.
 
 #[cfg(feature = "files")]
@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::archive::{Conditions, Cut, Outline, Record, Verify, open_regular};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Checksum, Codec, Version};
+use crate::format::{Checksum, Container, Encoding, Encodings};
 use crate::memory::Budget;
 use crate::zeros::may_be_zeros;
 
@@ -31,6 +31,8 @@ pub struct Info {
 pub struct ChunkInfo {
     /// Its number, counted from 0.
     pub chunk: u32,
+    /// How its payload holds it.
+    pub encoding: Encoding,
     /// Where its payload begins, in bytes from the start of the file.
     pub packed_offset: u64,
     /// Its payload's size, in bytes.
@@ -90,19 +92,19 @@ impl Info {
         &self.path
     }
 
-    /// The container's version.
-    pub fn version(&self) -> Version {
-        self.outline.header.version
+    /// The kind of container.
+    pub fn container(&self) -> Container {
+        self.outline.description.container
     }
 
-    /// The codec of all chunks.
-    pub fn codec(&self) -> Codec {
-        self.outline.header.codec
+    /// How the chunks are encoded.
+    pub fn encodings(&self) -> Encodings {
+        self.outline.description.encodings
     }
 
     /// The original's size, in bytes.
     pub fn original_size(&self) -> u64 {
-        self.outline.header.original_size
+        self.outline.description.original_size
     }
 
     /// The file's own size, in bytes.
@@ -112,7 +114,7 @@ impl Info {
 
     /// How many chunks there are.
     pub fn chunk_count(&self) -> u32 {
-        self.outline.header.chunk_count
+        self.outline.description.chunk_count
     }
 
     /// The size of the largest chunk's original, in bytes: what a random read costs at most. 0 if there is no chunk,
@@ -149,15 +151,16 @@ impl Info {
             let original = chunks.original(chunk);
             let packed_size = packed.end - packed.start;
             let original_size = original.as_ref().map(|range| range.end - range.start);
-            let codec = self.codec();
+            let encoding = chunks.encoding(chunk)?;
             Some(ChunkInfo {
                 chunk,
+                encoding,
                 packed_offset: packed.start,
                 packed_size,
                 original_offset: original.as_ref().map(|range| range.start),
                 original_size,
                 may_be_zeros: original_size
-                    .is_some_and(|size| may_be_zeros(codec, packed_size, size)),
+                    .is_some_and(|size| may_be_zeros(encoding, packed_size, size)),
             })
         })
     }

@@ -31,7 +31,7 @@ pub(crate) use input::check_unchanged;
 
 use self::spool::Unnamed;
 use crate::error::{IoContext, Result};
-use crate::format::{Checksum, Codec};
+use crate::format::{Checksum, Codec, Encodings};
 use crate::job::Control;
 
 /// How to pack.
@@ -79,8 +79,8 @@ impl Default for PackOptions {
 /// What a job made of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// The codec of its chunks.
-    pub codec: Codec,
+    /// How its chunks are encoded.
+    pub encodings: Encodings,
     /// How many chunks it has.
     pub chunks: u32,
     /// The original's size, in bytes.

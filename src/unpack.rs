@@ -77,7 +77,7 @@ fn decode(
 ) -> Result<u64> {
     let range = wanted(archive, options)?;
     let threads = thread_count(options.threads);
-    let size = archive.header().original_size;
+    let size = archive.description().original_size;
     let announced = range.as_ref().map_or(size, |range| range.end - range.start);
     control.observer.begin(archive.path(), Some(announced));
     let job = Decoding {
@@ -99,7 +99,7 @@ fn decode(
 
 /// The range asked for, if one was, checked against the original's size.
 fn wanted(archive: &Archive, options: &UnpackOptions) -> Result<Option<Range<u64>>> {
-    let size = archive.header().original_size;
+    let size = archive.description().original_size;
     match &options.range {
         Some(range) if range.start > range.end || range.end > size => {
             Err(Error::unusable(format!(
@@ -115,9 +115,9 @@ fn wanted(archive: &Archive, options: &UnpackOptions) -> Result<Option<Range<u64
 /// What an archive says of itself, and how many bytes of it are lost.
 pub(crate) fn summary(archive: &Archive, lost: u64) -> Summary {
     Summary {
-        codec: archive.header().codec,
+        encodings: archive.description().encodings,
         chunks: archive.table().len(),
-        original_size: archive.header().original_size,
+        original_size: archive.description().original_size,
         packed_size: archive.file_len(),
         lost,
     }

@@ -47,7 +47,7 @@ pub(crate) fn verify_opened(
         true => without_damaged_record(open, true)?,
         false => (open(Verify::Fast)?, None),
     };
-    let original_size = archive.header().original_size;
+    let original_size = archive.description().original_size;
     control.observer.begin(path, Some(original_size));
     let job = Decoding {
         archive: &archive,

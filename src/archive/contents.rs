@@ -9,13 +9,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::outline::{Chunks, Conditions, Cut, Outline};
+use super::chain;
+use super::outline::{Beginning, Chunks, Conditions, Cut, Outline};
 use super::record::Record;
 use super::source::Source;
 use super::units::Unit;
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
-use crate::format::{ChunkTable, Fingerprint, FixedHeader, Footer, PayloadTable};
+use crate::format::{
+    ChunkTable, Description, Fingerprint, FixedHeader, Footer, PayloadTable, ReleaseHeader,
+};
 use crate::identity::Identity;
 use crate::job::{thread_count, threads_for};
 use crate::memory::{Charge, Urgency};
@@ -29,14 +32,13 @@ const COMPARE_BLOCK: usize = 64 << 10;
 pub(crate) struct Contents {
     /// A number no other contents of this process have.
     pub(crate) number: u64,
-    pub(crate) header: FixedHeader,
+    pub(crate) description: Description,
     pub(crate) table: ChunkTable,
     pub(crate) footer: Option<Footer>,
     pub(super) record: Option<Record>,
     /// The file these contents were read from.
     pub(crate) identity: Identity,
-    /// Of the header and the table as they stand in the file.
-    fingerprint: u64,
+    beginning: Beginning,
     /// Chunks whose damage is in the log already.
     reported: Mutex<HashSet<u32>>,
     /// Whether the log has it that the file was changed.
@@ -58,10 +60,10 @@ impl Contents {
     ) -> Result<Self> {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
         let outline = Outline::read(source, path, conditions)?;
-        let header = outline.header;
         let table = match outline.chunks {
             Chunks::Known(table) => table,
             Chunks::Unmeasured {
+                header,
                 payloads,
                 sizes,
                 unknown,
@@ -75,12 +77,12 @@ impl Contents {
         };
         Ok(Self {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
-            header,
+            description: outline.description,
             table,
             footer: outline.footer,
             record: outline.record,
             identity: outline.identity,
-            fingerprint: outline.fingerprint,
+            beginning: outline.beginning,
             reported: Mutex::default(),
             reported_change: AtomicBool::new(false),
             only_whole: Mutex::default(),
@@ -88,22 +90,51 @@ impl Contents {
         })
     }
 
-    /// Whether `source` still begins with this header and this table.
+    /// Whether `source`, which is no longer than it was, still begins with this header and this table, or with these chunks
+    /// as far as it goes.
     pub(crate) fn still_described_by(&self, source: &dyn Source) -> std::io::Result<bool> {
-        let mut fingerprint = Fingerprint::default();
-        let mut block = [0; COMPARE_BLOCK];
-        let end = self.header.payload_start();
-        let mut offset = 0;
-        while offset < end {
-            let length = (end - offset).min(COMPARE_BLOCK as u64) as usize;
-            let wanted = block.get_mut(..length).unwrap_or_default();
-            if source.read_at(wanted, offset)? < length {
-                return Ok(false);
-            }
-            fingerprint.update(wanted);
-            offset += length as u64;
+        match &self.beginning {
+            Beginning::Table { end, fingerprint } => has_fingerprint(source, *end, *fingerprint),
+            Beginning::Chain(header) => self.still_leads(source, header),
         }
-        Ok(fingerprint.digest() == self.fingerprint)
+    }
+
+    fn still_leads(&self, source: &dyn Source, header: &ReleaseHeader) -> std::io::Result<bool> {
+        let file_len = source.identity()?.size;
+        // A header at the end is the first to go.
+        let unread = Path::new("");
+        let begins = header.trails
+            || chain::Header::read(source, unread, file_len)
+                .is_ok_and(|found| found == chain::Header::Release(*header));
+        let mut chunk = 0;
+        let never = AtomicBool::new(false);
+        let followed = begins.then(|| {
+            chain::follow(
+                header,
+                source,
+                unread,
+                file_len,
+                &never,
+                |found, payload| {
+                    let end = payload.saturating_add(u64::from(found.packed_size));
+                    let original = self.table.original_range(chunk).unwrap_or_default();
+                    let known = self.table.compressed_range(chunk) == Some(payload..end)
+                        && original.end - original.start == u64::from(found.original_size);
+                    chunk = chunk.saturating_add(1);
+                    match known {
+                        true => Ok(()),
+                        false => Err(ErrorKind::Changed.into()),
+                    }
+                },
+            )
+        });
+        match followed {
+            Some(Ok(_)) => Ok(true),
+            Some(Err(error)) if matches!(error.kind(), ErrorKind::Io { .. }) => {
+                Err(std::io::Error::other(error))
+            }
+            None | Some(Err(_)) => Ok(false),
+        }
     }
 
     /// The memory these contents count as, in bytes.
@@ -133,6 +164,23 @@ impl Contents {
     pub(crate) fn report_once(&self, chunk: u32) -> bool {
         lock(&self.reported).insert(chunk)
     }
+}
+
+/// Whether the first `end` bytes of `source` have this fingerprint.
+fn has_fingerprint(source: &dyn Source, end: u64, expected: u64) -> std::io::Result<bool> {
+    let mut fingerprint = Fingerprint::default();
+    let mut block = [0; COMPARE_BLOCK];
+    let mut offset = 0;
+    while offset < end {
+        let length = (end - offset).min(COMPARE_BLOCK as u64) as usize;
+        let wanted = block.get_mut(..length).unwrap_or_default();
+        if source.read_at(wanted, offset)? < length {
+            return Ok(false);
+        }
+        fingerprint.update(wanted);
+        offset += length as u64;
+    }
+    Ok(fingerprint.digest() == expected)
 }
 
 fn lock(chunks: &Mutex<HashSet<u32>>) -> MutexGuard<'_, HashSet<u32>> {

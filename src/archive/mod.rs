@@ -5,6 +5,7 @@
 //! it still holds; that it was only cut is concluded from its table, which one being written anew may share (see
 //! `is_beginning`). Damage that leaves the file's time as it was is found by decoding.
 
+mod chain;
 mod check;
 mod contents;
 mod outline;
@@ -19,6 +20,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "fuse")]
+pub(crate) use chain::describe;
+#[cfg(feature = "files")]
+pub(crate) use chain::has_header;
 pub(crate) use contents::Contents;
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
@@ -28,7 +33,7 @@ pub(crate) use units::{Unit, one_call, piece_bytes, piece_number};
 
 use crate::codec::{self, Payload, Stream};
 use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};
-use crate::format::{ChunkTable, FixedHeader, Footer};
+use crate::format::{ChunkTable, Description, Encoding, Footer};
 use crate::identity::Identity;
 use crate::memory::Budget;
 use crate::ordered::resize;
@@ -93,9 +98,17 @@ impl Archive {
         &self.path
     }
 
-    /// The first 18 bytes' meaning.
-    pub(crate) fn header(&self) -> &FixedHeader {
-        &self.contents.header
+    /// What the file is as a whole.
+    pub(crate) fn description(&self) -> &Description {
+        &self.contents.description
+    }
+
+    /// How a chunk is encoded.
+    ///
+    /// # Errors
+    /// There is no such chunk.
+    pub(crate) fn encoding(&self, chunk: u32) -> Result<Encoding> {
+        self.table().encoding(chunk).ok_or_else(|| no_chunk(chunk))
     }
 
     /// Where the chunks lie.
@@ -150,7 +163,8 @@ impl Archive {
     /// As [`Archive::read_payload`], and those of damaged data.
     pub(crate) fn decode(&self, chunk: u32, payload: &mut [u8], output: &mut [u8]) -> Result<()> {
         self.read_payload_into(chunk, payload)?;
-        codec::decode_into(self.header().codec, payload, output)
+        self.encoding(chunk)
+            .and_then(|encoding| codec::decode_into(encoding, payload, output))
             .map_err(|error| self.placed(error, chunk))
     }
 
@@ -160,11 +174,11 @@ impl Archive {
     /// # Errors
     /// As [`Archive::read_payload`], and those of a payload that begins like none.
     pub(crate) fn stream_memory(&self, chunk: u32) -> Result<Option<u64>> {
-        let codec = self.header().codec;
         self.with_payload(chunk, |payload, announced| {
-            match Stream::checks_content(codec, payload)? {
+            let encoding = self.encoding(chunk)?;
+            match Stream::checks_content(encoding, payload)? {
                 true => Ok(None),
-                false => Stream::memory(codec, payload, announced),
+                false => Stream::memory(encoding, payload, announced),
             }
         })
     }
@@ -175,7 +189,7 @@ impl Archive {
     /// As [`Archive::stream_memory`].
     pub(crate) fn open_stream(&self, chunk: u32) -> Result<Stream> {
         self.with_payload(chunk, |payload, announced| {
-            Stream::open(self.header().codec, payload, announced)
+            Stream::open(self.encoding(chunk)?, payload, announced)
         })
     }
 
@@ -266,10 +280,10 @@ impl Archive {
             .compressed_range(chunk)
             .zip(table.original_range(chunk))
         else {
-            return Err(Error::unusable(format!("there is no chunk {chunk}")));
+            return Err(no_chunk(chunk));
         };
         codec::check_lengths(
-            self.header().codec,
+            self.encoding(chunk)?,
             packed.end - packed.start,
             original.end - original.start,
         )?;
@@ -295,6 +309,10 @@ impl Archive {
             .map_or(0, |range| range.start);
         error.in_chunk(chunk, offset).in_file(&self.path)
     }
+}
+
+fn no_chunk(chunk: u32) -> Error {
+    Error::unusable(format!("there is no chunk {chunk}"))
 }
 
 /// A chunk's payload as it lies in the source.

@@ -1,4 +1,4 @@
-//! What a file's header, table and footer say, with nothing decoded.
+//! What a file's header, table and footer say, with nothing decoded; or its header and its chunks'.
 //!
 //! This is all that `info` shows. Whoever wants to decode needs the chunks' original sizes too, which version 1 does not
 //! have: the payloads' own first bytes tell them in most codecs. They can be wrong (a frame may be followed by another in
@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::chain::{self, End, Header, Survey};
 use super::record::{self, Record};
 use super::source::Source;
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
 use crate::format::{
-    ChunkTable, FIXED_HEADER_LEN, FOOTER_MAX_LEN, Fingerprint, FixedHeader, Footer, PayloadTable,
-    Version,
+    ChunkHeader, ChunkTable, Description, Encoding, FIXED_HEADER_LEN, FOOTER_MAX_LEN, Fingerprint,
+    FixedHeader, Footer, PayloadTable, ReleaseHeader, ReleaseTable, Version,
 };
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge};
@@ -59,15 +60,23 @@ pub(crate) struct Conditions<'a> {
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Outline {
-    pub(crate) header: FixedHeader,
+    pub(crate) description: Description,
     pub(crate) chunks: Chunks,
     pub(crate) footer: Option<Footer>,
     pub(crate) record: Option<Record>,
     /// The file all this was read from.
     pub(crate) identity: Identity,
-    /// Of the header and the table as they stand in the file.
-    pub(super) fingerprint: u64,
+    pub(super) beginning: Beginning,
     pub(super) charge: Charge,
+}
+
+/// What a file that was only cut short still begins with.
+#[derive(Debug)]
+pub(super) enum Beginning {
+    /// A header and a table, which end at `end` and have this fingerprint as they stand in the file.
+    Table { end: u64, fingerprint: u64 },
+    /// Chunks with headers of their own.
+    Chain(ReleaseHeader),
 }
 
 /// Where the chunks lie, as far as that is known.
@@ -76,6 +85,7 @@ pub(crate) enum Chunks {
     Known(ChunkTable),
     /// Of the `unknown` chunks nothing but decoding tells the original size; the others' are in `sizes`.
     Unmeasured {
+        header: FixedHeader,
         payloads: PayloadTable,
         sizes: Vec<u64>,
         unknown: Vec<u32>,
@@ -99,6 +109,14 @@ impl Chunks {
         }
     }
 
+    /// How a chunk is encoded.
+    pub(crate) fn encoding(&self, chunk: u32) -> Option<Encoding> {
+        match self {
+            Chunks::Known(table) => table.encoding(chunk),
+            Chunks::Unmeasured { header, .. } => Some(header.codec.into()),
+        }
+    }
+
     fn payload_end(&self) -> u64 {
         match self {
             Chunks::Known(table) => table.payload_end(),
@@ -108,7 +126,7 @@ impl Chunks {
 }
 
 impl Outline {
-    /// Reads header, table and footer of `source`.
+    /// Reads header, table and footer of `source`, or its chunks' headers.
     ///
     /// # Errors
     /// The file is no `.warp`, or what it says of itself cannot be true, or it changes meanwhile.
@@ -117,14 +135,29 @@ impl Outline {
         path: &Path,
         conditions: &Conditions<'_>,
     ) -> Result<Self> {
+        let identity = source.identity().context("cannot examine", path)?;
+        let outline = match Header::read(source, path, identity.size)? {
+            Header::Table(header) => Self::with_table(source, path, conditions, identity, &header)?,
+            Header::Release(header) => {
+                Self::of_release(source, path, conditions, identity, &header)?
+            }
+        };
+        match source.identity().context("cannot examine", path)? == identity {
+            true => Ok(outline),
+            false => Err(ErrorKind::Changed.into()),
+        }
+    }
+
+    fn with_table(
+        source: &dyn Source,
+        path: &Path,
+        conditions: &Conditions<'_>,
+        identity: Identity,
+        header: &FixedHeader,
+    ) -> Result<Self> {
         let &Conditions {
             budget, make_room, ..
         } = conditions;
-        let identity = source.identity().context("cannot examine", path)?;
-        let mut start = [0; FIXED_HEADER_LEN];
-        let read = source.read_at(&mut start, 0).context("cannot read", path)?;
-        let header = FixedHeader::parse(start.get(..read).unwrap_or_default())?;
-        header.check_room(identity.size)?;
         let count = u64::from(header.chunk_count);
         // Every chunk has a payload of a byte at the least.
         if conditions.cut == Cut::Refuse && header.payload_start() + count > identity.size {
@@ -134,7 +167,7 @@ impl Outline {
         // Two columns of 8 bytes a chunk stay in memory.
         let charge = budget.charge(16 * count + OVERHEAD as u64, make_room)?;
         let mut fingerprint = Fingerprint::default();
-        fingerprint.update(&start);
+        fingerprint.update(&header.to_bytes());
         let mut offset = FIXED_HEADER_LEN as u64;
         let mut fill = |block: &mut [u8]| {
             stop_if_set(conditions.cancelled)?;
@@ -146,18 +179,18 @@ impl Outline {
             offset += block.len() as u64;
             Ok(())
         };
-        let payloads = PayloadTable::read(&header, &mut fill)?;
+        let payloads = PayloadTable::read(header, &mut fill)?;
         let chunks = match header.version {
-            Version::V2 => Chunks::Known(ChunkTable::read(&header, payloads, &mut fill)?),
+            Version::V2 => Chunks::Known(ChunkTable::read(header, payloads, &mut fill)?),
             Version::V1 => {
                 // Which of the chunks are unknown takes 4 bytes for each of them, until they are measured.
                 let _numbers = budget.charge(4 * count, make_room)?;
-                version_1_chunks(source, path, &header, payloads, conditions.cancelled)?
+                version_1_chunks(source, path, header, payloads, conditions.cancelled)?
             }
         };
         let whole = chunks.payload_end() <= identity.size;
         if !whole && conditions.cut == Cut::Refuse {
-            return Err(cut_short(&chunks, &header, identity.size));
+            return Err(cut_short(&chunks, header.chunk_count, identity.size));
         }
         let mut end = [0; FOOTER_MAX_LEN];
         let read = if whole {
@@ -178,7 +211,7 @@ impl Outline {
             // table that is damaged.
             _ => {
                 let beginning = record::Beginning {
-                    header: &header,
+                    header,
                     footer: footer.as_ref(),
                     end: chunks
                         .payload_end()
@@ -188,16 +221,88 @@ impl Outline {
                 Record::read(source, path, &beginning, identity.size, conditions)?
             }
         };
-        if source.identity().context("cannot examine", path)? != identity {
-            return Err(ErrorKind::Changed.into());
-        }
         Ok(Self {
-            header,
+            description: header.into(),
             chunks,
             footer,
             record,
             identity,
-            fingerprint: of_table,
+            beginning: Beginning::Table {
+                end: header.payload_start(),
+                fingerprint: of_table,
+            },
+            charge,
+        })
+    }
+
+    fn of_release(
+        source: &dyn Source,
+        path: &Path,
+        conditions: &Conditions<'_>,
+        identity: Identity,
+        header: &ReleaseHeader,
+    ) -> Result<Self> {
+        let follow = |take: &mut dyn FnMut(&ChunkHeader) -> Result<()>| {
+            let cancelled = conditions.cancelled;
+            chain::follow(
+                header,
+                source,
+                path,
+                identity.size,
+                cancelled,
+                |chunk, _| take(chunk),
+            )
+        };
+        let mut found = Survey::default();
+        let end = follow(&mut |chunk| found.push(chunk))?;
+        let announced = header.original_size.unwrap_or(found.original_size);
+        let missing = announced.checked_sub(found.original_size);
+        let wrong_sum = || ErrorKind::SizeSum {
+            sum: found.original_size,
+            header: announced,
+        };
+        let missing = missing.ok_or_else(wrong_sum)?;
+        let last = found.chunk_count.saturating_sub(1);
+        match (end, conditions.cut) {
+            // Of what follows nothing is known, not even that it is there.
+            (End::Inside(Part::ChunkHeader), Cut::Accept) if header.original_size.is_some() => {}
+            (End::Inside(Part::Payload) | End::Whole, Cut::Accept) => {}
+            (End::Inside(Part::Payload), Cut::Refuse) => {
+                return Err(Error::new(ErrorKind::EndsInside(Part::Payload)).in_chunk(last, 0));
+            }
+            (End::Inside(part), _) => return Err(ErrorKind::EndsInside(part).into()),
+            (End::Whole, Cut::Refuse) if missing > 0 => return Err(wrong_sum().into()),
+            (End::Whole, Cut::Refuse) => {}
+        }
+        let count = found.chunk_count.saturating_add(u32::from(missing > 0));
+        // Two columns of 8 bytes a chunk, and one of a byte.
+        let charge = conditions.budget.charge(
+            17 * u64::from(count) + OVERHEAD as u64,
+            conditions.make_room,
+        )?;
+        let mut table = ReleaseTable::new(header, count)?;
+        let mut again = Survey::default();
+        follow(&mut |chunk| {
+            again.push(chunk)?;
+            // Memory was taken for those that were counted.
+            match again.chunk_count > found.chunk_count {
+                true => Err(ErrorKind::Changed.into()),
+                false => table.push(chunk),
+            }
+        })?;
+        if missing > 0 {
+            table.push_lost(missing)?;
+        }
+        Ok(Self {
+            description: Description {
+                chunk_count: count,
+                ..found.describe(header)
+            },
+            chunks: Chunks::Known(table.finish()),
+            footer: None,
+            record: None,
+            identity,
+            beginning: Beginning::Chain(*header),
             charge,
         })
     }
@@ -211,13 +316,13 @@ pub(super) fn stop_if_set(cancelled: &AtomicBool) -> Result<()> {
 }
 
 /// The file ends inside the first of these chunks that it does not hold.
-fn cut_short(chunks: &Chunks, header: &FixedHeader, file_len: u64) -> Error {
+fn cut_short(chunks: &Chunks, chunk_count: u32, file_len: u64) -> Error {
     let is_cut = |chunk: &u32| {
         chunks
             .payload(*chunk)
             .is_some_and(|range| range.end > file_len)
     };
-    let chunk = (0..header.chunk_count).find(is_cut).unwrap_or(0);
+    let chunk = (0..chunk_count).find(is_cut).unwrap_or(0);
     let offset = chunks.original(chunk).map_or(0, |range| range.start);
     Error::new(ErrorKind::EndsInside(Part::Payload)).in_chunk(chunk, offset)
 }
@@ -261,6 +366,7 @@ fn version_1_chunks(
         unknown = (0..payloads.len()).collect();
     }
     Ok(Chunks::Unmeasured {
+        header: *header,
         payloads,
         sizes,
         unknown,

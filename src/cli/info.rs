@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use warpfs::Error;
 use warpfs::error::OneLine;
+use warpfs::format::{Container, Release};
 use warpfs::info::{Found, Info, TreeInfo, survey};
 
 use self::strip::Terminal;
@@ -217,8 +218,8 @@ impl<W: Write> Printer<W> {
         };
         let out = &mut self.out;
         writeln!(out, "file      {}", OneLine(info.path().display()))?;
-        writeln!(out, "version   {}", info.version().number())?;
-        writeln!(out, "codec     {}", info.codec())?;
+        writeln!(out, "version   {}", version(info.container()))?;
+        writeln!(out, "codec     {}", info.encodings())?;
         writeln!(out, "original  {}", size(info.original_size()))?;
         writeln!(out, "packed    {}", size(info.packed_size()))?;
         let ratio = percent(info.packed_size(), info.original_size());
@@ -258,8 +259,11 @@ impl<W: Write> Printer<W> {
         writeln!(
             self.out,
             "{:<7} {:<6} {:>14} {:>14} {:>7} {:>9} {:<8} {}",
-            info.version().number(),
-            info.codec(),
+            info.container(),
+            match info.encodings().iter().count() {
+                0 | 1 => info.encodings().to_string(),
+                _ => "mixed".to_owned(),
+            },
             info.original_size(),
             info.packed_size(),
             percent(info.packed_size(), info.original_size()),
@@ -276,24 +280,35 @@ impl<W: Write> Printer<W> {
         }
         writeln!(
             self.out,
-            "{:>10} {:>16} {:>12} {:>16} {:>12} {:>7}",
+            "{:>10} {:>16} {:>12} {:>16} {:>12} {:>7} CODEC",
             "CHUNK", "PACKED AT", "PACKED", "ORIGINAL AT", "ORIGINAL", "RATIO"
         )?;
         let known = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
         for chunk in info.chunks() {
             writeln!(
                 self.out,
-                "{:>10} {:>16} {:>12} {:>16} {:>12} {:>7}",
+                "{:>10} {:>16} {:>12} {:>16} {:>12} {:>7} {}",
                 chunk.chunk,
                 chunk.packed_offset,
                 chunk.packed_size,
                 known(chunk.original_offset),
                 known(chunk.original_size),
                 percent(chunk.packed_size, chunk.original_size.unwrap_or(0)),
+                chunk.encoding,
             )?;
         }
         Ok(())
     }
+}
+
+fn version(container: Container) -> String {
+    let releases = match container {
+        Container::Table(version) => return version.number().to_string(),
+        Container::Release(Release::V0_1_2) => "releases 0.1.2 to 0.1.5",
+        Container::Release(Release::V0_7_0) => "release 0.7.0",
+        Container::Release(Release::V0_7_1) => "releases 0.7.1 to 0.7.5",
+    };
+    format!("that of {releases} of the Python package")
 }
 
 fn as_json(info: &Info, chunks: bool) -> Value {
@@ -307,8 +322,11 @@ fn as_json(info: &Info, chunks: bool) -> Value {
     };
     let mut object = json!({
         "file": name_of(info.path()),
-        "version": info.version().number(),
-        "codec": info.codec().name(),
+        "version": match info.container() {
+            Container::Table(version) => json!(version.number()),
+            Container::Release(release) => json!(release.name()),
+        },
+        "codec": info.encodings().to_string(),
         "original_size": info.original_size(),
         "packed_size": info.packed_size(),
         "ratio": ratio,
@@ -322,6 +340,7 @@ fn as_json(info: &Info, chunks: bool) -> Value {
     if chunks && let Some(object) = object.as_object_mut() {
         let table = info.chunks().map(|chunk| {
             json!({
+                "codec": chunk.encoding.name(),
                 "packed_offset": chunk.packed_offset,
                 "packed_size": chunk.packed_size,
                 "original_offset": chunk.original_offset,

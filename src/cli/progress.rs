@@ -75,7 +75,7 @@ impl Progress {
             human(summary.original_size),
             human(summary.packed_size),
             percent(summary.packed_size, summary.original_size),
-            summary.codec,
+            summary.encodings,
             summary.chunks,
             human(rate(summary.original_size, seconds)),
         ));

@@ -21,7 +21,7 @@ use twox_hash::XxHash32;
 use super::stream::WINDOW_LEN;
 use super::{cannot_encode, damaged, larger_than, shorter};
 use crate::error::{Error, Result};
-use crate::format::Codec;
+use crate::format::{Codec, Encoding};
 
 pub(super) use self::stream::Decoder;
 
@@ -242,6 +242,27 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
+/// Decodes a bare block.
+pub(super) fn decode_block_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
+    let announced = output.len() as u64;
+    let refusal = |found: u64| match found {
+        found if found < announced => shorter(Encoding::Lz4Block, announced, found),
+        found if found > announced => larger_than(Encoding::Lz4Block, announced),
+        _ => damaged(Encoding::Lz4Block, "not a valid block"),
+    };
+    match lz4::decompress(payload, output) {
+        Ok(len) if len as u64 == announced => Ok(()),
+        Ok(len) => Err(refusal(len as u64)),
+        // The library says no more than that it failed.
+        Err(_) => Err(refusal(measure_block(payload)?)),
+    }
+}
+
+/// The length a bare block decodes to, in bytes.
+pub(super) fn measure_block(payload: &[u8]) -> Result<u64> {
+    compressed_len(payload).map_err(|_| damaged(Encoding::Lz4Block, "the payload ends too early"))
+}
+
 pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {
     Descriptor::parse(&mut Bytes(beginning)).ok()?.content_size
 }
@@ -460,6 +481,27 @@ mod tests {
         encode(&input[3..], &mut Vec::new()).unwrap();
         encode(&input, &mut second).unwrap();
         assert!(first == second);
+    }
+
+    #[test]
+    fn bare_blocks_decode_to_their_own_length_and_no_other() {
+        let words: Vec<u8> = (0..70_000_u32)
+            .flat_map(|n| (n / 9).to_le_bytes())
+            .collect();
+        for input in [&b"a"[..], b"0123456789", &words, &[7; 100_000]] {
+            let block = lz4_flex::block::compress(input);
+            let mut output = vec![0; input.len()];
+            decode_block_into(&block, &mut output).unwrap();
+            assert!(output == input);
+            assert_eq!(measure_block(&block).unwrap(), input.len() as u64);
+            for wrong in [input.len() - 1, input.len() + 1] {
+                let refused = decode_block_into(&block, &mut vec![0; wrong]);
+                assert!(refused.unwrap_err().is_damage(), "{wrong}");
+            }
+            let cut = block.get(..block.len() - 1).unwrap_or_default();
+            assert!(decode_block_into(cut, &mut output).is_err());
+        }
+        assert!(decode_block_into(b"", &mut []).is_err());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The four codecs behind one pair of functions: a chunk's payload to its bytes and back.
+//! The four codecs behind one pair of functions: a chunk's payload to its bytes and back. To its bytes also from what other
+//! releases wrote: bare LZ4 blocks, bytes as they are, and zeros without a payload.
 //!
 //! A chunk stands alone: whatever its codec, it decodes without any other chunk. Decoding goes straight into the
 //! caller's buffer, which is as long as the chunk is announced to be: it is filled exactly or the payload is damaged,
@@ -11,13 +12,14 @@
 mod brotli;
 mod lz4;
 mod snappy;
+mod stored;
 mod stream;
 mod zstd;
 
 use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Codec;
+use crate::format::{Codec, Encoding};
 
 pub(crate) use self::stream::{Payload, Stream};
 
@@ -47,23 +49,30 @@ pub(crate) struct Settings {
 /// # Errors
 /// [`ErrorKind::Decode`] if the codec refuses the payload or something follows it, [`ErrorKind::DecodedSize`] if it
 /// decodes to another size. What `output` holds then is of no use.
-pub(crate) fn decode_into(codec: Codec, payload: &[u8], output: &mut [u8]) -> Result<()> {
-    match codec {
-        Codec::Lz4 => lz4::decode_into(payload, output),
-        Codec::Zstd => zstd::decode_into(payload, output),
-        Codec::Snappy => snappy::decode_into(payload, output),
-        Codec::Brotli => brotli::decode_into(payload, output),
+pub(crate) fn decode_into(
+    encoding: impl Into<Encoding>,
+    payload: &[u8],
+    output: &mut [u8],
+) -> Result<()> {
+    match encoding.into() {
+        Encoding::Lz4 => lz4::decode_into(payload, output),
+        Encoding::Zstd => zstd::decode_into(payload, output),
+        Encoding::Snappy => snappy::decode_into(payload, output),
+        Encoding::Brotli => brotli::decode_into(payload, output),
+        Encoding::Lz4Block => lz4::decode_block_into(payload, output),
+        Encoding::Stored => stored::decode_into(payload, output),
+        Encoding::Zeros => stored::zeros_into(payload, output),
     }
 }
 
 /// The decoded length in bytes as far as the payload's first [`SIZE_PROBE_LEN`] bytes (fewer if it has fewer) tell it.
 /// A claim, not a fact: [`decode_into`] holds the payload to it.
-pub(crate) fn decoded_len(codec: Codec, beginning: &[u8]) -> Option<u64> {
-    match codec {
-        Codec::Lz4 => lz4::decoded_len(beginning),
-        Codec::Zstd => zstd::decoded_len(beginning),
-        Codec::Snappy => snappy::decoded_len(beginning),
-        Codec::Brotli => None,
+pub(crate) fn decoded_len(encoding: impl Into<Encoding>, beginning: &[u8]) -> Option<u64> {
+    match encoding.into() {
+        Encoding::Lz4 => lz4::decoded_len(beginning),
+        Encoding::Zstd => zstd::decoded_len(beginning),
+        Encoding::Snappy => snappy::decoded_len(beginning),
+        Encoding::Brotli | Encoding::Lz4Block | Encoding::Stored | Encoding::Zeros => None,
     }
 }
 
@@ -72,14 +81,18 @@ pub(crate) fn decoded_len(codec: Codec, beginning: &[u8]) -> Option<u64> {
 ///
 /// # Errors
 /// [`ErrorKind::Decode`] if it is too long.
-pub(crate) fn check_payload_len(codec: Codec, packed: u64, original: u64) -> Result<()> {
+pub(crate) fn check_payload_len(
+    encoding: impl Into<Encoding>,
+    packed: u64,
+    original: u64,
+) -> Result<()> {
     let longest = original
         .saturating_mul(WORST_EXPANSION)
         .saturating_add(WORST_OVERHEAD);
     match packed <= longest {
         true => Ok(()),
         false => Err(damaged(
-            codec,
+            encoding,
             format!("a payload of {packed} bytes cannot be that of {original} bytes"),
         )),
     }
@@ -90,20 +103,21 @@ pub(crate) fn check_payload_len(codec: Codec, packed: u64, original: u64) -> Res
 ///
 /// # Errors
 /// [`ErrorKind::Decode`] if it is too long or too short.
-pub(crate) fn check_lengths(codec: Codec, packed: u64, original: u64) -> Result<()> {
-    check_payload_len(codec, packed, original)?;
-    let longest = match codec {
+pub(crate) fn check_lengths(encoding: Encoding, packed: u64, original: u64) -> Result<()> {
+    check_payload_len(encoding, packed, original)?;
+    let longest = match encoding {
         // A match's length goes on for 255 bytes with every byte.
-        Codec::Lz4 => packed.saturating_mul(255),
+        Encoding::Lz4 | Encoding::Lz4Block => packed.saturating_mul(255),
         // A copy of 64 bytes takes three.
-        Codec::Snappy => packed.saturating_mul(64) / 3,
-        // A few bytes hold as many equal ones as anybody likes.
-        Codec::Zstd | Codec::Brotli => u64::MAX,
+        Encoding::Snappy => packed.saturating_mul(64) / 3,
+        Encoding::Stored => packed,
+        // A few bytes, or none, hold as many equal ones as anybody likes.
+        Encoding::Zstd | Encoding::Brotli | Encoding::Zeros => u64::MAX,
     };
     match original <= longest {
         true => Ok(()),
         false => Err(damaged(
-            codec,
+            encoding,
             format!("a payload of {packed} bytes cannot hold {original} bytes"),
         )),
     }
@@ -115,19 +129,24 @@ pub(crate) fn check_lengths(codec: Codec, packed: u64, original: u64) -> Result<
 /// # Errors
 /// The payload is damaged, or decodes to more than `limit` bytes; or [`ErrorKind::Cancelled`].
 pub(crate) fn measure(
-    codec: Codec,
+    encoding: impl Into<Encoding>,
     payload: &[u8],
     limit: u64,
     cancelled: &AtomicBool,
 ) -> Result<u64> {
-    let len = match codec {
-        Codec::Lz4 => lz4::measure(payload, limit)?,
-        Codec::Zstd => zstd::measure(payload, limit, cancelled)?,
-        Codec::Snappy => snappy::measure(payload, limit)?,
-        Codec::Brotli => brotli::measure(payload, limit, cancelled)?,
+    let encoding = encoding.into();
+    let len = match encoding {
+        Encoding::Lz4 => lz4::measure(payload, limit)?,
+        Encoding::Zstd => zstd::measure(payload, limit, cancelled)?,
+        Encoding::Snappy => snappy::measure(payload, limit)?,
+        Encoding::Brotli => brotli::measure(payload, limit, cancelled)?,
+        Encoding::Lz4Block => lz4::measure_block(payload)?,
+        Encoding::Stored => payload.len() as u64,
+        // As many as are announced.
+        Encoding::Zeros => limit,
     };
     if len > limit {
-        return Err(larger_than(codec, limit));
+        return Err(larger_than(encoding, limit));
     }
     Ok(len)
 }
@@ -154,26 +173,26 @@ pub(crate) fn encode(
 }
 
 /// The codec refused a payload.
-fn damaged(codec: Codec, detail: impl ToString) -> Error {
+fn damaged(encoding: impl Into<Encoding>, detail: impl ToString) -> Error {
     Error::new(ErrorKind::Decode {
-        codec,
+        codec: encoding.into(),
         detail: detail.to_string(),
     })
 }
 
 /// The payload decodes to fewer bytes than announced.
-fn shorter(codec: Codec, announced: u64, found: u64) -> Error {
+fn shorter(encoding: impl Into<Encoding>, announced: u64, found: u64) -> Error {
     Error::new(ErrorKind::DecodedSize {
-        codec,
+        codec: encoding.into(),
         announced,
         found: found.to_string(),
     })
 }
 
 /// The payload decodes to more bytes than announced.
-fn larger_than(codec: Codec, announced: u64) -> Error {
+fn larger_than(encoding: impl Into<Encoding>, announced: u64) -> Error {
     Error::new(ErrorKind::DecodedSize {
-        codec,
+        codec: encoding.into(),
         announced,
         found: "more".to_owned(),
     })

@@ -10,9 +10,9 @@
 use std::cell::Cell;
 use std::fmt;
 
-use super::{brotli, larger_than, lz4, shorter, snappy, zstd};
-use crate::error::Result;
-use crate::format::Codec;
+use super::{brotli, larger_than, lz4, shorter, snappy, stored, zstd};
+use crate::error::{ErrorKind, Result};
+use crate::format::Encoding;
 
 /// The most that is fetched of a payload at a time, in bytes, but for LZ4 blocks, which are fetched whole.
 pub(super) const STEP_LEN: usize = 128 << 10;
@@ -35,7 +35,7 @@ pub(crate) trait Payload {
 ///
 /// Whoever calls it hands over the same payload every time. A stream that failed once is of no more use.
 pub(crate) struct Stream {
-    codec: Codec,
+    encoding: Encoding,
     /// The chunk's original size, in bytes.
     announced: u64,
     position: u64,
@@ -51,6 +51,8 @@ enum Decoder {
     Zstd(zstd::Decoder),
     Snappy(snappy::Decoder),
     Brotli(brotli::Decoder),
+    Stored(stored::Decoder),
+    Zeros(stored::Zeros),
 }
 
 impl Stream {
@@ -58,15 +60,25 @@ impl Stream {
     ///
     /// # Errors
     /// The source's, or the payload's header is refused; see [`super::decode_into`].
-    pub(crate) fn open(codec: Codec, payload: &dyn Payload, announced: u64) -> Result<Self> {
-        let decoder = match codec {
-            Codec::Lz4 => Decoder::Lz4(lz4::Decoder::open(payload, announced)?),
-            Codec::Zstd => Decoder::Zstd(zstd::Decoder::open(payload)?),
-            Codec::Snappy => Decoder::Snappy(snappy::Decoder::open(payload, announced)?),
-            Codec::Brotli => Decoder::Brotli(brotli::Decoder::open()),
+    pub(crate) fn open(
+        encoding: impl Into<Encoding>,
+        payload: &dyn Payload,
+        announced: u64,
+    ) -> Result<Self> {
+        let encoding = encoding.into();
+        let decoder = match encoding {
+            Encoding::Lz4 => Decoder::Lz4(lz4::Decoder::open(payload, announced)?),
+            Encoding::Zstd => Decoder::Zstd(zstd::Decoder::open(payload)?),
+            Encoding::Snappy => Decoder::Snappy(snappy::Decoder::open(payload, announced)?),
+            Encoding::Brotli => Decoder::Brotli(brotli::Decoder::open()),
+            Encoding::Lz4Block => {
+                return Err(ErrorKind::Unstreamable { codec: encoding }.into());
+            }
+            Encoding::Stored => Decoder::Stored(stored::Decoder::open()),
+            Encoding::Zeros => Decoder::Zeros(stored::Zeros::open(payload.len(), announced)?),
         };
         Ok(Self {
-            codec,
+            encoding,
             announced,
             position: 0,
             ended: false,
@@ -80,15 +92,18 @@ impl Stream {
     /// # Errors
     /// As [`Stream::open`].
     pub(crate) fn memory(
-        codec: Codec,
+        encoding: impl Into<Encoding>,
         payload: &dyn Payload,
         announced: u64,
     ) -> Result<Option<u64>> {
-        match codec {
-            Codec::Lz4 => lz4::Decoder::memory(payload, announced).map(Some),
-            Codec::Zstd => zstd::Decoder::memory(payload),
-            Codec::Snappy => Ok(Some(snappy::Decoder::MEMORY)),
-            Codec::Brotli => brotli::Decoder::memory(payload).map(Some),
+        match encoding.into() {
+            Encoding::Lz4 => lz4::Decoder::memory(payload, announced).map(Some),
+            Encoding::Zstd => zstd::Decoder::memory(payload),
+            Encoding::Snappy => Ok(Some(snappy::Decoder::MEMORY)),
+            Encoding::Brotli => brotli::Decoder::memory(payload).map(Some),
+            // One block has no place to go on from but a sequence's beginning; nobody who wrote them made long ones.
+            Encoding::Lz4Block => Ok(None),
+            Encoding::Stored | Encoding::Zeros => Ok(Some(0)),
         }
     }
 
@@ -97,11 +112,15 @@ impl Stream {
     ///
     /// # Errors
     /// As [`Stream::open`].
-    pub(crate) fn checks_content(codec: Codec, payload: &dyn Payload) -> Result<bool> {
-        match codec {
-            Codec::Lz4 => lz4::Decoder::checks_content(payload),
-            Codec::Zstd => zstd::Decoder::checks_content(payload),
-            Codec::Snappy | Codec::Brotli => Ok(false),
+    pub(crate) fn checks_content(encoding: Encoding, payload: &dyn Payload) -> Result<bool> {
+        match encoding {
+            Encoding::Lz4 => lz4::Decoder::checks_content(payload),
+            Encoding::Zstd => zstd::Decoder::checks_content(payload),
+            Encoding::Snappy
+            | Encoding::Brotli
+            | Encoding::Lz4Block
+            | Encoding::Stored
+            | Encoding::Zeros => Ok(false),
         }
     }
 
@@ -114,16 +133,22 @@ impl Stream {
     /// `offset` itself, or at the place before it from which decoding has to go on; anywhere else, this codec or this
     /// payload cannot be moved about in, and the stream is where it was.
     ///
-    /// Only LZ4 frames of independent blocks can be, for a few bytes' reading a block when it is done first. A frame's
-    /// checksum over its content is not looked at any more once a part of it was left out.
+    /// Only what is not compressed can be, and LZ4 frames of independent blocks, for a few bytes' reading a block when it is done
+    /// first. A frame's checksum over its content is not looked at any more once a part of it was left out.
     ///
     /// # Errors
     /// The source's.
     pub(crate) fn seek(&mut self, payload: &dyn Payload, offset: u64) -> Result<u64> {
-        if let Decoder::Lz4(decoder) = &mut self.decoder
-            && offset <= self.announced
-            && let Some(position) = decoder.seek(payload, offset)?
-        {
+        if offset > self.announced {
+            return Ok(self.position);
+        }
+        let moved = match &mut self.decoder {
+            Decoder::Lz4(decoder) => decoder.seek(payload, offset)?,
+            Decoder::Stored(decoder) => Some(decoder.seek(offset)),
+            Decoder::Zeros(decoder) => Some(decoder.seek(offset, self.announced)),
+            Decoder::Zstd(_) | Decoder::Snappy(_) | Decoder::Brotli(_) => None,
+        };
+        if let Some(position) = moved {
             self.position = position;
             self.ended = false;
         }
@@ -141,11 +166,11 @@ impl Stream {
         let filled = self.step(&mut input, output)?;
         self.position = self.position.saturating_add(filled as u64);
         if filled < output.len() {
-            return Err(shorter(self.codec, self.announced, self.position));
+            return Err(shorter(self.encoding, self.announced, self.position));
         }
         if self.position >= self.announced && !self.ended {
             if self.step(&mut input, &mut [0])? != 0 {
-                return Err(larger_than(self.codec, self.announced));
+                return Err(larger_than(self.encoding, self.announced));
             }
             self.ended = true;
         }
@@ -158,6 +183,8 @@ impl Stream {
             Decoder::Zstd(decoder) => decoder.decode(input, output),
             Decoder::Snappy(decoder) => decoder.decode(input, output),
             Decoder::Brotli(decoder) => decoder.decode(input, output),
+            Decoder::Stored(decoder) => decoder.decode(input, output),
+            Decoder::Zeros(decoder) => Ok(decoder.decode(output)),
         }
     }
 
@@ -171,7 +198,7 @@ impl Stream {
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream")
-            .field("codec", &self.codec)
+            .field("encoding", &self.encoding)
             .field("announced", &self.announced)
             .field("position", &self.position)
             .field("ended", &self.ended)

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::FixedHeader;
+use super::{ChunkHeader, Encoding, FixedHeader, ReleaseHeader};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How much of a table is read at a time, in bytes.
@@ -17,6 +17,8 @@ const TABLE_BLOCK_LEN: usize = 64 << 10;
 #[derive(Debug, PartialEq, Eq)]
 pub struct PayloadTable {
     start: u64,
+    /// How much of the file lies in front of each payload that is none, in bytes: a chunk's header.
+    gap: u64,
     ends: Box<[u64]>,
 }
 
@@ -40,6 +42,7 @@ impl PayloadTable {
         })?;
         Ok(Self {
             start,
+            gap: 0,
             ends: column.finish(),
         })
     }
@@ -57,7 +60,8 @@ impl PayloadTable {
 
     /// Where a chunk's payload lies in the file, in bytes; `None` past the last chunk.
     pub fn range(&self, chunk: u32) -> Option<Range<u64>> {
-        range_between(&self.ends, self.start, chunk)
+        let with_gap = range_between(&self.ends, self.start, chunk)?;
+        Some(with_gap.start.saturating_add(self.gap)..with_gap.end)
     }
 
     /// Where the last payload ends, in bytes from the start of the file.
@@ -66,13 +70,22 @@ impl PayloadTable {
     }
 }
 
-/// Where every chunk lies, in the file and in the original: two columns of running sums, 16 bytes a chunk.
+/// Where every chunk lies, in the file and in the original: two columns of running sums, 16 bytes a chunk. And how it is encoded,
+/// a byte more for each where they differ.
 ///
 /// Invariant: both columns ascend (not strictly: chunks may be empty) and have the same length.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ChunkTable {
     payloads: PayloadTable,
     original_ends: Box<[u64]>,
+    encodings: EncodingColumn,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum EncodingColumn {
+    /// All chunks have the same.
+    One(Encoding),
+    Each(Box<[Encoding]>),
 }
 
 impl ChunkTable {
@@ -90,6 +103,7 @@ impl ChunkTable {
         let table = Self {
             payloads,
             original_ends: column.finish(),
+            encodings: EncodingColumn::One(header.codec.into()),
         };
         table.check_sum(header)?;
         Ok(table)
@@ -112,6 +126,7 @@ impl ChunkTable {
         let table = Self {
             payloads,
             original_ends: sizes.into_boxed_slice(),
+            encodings: EncodingColumn::One(header.codec.into()),
         };
         table.check_sum(header)?;
         Ok(table)
@@ -135,9 +150,11 @@ impl ChunkTable {
         Ok(Self {
             payloads: PayloadTable {
                 start: payload_start,
+                gap: 0,
                 ends: column("compressed", payload_start, &mut compressed_sizes)?,
             },
             original_ends: column("original", 0, &mut original_sizes)?,
+            encodings: EncodingColumn::One(Encoding::Zstd),
         })
     }
 
@@ -172,6 +189,14 @@ impl ChunkTable {
         self.payloads.range(chunk)
     }
 
+    /// How a chunk is encoded; `None` past the last chunk.
+    pub fn encoding(&self, chunk: u32) -> Option<Encoding> {
+        match &self.encodings {
+            EncodingColumn::One(encoding) => (chunk < self.len()).then_some(*encoding),
+            EncodingColumn::Each(encodings) => encodings.get(chunk as usize).copied(),
+        }
+    }
+
     /// Which bytes of the original a chunk holds; `None` past the last chunk.
     pub fn original_range(&self, chunk: u32) -> Option<Range<u64>> {
         range_between(&self.original_ends, 0, chunk)
@@ -202,11 +227,89 @@ impl ChunkTable {
 
     /// The memory the table takes, in bytes.
     pub fn memory(&self) -> usize {
-        size_of_val(&*self.payloads.ends) + size_of_val(&*self.original_ends)
+        let encodings = match &self.encodings {
+            EncodingColumn::One(_) => 0,
+            EncodingColumn::Each(encodings) => size_of_val(&**encodings),
+        };
+        size_of_val(&*self.payloads.ends) + size_of_val(&*self.original_ends) + encodings
+    }
+}
+
+/// A table in the making, of chunks whose headers stand in front of their payloads.
+#[derive(Debug)]
+pub struct ReleaseTable {
+    start: u64,
+    gap: u64,
+    ends: Column,
+    original_ends: Column,
+    encodings: Vec<Encoding>,
+}
+
+impl ReleaseTable {
+    /// A table for `count` chunks.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(header: &ReleaseHeader, count: u32) -> Result<Self> {
+        let start = header.chunks_start();
+        Ok(Self {
+            start,
+            gap: header.release.chunk_header_len() as u64,
+            ends: Column::new("compressed", start, count)?,
+            original_ends: Column::new("original", 0, count)?,
+            encodings: room_for(count)?,
+        })
+    }
+
+    /// Adds the next chunk.
+    ///
+    /// # Errors
+    /// The sizes overflow.
+    pub fn push(&mut self, chunk: &ChunkHeader) -> Result<()> {
+        self.push_sizes(
+            chunk.encoding,
+            u64::from(chunk.packed_size),
+            u64::from(chunk.original_size),
+        )
+    }
+
+    /// Adds a chunk of `original` bytes at the end, which the file was cut off before: its payload lies behind the file's end.
+    ///
+    /// # Errors
+    /// The sizes overflow.
+    pub fn push_lost(&mut self, original: u64) -> Result<()> {
+        self.push_sizes(Encoding::Stored, 1, original)
+    }
+
+    fn push_sizes(&mut self, encoding: Encoding, packed: u64, original: u64) -> Result<()> {
+        self.ends.push(self.gap.saturating_add(packed))?;
+        self.original_ends.push(original)?;
+        self.encodings.push(encoding);
+        Ok(())
+    }
+
+    /// The table of all that was added.
+    pub fn finish(self) -> ChunkTable {
+        let encodings = match self.encodings.first() {
+            Some(&first) if self.encodings.iter().all(|&other| other == first) => {
+                EncodingColumn::One(first)
+            }
+            _ => EncodingColumn::Each(self.encodings.into_boxed_slice()),
+        };
+        ChunkTable {
+            payloads: PayloadTable {
+                start: self.start,
+                gap: self.gap,
+                ends: self.ends.finish(),
+            },
+            original_ends: self.original_ends.finish(),
+            encodings,
+        }
     }
 }
 
 /// The running sums of one kind of size, as they are read.
+#[derive(Debug)]
 struct Column {
     name: &'static str,
     end: u64,
@@ -216,16 +319,10 @@ struct Column {
 impl Column {
     /// A column for `count` sizes, whose sums begin at `start`. It takes memory as it grows.
     fn new(name: &'static str, start: u64, count: u32) -> Result<Self> {
-        let mut ends = Vec::new();
-        ends.try_reserve_exact(count as usize).map_err(|_| {
-            Error::unusable(format!(
-                "a table of {count} chunks is more than there is memory for"
-            ))
-        })?;
         Ok(Self {
             name,
             end: start,
-            ends,
+            ends: room_for(count)?,
         })
     }
 
@@ -238,6 +335,17 @@ impl Column {
     fn finish(self) -> Box<[u64]> {
         self.ends.into_boxed_slice()
     }
+}
+
+/// Room for something of each of so many chunks.
+fn room_for<T>(count: u32) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(count as usize).map_err(|_| {
+        Error::unusable(format!(
+            "a table of {count} chunks is more than there is memory for"
+        ))
+    })?;
+    Ok(room)
 }
 
 fn add(column: &'static str, end: u64, size: u64, chunk: usize) -> Result<u64> {

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::filesystem::WarpFilesystem;
 use crate::error::{Error, Result};
-use crate::format::FixedHeader;
+use crate::format::Description;
 use crate::reader::Reader;
 use crate::tree::NodeId;
 
@@ -64,14 +64,14 @@ impl WarpFilesystem {
     }
 
     fn shown(&self, node: NodeId) -> Result<Vec<(&'static str, String)>> {
-        let Some(header) = self.tree.fixed_header(node)? else {
+        let Some(described) = self.tree.description(node)? else {
             return Ok(Vec::new());
         };
         // A file too damaged to open has a header all the same.
         let opened = self.tree.open_file(node);
         let reader = opened.and_then(|opened| self.open_reader(&opened));
         let reader = reader.ok().flatten();
-        Ok(shown_attributes(&header, reader.as_ref()))
+        Ok(shown_attributes(&described, reader.as_ref()))
     }
 }
 
@@ -82,17 +82,20 @@ fn is_ours(name: &[u8]) -> bool {
 }
 
 /// What `getfattr -d` shows of a packed file. What only an opened file tells is left out for one that cannot be opened.
-fn shown_attributes(header: &FixedHeader, reader: Option<&Reader>) -> Vec<(&'static str, String)> {
+fn shown_attributes(
+    described: &Description,
+    reader: Option<&Reader>,
+) -> Vec<(&'static str, String)> {
     let mut shown = vec![
-        ("user.warpfs.version", header.version.number().to_string()),
-        ("user.warpfs.codec", header.codec.to_string()),
-        ("user.warpfs.chunks", header.chunk_count.to_string()),
+        ("user.warpfs.version", described.container.to_string()),
+        ("user.warpfs.codec", described.encodings.to_string()),
+        ("user.warpfs.chunks", described.chunk_count.to_string()),
     ];
     if let Some(reader) = reader {
         let packed = reader.file_len().max(1) as f64;
         shown.push((
             "user.warpfs.ratio",
-            format!("{:.2}", header.original_size as f64 / packed),
+            format!("{:.2}", described.original_size as f64 / packed),
         ));
         let checksum = reader.checksum().map_or("none", |checksum| checksum.name());
         shown.push(("user.warpfs.checksum", checksum.to_owned()));

@@ -12,6 +12,8 @@ pub(super) fn errno(error: &Error) -> Errno {
         // Damage is an input/output error, as it is on a disk.
         ErrorKind::NotWarp
         | ErrorKind::UnsupportedVersion(_)
+        | ErrorKind::UnknownRelease { .. }
+        | ErrorKind::ChunkSizes { .. }
         | ErrorKind::UnknownCodec(_)
         | ErrorKind::UnknownChecksum(_)
         | ErrorKind::DigestLength { .. }

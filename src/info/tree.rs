@@ -75,9 +75,9 @@ pub struct TreeInfo {
     /// The size of the others, in bytes.
     pub plain_size: u64,
     /// The packed files by their codecs' names.
-    pub by_codec: BTreeMap<&'static str, Share>,
+    pub by_codec: BTreeMap<String, Share>,
     /// The packed files by their checksums' names, or "none".
-    pub by_checksum: BTreeMap<&'static str, Share>,
+    pub by_checksum: BTreeMap<String, Share>,
     /// Packed files that carry no record of digests: what is read of them is checked by nothing but their codec.
     pub unverified: Share,
     /// Packed files whose record of digests is damaged.
@@ -118,13 +118,16 @@ impl TreeInfo {
     fn add_packed(&mut self, info: &Info) {
         self.packed.add(info);
         self.by_codec
-            .entry(info.codec().name())
+            .entry(info.encodings().to_string())
             .or_default()
             .add(info);
         let checksum = info
             .checksum()
             .map_or("none", |(checksum, _)| checksum.name());
-        self.by_checksum.entry(checksum).or_default().add(info);
+        self.by_checksum
+            .entry(checksum.to_owned())
+            .or_default()
+            .add(info);
         match (info.record_damage(), info.record_len()) {
             (Some(_), _) => self.record_damaged += 1,
             // Of nothing, there is nothing to check.

@@ -355,7 +355,7 @@ impl Done {
         }
         Ok(Packed {
             summary: Summary {
-                codec: header.codec,
+                encodings: header.codec.into(),
                 chunks: header.chunk_count,
                 original_size: header.original_size,
                 packed_size,

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{Advice, FileType, OFlags, Stat};
@@ -10,10 +9,10 @@ use rustix::fs::{Advice, FileType, OFlags, Stat};
 use super::input::{Polled, check_unchanged, pack_sized};
 use super::stream::pack_stream;
 use super::{PackOptions, Summary};
-use crate::archive::{Archive, Verify, open_at_once};
+use crate::archive::{Archive, Verify, has_header, open_at_once};
 use crate::decoding::{Decoding, Sink};
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::{FIXED_HEADER_LEN, FixedHeader, Footer};
+use crate::format::Footer;
 use crate::job::{Control, thread_count};
 use crate::output::{Compared, NewFile};
 use crate::place::Place;
@@ -182,19 +181,16 @@ fn check_stream_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()>
     }
 }
 
-/// Whether a file is packed by the rule that decides how a mount shows it: its fixed header, and room for its table.
+/// Whether a file is packed by the rule that decides how a mount shows it: its header and, if it has a table, room for that.
 ///
 /// # Errors
 /// It cannot be read.
 pub(crate) fn is_packed(file: &File, stat: &Stat, path: &Path) -> Result<bool> {
-    let mut beginning = [0; FIXED_HEADER_LEN];
     let len = u64::try_from(stat.st_size).unwrap_or(0);
-    match file.read_exact_at(&mut beginning, 0) {
-        Ok(()) => {
-            Ok(FixedHeader::parse(&beginning).is_ok_and(|header| header.check_room(len).is_ok()))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error).context("cannot read", path),
+    match has_header(file, path, len) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -172,8 +172,9 @@ impl Shared {
         counters.decoded_chunks.add(1);
         counters.decoded_bytes.add(original.len() as u64);
         counters.compressed_bytes.add(length as u64);
-        let (codec, bytes) = (self.archive.header().codec, original.len() as u64);
-        counters.codecs.add(codec, Decoding::Chunk, bytes, took);
+        let encoding = self.archive.encoding(chunk)?;
+        let bytes = original.len() as u64;
+        counters.codecs.add(encoding, Decoding::Chunk, bytes, took);
         Ok(Arc::new(original))
     }
 
@@ -237,7 +238,7 @@ impl Shared {
     }
 
     pub(super) fn stream_memory(&self, chunk: u32) -> Result<u64> {
-        let codec = self.archive.header().codec;
+        let codec = self.archive.encoding(chunk)?;
         let unstreamable = ErrorKind::Unstreamable { codec };
         let memory = self.archive.stream_memory(chunk)?;
         let whole = self.room_lengths(chunk).into_iter();
@@ -327,8 +328,9 @@ impl Shared {
         let counters = &self.engine.counters;
         counters.decoded_pieces.add(1);
         counters.decoded_bytes.add(output.len() as u64);
-        let (codec, bytes) = (self.archive.header().codec, output.len() as u64);
-        counters.codecs.add(codec, Decoding::Piece, bytes, took);
+        let encoding = self.archive.encoding(chunk)?;
+        let bytes = output.len() as u64;
+        counters.codecs.add(encoding, Decoding::Piece, bytes, took);
         Ok(())
     }
 

@@ -13,15 +13,18 @@ use super::{Reader, Shared};
 use crate::archive::Record;
 use crate::digest::Leaf;
 use crate::error::{ErrorKind, Result};
+use crate::format::Encoding;
 use crate::memory::Urgency;
 use crate::zeros::{is_zero, may_be_zeros};
 
 /// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
 const MOST_SIZES: usize = 16;
 
-/// The payloads of chunks of zeros, by the chunks' original size in bytes.
+/// The payloads of chunks of zeros, by how they are encoded and the chunks' original size in bytes.
 #[derive(Debug, Default)]
-pub(super) struct ZeroPayloads(Mutex<HashMap<u64, ZeroPayload>>);
+pub(super) struct ZeroPayloads(Mutex<KnownZeros>);
+
+type KnownZeros = HashMap<(Encoding, u64), ZeroPayload>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ZeroPayload {
@@ -95,10 +98,16 @@ impl Reader {
         let place = place.unwrap_or_default();
         let original_size = bytes.end - bytes.start;
         let length = place.end - place.start;
-        if !may_be_zeros(self.header().codec, length, original_size) {
+        let encoding = self.shared.archive.encoding(chunk)?;
+        if encoding == Encoding::Zeros {
+            return Ok(true);
+        }
+        if !may_be_zeros(encoding, length, original_size) {
             return Ok(false);
         }
-        let known = lock(&self.shared.zeros).get(&original_size).copied();
+        let known = lock(&self.shared.zeros)
+            .get(&(encoding, original_size))
+            .copied();
         if known.is_some_and(|known| known.length != length) {
             return Ok(false);
         }
@@ -118,7 +127,7 @@ impl Reader {
             }
             let mut zeros = lock(&self.shared.zeros);
             if zeros.len() < MOST_SIZES {
-                zeros.insert(original_size, ZeroPayload { length, hash });
+                zeros.insert((encoding, original_size), ZeroPayload { length, hash });
             }
             Ok(true)
         };
@@ -146,6 +155,6 @@ impl Shared {
     }
 }
 
-fn lock(zeros: &ZeroPayloads) -> MutexGuard<'_, HashMap<u64, ZeroPayload>> {
+fn lock(zeros: &ZeroPayloads) -> MutexGuard<'_, KnownZeros> {
     zeros.0.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,7 +25,7 @@ use self::holes::ZeroPayloads;
 use crate::archive::{Archive, Evidence};
 use crate::cache::Origin;
 use crate::error::Result;
-use crate::format::{Checksum, FixedHeader};
+use crate::format::{Checksum, Description};
 use crate::prefetch::Prefetch;
 
 /// A `.warp` file open for reading its original bytes, at any offset and by many threads: [`Reader::read_at`] takes `&self`.
@@ -101,9 +101,9 @@ impl Reader {
         self.len() == 0
     }
 
-    /// The file's fixed header.
-    pub fn header(&self) -> &FixedHeader {
-        self.shared.archive.header()
+    /// What the file is as a whole.
+    pub fn description(&self) -> &Description {
+        self.shared.archive.description()
     }
 
     /// The length of the `.warp` file, in bytes, when it was opened.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Counter;
-use crate::format::Codec;
+use crate::format::Encoding;
 
 /// What was decoded in one go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,9 +15,9 @@ pub(crate) enum Decoding {
     Piece,
 }
 
-/// The counters of all codecs, in the order of [`Codec::ALL`].
+/// The counters of all codecs, in the order of [`Encoding::ALL`].
 #[derive(Debug, Default)]
-pub(crate) struct CodecsCounters([CodecCounters; Codec::ALL.len()]);
+pub(crate) struct CodecsCounters([CodecCounters; Encoding::ALL.len()]);
 
 #[derive(Debug, Default)]
 struct CodecCounters {
@@ -29,9 +29,9 @@ struct CodecCounters {
 
 impl CodecsCounters {
     /// Counts something that was decoded to so many bytes.
-    pub(crate) fn add(&self, codec: Codec, what: Decoding, bytes: u64, took: Duration) {
-        let mut all = Codec::ALL.iter().zip(&self.0);
-        if let Some((_, counters)) = all.find(|(known, _)| **known == codec) {
+    pub(crate) fn add(&self, encoding: Encoding, what: Decoding, bytes: u64, took: Duration) {
+        let mut all = Encoding::ALL.iter().zip(&self.0);
+        if let Some((_, counters)) = all.find(|(known, _)| **known == encoding) {
             match what {
                 Decoding::Chunk => counters.chunks.add(1),
                 Decoding::Piece => counters.pieces.add(1),
@@ -44,15 +44,15 @@ impl CodecsCounters {
     }
 
     pub(super) fn snapshot(&self) -> CodecsStats {
-        let all = Codec::ALL.iter().zip(&self.0);
-        all.map(|(codec, counters)| {
+        let all = Encoding::ALL.iter().zip(&self.0);
+        all.map(|(encoding, counters)| {
             let stats = CodecStats {
                 chunks: counters.chunks.get(),
                 pieces: counters.pieces.get(),
                 decoded_bytes: counters.bytes.get(),
                 decode_ns: counters.nanoseconds.get(),
             };
-            (codec.name().to_owned(), stats)
+            (encoding.name().to_owned(), stats)
         })
         .collect()
     }
@@ -102,10 +102,20 @@ mod tests {
     #[test]
     fn each_codec_has_its_own_counters() {
         let counters = CodecsCounters::default();
-        counters.add(Codec::Zstd, Decoding::Piece, 500, Duration::from_millis(1));
-        counters.add(Codec::Zstd, Decoding::Chunk, 500, Duration::from_millis(1));
+        counters.add(
+            Encoding::Zstd,
+            Decoding::Piece,
+            500,
+            Duration::from_millis(1),
+        );
+        counters.add(
+            Encoding::Zstd,
+            Decoding::Chunk,
+            500,
+            Duration::from_millis(1),
+        );
         let stats = counters.snapshot();
-        assert_eq!(stats.len(), Codec::ALL.len());
+        assert_eq!(stats.len(), Encoding::ALL.len());
         assert_eq!(stats["zstd"].bytes_per_second(), Some(500_000.0));
         assert_eq!((stats["zstd"].chunks, stats["zstd"].pieces), (1, 1));
         assert_eq!(stats["lz4"], CodecStats::default());

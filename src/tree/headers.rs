@@ -1,7 +1,7 @@
-//! Remembered fixed headers: whether a file named `.warp` is one.
+//! Remembered headers: whether a file named `.warp` is one, and how large its original is.
 //!
 //! The answer is kept by device and inode and holds as long as size and modification time are the same, so that a listing
-//! reads 18 bytes of each packed file once. The memory is bounded; what was used longest ago goes first. No lock is held
+//! reads 18 bytes of each packed file once; of one without a table, also the headers of its chunks. The memory is bounded; what was used longest ago goes first. No lock is held
 //! while a file is read: two threads may read the same header at the same time, and both get it right.
 
 use std::num::NonZeroUsize;
@@ -11,8 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::source::{Directory, Source};
+use crate::archive::describe;
 use crate::error::{IoContext, Result};
-use crate::format::{FIXED_HEADER_LEN, FixedHeader};
+use crate::format::Description;
 use crate::identity::Identity;
 
 /// What an entry costs besides its key and value: two links, and a slot in the hash table.
@@ -21,7 +22,7 @@ const ENTRY_OVERHEAD: usize = 4 * size_of::<usize>();
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     /// A packed file.
-    Packed(FixedHeader),
+    Packed(Description),
     /// Not one, for good: it takes another file to change that.
     NotPacked,
     /// The system did not let us look. It may the next time; only the log is not told twice.
@@ -65,7 +66,7 @@ impl Headers {
         directory: &Directory,
         name: &[u8],
         identity: &Identity,
-    ) -> Option<FixedHeader> {
+    ) -> Option<Description> {
         let before = self.recall(identity);
         match before {
             Some(Answer::Packed(header)) => return Some(header),
@@ -145,26 +146,14 @@ fn read(
     directory: &Directory,
     name: &[u8],
     path: &Path,
-) -> Result<(Identity, FixedHeader)> {
+) -> Result<(Identity, Description)> {
     // Whoever lists a directory has not read its files.
     let file = source
         .open_unnoticed(directory, name)
         .context("cannot open", path)?;
     let identity = Identity::of(&file).context("cannot examine", path)?;
-    let mut bytes = [0; FIXED_HEADER_LEN];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::pread(&file, rest, filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context("cannot read", path),
-        }
-    }
-    let header = FixedHeader::parse(bytes.get(..filled).unwrap_or_default())
-        .and_then(|header| header.check_room(identity.size).map(|()| header))
-        .map_err(|error| error.in_file(path))?;
-    Ok((identity, header))
+    let described = describe(&file, path, identity.size).map_err(|error| error.in_file(path))?;
+    Ok((identity, described))
 }
 
 #[cfg(test)]

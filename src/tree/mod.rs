@@ -34,7 +34,7 @@ use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::FixedHeader;
+use crate::format::Description;
 use crate::identity::Identity;
 
 pub(crate) use attributes::{Attributes, Kind};
@@ -152,7 +152,7 @@ impl Tree {
             // A new size would cut off who holds the file as it was.
             return Err(Error::from(ErrorKind::Changed).in_file(&self.path_of(&entry.known)));
         }
-        let header = self.header_of(&entry)?;
+        let header = self.description_of(&entry)?;
         self.describe(node, &entry.view, &entry.known.name, &entry.stat, header)
     }
 
@@ -245,12 +245,12 @@ impl Tree {
         self.nodes.let_go(node, identity);
     }
 
-    /// The header of a node that shows as its original; `None` for any other.
+    /// The description of a node that shows as its original; `None` for any other.
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] if something else is where the node was last seen; the source cannot be read.
-    pub(crate) fn fixed_header(&self, node: NodeId) -> Result<Option<FixedHeader>> {
-        self.header_of(&self.entry(node)?)
+    pub(crate) fn description(&self, node: NodeId) -> Result<Option<Description>> {
+        self.description_of(&self.entry(node)?)
     }
 
     /// The source's file system.
@@ -346,8 +346,8 @@ impl Tree {
         Ok(Entry { known, view, stat })
     }
 
-    /// The header of an entry whose node shows as its original.
-    fn header_of(&self, entry: &Entry) -> Result<Option<FixedHeader>> {
+    /// The description of an entry whose node shows as its original.
+    fn description_of(&self, entry: &Entry) -> Result<Option<Description>> {
         if !entry.known.key.decoded {
             return Ok(None);
         }
@@ -365,7 +365,7 @@ impl Tree {
         view: &View,
         name: &[u8],
         stat: &Statx,
-        header: Option<FixedHeader>,
+        described: Option<Description>,
     ) -> Result<Option<Attributes>> {
         let Some(kind) = Kind::of(file_type(stat)) else {
             return Ok(None);
@@ -374,10 +374,10 @@ impl Tree {
         let key = Key {
             device: identity.device,
             inode: identity.inode,
-            decoded: header.is_some(),
+            decoded: described.is_some(),
         };
         // The root's id stands in for the node's, so that nothing can fail once the lookup is counted.
-        let mut attributes = self.describe(NodeId::ROOT, view, name, stat, header)?;
+        let mut attributes = self.describe(NodeId::ROOT, view, name, stat, described)?;
         let found = self.nodes.look_up(key, kind, parent, name, identity);
         let Some(node) = found else {
             let forgotten = Errno::STALE.into();
@@ -394,12 +394,12 @@ impl Tree {
         view: &View,
         name: &[u8],
         stat: &Statx,
-        header: Option<FixedHeader>,
+        described: Option<Description>,
     ) -> Result<Attributes> {
         let kind = Kind::of(file_type(stat)).unwrap_or(Kind::File);
         let mut attributes = Attributes::new(node, kind, stat);
-        if let Some(header) = header {
-            attributes.size = header.original_size;
+        if let Some(described) = described {
+            attributes.size = described.original_size;
         }
         if kind == Kind::Symlink {
             attributes.size = self.target(view, name)?.len() as u64;

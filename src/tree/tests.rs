@@ -123,7 +123,7 @@ fn a_packed_file_shows_without_its_suffix_and_with_its_original_size() {
     assert_eq!((file.kind, file.size), (Kind::File, PACKED_ORIGINAL));
     assert_eq!(find(&tree, NodeId::ROOT, "x.warp"), None);
     assert_eq!(shown_names(&tree, NodeId::ROOT), ["x"]);
-    let header = tree.fixed_header(file.node).unwrap().unwrap();
+    let header = tree.description(file.node).unwrap().unwrap();
     assert_eq!(header.original_size, PACKED_ORIGINAL);
     let again = tree.attributes(file.node).unwrap();
     assert_eq!(lasting(again), lasting(file));
@@ -145,7 +145,7 @@ fn the_packed_file_stays_raw_beside_anything_of_its_short_name() {
     for name in ["file.warp", "directory.warp", "link.warp"] {
         let raw = at_root(&tree, name);
         assert_eq!(raw.size, PACKED.len() as u64);
-        assert_eq!(tree.fixed_header(raw.node).unwrap(), None);
+        assert_eq!(tree.description(raw.node).unwrap(), None);
         assert_eq!(text(tree.open_file(raw.node).unwrap()), PACKED);
     }
 }
@@ -511,7 +511,7 @@ fn another_file_or_view_in_a_nodes_place_is_noticed_on_opening() {
     fs::rename(fixture.path("new"), fixture.path("replaced.warp")).unwrap();
     assert!(is_changed(tree.open_file(replaced)));
     assert!(is_changed(tree.attributes(replaced)));
-    assert!(is_changed(tree.fixed_header(replaced)));
+    assert!(is_changed(tree.description(replaced)));
     let new = at_root(&tree, "replaced");
     assert_ne!(new.node, replaced);
     assert!(tree.open_file(new.node).is_ok());
@@ -635,7 +635,7 @@ fn a_single_file_onto_a_file_is_the_root() {
         assert!(opened.packed);
         assert_eq!(opened.path, fixture.path("x.warp"));
         assert_eq!(text(opened), PACKED);
-        assert!(tree.fixed_header(NodeId::ROOT).unwrap().is_some());
+        assert!(tree.description(NodeId::ROOT).unwrap().is_some());
         assert_eq!(
             tree.extended_attribute_names(NodeId::ROOT).unwrap().len(),
             0

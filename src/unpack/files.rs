@@ -58,7 +58,7 @@ pub(crate) fn unpack_opened(
     let (archive, refused) = without_damaged_record(open, options.keep_going)?;
     let refused = refused.as_ref();
     let new = NewFile::create(output, options.force, stat)?;
-    let size = wanted(&archive, options)?.map_or(archive.header().original_size, |range| {
+    let size = wanted(&archive, options)?.map_or(archive.description().original_size, |range| {
         range.end - range.start
     });
     new.file()

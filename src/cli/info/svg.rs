@@ -47,7 +47,7 @@ pub(super) fn svg(info: &Info) -> Option<String> {
     let (original, packed) = (info.original_size(), info.packed_size());
     let summary = format!(
         "{}, {} chunks, {} packed into {} ({})",
-        info.codec(),
+        info.encodings(),
         info.chunk_count(),
         human(original),
         human(packed),

@@ -78,7 +78,7 @@ pub(super) fn print(out: &mut impl Write, root: &Path, tree: &TreeInfo) -> io::R
 fn print_shares(
     out: &mut impl Write,
     title: &str,
-    shares: &BTreeMap<&'static str, Share>,
+    shares: &BTreeMap<String, Share>,
 ) -> io::Result<()> {
     if shares.is_empty() {
         return Ok(());
@@ -133,10 +133,10 @@ pub(super) fn as_json(root: &Path, tree: &TreeInfo) -> Value {
             "packed_size": share.packed_size,
         })
     };
-    let shares = |shares: &BTreeMap<&'static str, Share>| -> Value {
+    let shares = |shares: &BTreeMap<String, Share>| -> Value {
         let named = shares
             .iter()
-            .map(|(name, each)| ((*name).to_owned(), share(each)));
+            .map(|(name, each)| (name.clone(), share(each)));
         Value::Object(named.collect())
     };
     let files = |files: &[(PathBuf, u64, u64)]| -> Value {

@@ -9,7 +9,7 @@ use snap::raw::decompress_len;
 use crate::codec::stream::{Input, Payload, WINDOW_LEN, Window, beginning};
 use crate::codec::{damaged, larger_than, shorter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Codec;
+use crate::format::{Codec, Encoding};
 
 /// The longest length in front of a payload, in bytes.
 const PREFIX_LEN: usize = 5;
@@ -298,7 +298,7 @@ impl Piece<'_> {
                 match before as u64 - self.before.len() as u64 > self.forgotten {
                     true => refused("a copy from before the beginning"),
                     false => ErrorKind::Unstreamable {
-                        codec: Codec::Snappy,
+                        codec: Encoding::Snappy,
                     }
                     .into(),
                 },

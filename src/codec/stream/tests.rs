@@ -11,6 +11,7 @@ use super::*;
 use crate::codec::tests::{SETTINGS, any_codec, compressible};
 use crate::codec::{Settings, decode_into, encode};
 use crate::error::{Error, ErrorKind};
+use crate::format::Codec;
 
 /// A payload in memory that remembers what was read of it.
 pub(in crate::codec) struct InMemory {

@@ -12,7 +12,7 @@ use super::FRAME_MAGIC;
 use crate::codec::damaged;
 use crate::codec::stream::{Input, Payload, STEP_LEN, beginning};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Codec;
+use crate::format::{Codec, Encoding};
 
 /// A frame header's longest form, in bytes: RFC 8878, section 3.1.1.1.
 const HEADER_LEN: usize = 18;
@@ -223,7 +223,10 @@ fn refused(detail: impl ToString) -> Error {
 }
 
 fn unstreamable() -> Error {
-    ErrorKind::Unstreamable { codec: Codec::Zstd }.into()
+    ErrorKind::Unstreamable {
+        codec: Encoding::Zstd,
+    }
+    .into()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::{Arbitrary, Unstructured};
 use rustix::fs::MemfdFlags;
 use warpfs::error::Result;
-use warpfs::format::{Codec, MAGIC};
+use warpfs::format::{Codec, Encoding, MAGIC, RELEASE_HEADER_LEN, RELEASE_MAGIC, ReleaseHeader};
 use warpfs::fuzzing;
 use warpfs::info::Info;
 use warpfs::job::{Control, Loss, Observer};
@@ -25,6 +25,7 @@ use warpfs::{Engine, EngineOptions, ErrorKind, Reader, Verify};
 
 use crate::memory::{ALLOWANCE, within};
 use crate::plan::{ArchivePlan, Layout};
+use crate::structures::release_chunks;
 use crate::{Random, Seen, is_zero};
 
 /// The longest original that is decoded from end to end, in bytes.
@@ -55,7 +56,11 @@ impl InMemory {
 
 /// Reads the input in every way there is.
 pub fn run(data: &[u8]) {
-    match data.starts_with(&MAGIC) {
+    let behind = data.len().saturating_sub(RELEASE_HEADER_LEN);
+    let is_file = data.starts_with(&MAGIC)
+        || data.starts_with(&RELEASE_MAGIC)
+        || ReleaseHeader::parse_trailing(data, &data[behind..]).is_some();
+    match is_file {
         true => check(data),
         false => {
             if let Ok(plan) = ArchivePlan::arbitrary(&mut Unstructured::new(data)) {
@@ -108,15 +113,33 @@ fn check(data: &[u8]) {
 /// for it.
 fn largest_proved_chunk(data: &[u8]) -> u64 {
     let Some(layout) = Layout::parse(data) else {
-        return 0;
+        return largest_proved_of_release(data);
     };
     let large = layout.chunks.iter().filter(|chunk| chunk.original > LARGE);
     let proved = large.filter(|chunk| {
         Codec::from_id(layout.codec)
-            .and_then(|codec| fuzzing::measure(codec, &chunk.payload, chunk.original))
+            .and_then(|codec| fuzzing::measure(codec.into(), &chunk.payload, chunk.original))
             .is_ok_and(|found| found == chunk.original)
     });
     proved.map(|chunk| chunk.original).max().unwrap_or(0)
+}
+
+/// The same of a file whose chunks have headers. Of zeros there is nothing to take memory for.
+fn largest_proved_of_release(data: &[u8]) -> u64 {
+    let behind = data.len().saturating_sub(RELEASE_HEADER_LEN);
+    let trailing = || ReleaseHeader::parse_trailing(data, &data[behind..]);
+    let Some(header) = ReleaseHeader::parse(data).ok().or_else(trailing) else {
+        return 0;
+    };
+    let large = release_chunks(&header, data)
+        .filter(|(chunk, _)| chunk.encoding != Encoding::Zeros)
+        .map(|(chunk, payload)| (chunk.encoding, u64::from(chunk.original_size), payload))
+        .filter(|&(encoding, original, payload)| {
+            original > LARGE
+                && fuzzing::measure(encoding, payload, original)
+                    .is_ok_and(|found| found == original)
+        });
+    large.map(|(_, original, _)| original).max().unwrap_or(0)
 }
 
 fn is_over_budget(error: &warpfs::Error) -> bool {
@@ -295,7 +318,7 @@ fn read(
         sound: unpacked.is_proof(verify),
     };
     let len = reader.len();
-    assert_eq!(reader.header().original_size, len);
+    assert_eq!(reader.description().original_size, len);
     let mut place = 0;
     for _ in 0..2 + random.below(12) {
         // On from there, about the end, or anywhere.

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use tempfile::TempDir;
-use warpfs::format::{Checksum, Codec};
+use warpfs::format::{Checksum, Codec, Encodings};
 use warpfs::info::Info;
 use warpfs::job::Control;
 use warpfs::pack::{Level, MIN_CHUNK_SIZE, PackOptions, pack_file};
@@ -89,7 +89,7 @@ pub fn run(data: &[u8]) {
     let info = Info::read(&packed).unwrap();
     assert_eq!(info.chunk_count(), summary.chunks);
     if options.codec.is_some() && !original.is_empty() {
-        assert_eq!(Some(info.codec()), options.codec);
+        assert_eq!(Some(info.encodings()), options.codec.map(Encodings::from));
     }
     let verify = VerifyOptions {
         threads: options.threads,

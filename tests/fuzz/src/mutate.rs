@@ -7,7 +7,7 @@ use twox_hash::XxHash32;
 use warpfs::format::Footer;
 
 use crate::Random;
-use crate::decode::PREFIX_LEN;
+use crate::decode::{ENCODINGS, PREFIX_LEN};
 use crate::plan::Layout;
 
 /// Changes some of the bytes, whatever they mean, and may make them more, up to the given number.
@@ -104,7 +104,7 @@ pub fn chunk(input: &mut Vec<u8>, most: usize, random: &mut Random, change: Chan
         let at = random.index(PREFIX_LEN);
         input[at] = random.any() as u8;
     }
-    let codec = input[0] % 4;
+    let codec = input[0] % ENCODINGS.len() as u8;
     payload(codec, &mut body, most - PREFIX_LEN, random, change);
     input.extend(body);
 }

@@ -1,9 +1,12 @@
-//! Header, table, footer and record of digests: the bytes of a file's structures, read from memory. What is read must be what stands there,
+//! Header, table, footer and record of digests, or the headers of a file without a table: the bytes of a file's structures, read from memory. What is read must be what stands there,
 //! and what is written of it the same bytes again.
 
 use warpfs::ErrorKind;
 use warpfs::error::{Part, Result};
-use warpfs::format::{ChunkTable, FIXED_HEADER_LEN, FixedHeader, Footer, PayloadTable, Version};
+use warpfs::format::{
+    CHUNK_PROBE_LEN, ChunkHeader, ChunkTable, Encoding, FIXED_HEADER_LEN, FixedHeader, Footer,
+    PayloadTable, RELEASE_HEADER_LEN, ReleaseHeader, ReleaseTable, Version,
+};
 use warpfs::fuzzing;
 
 use crate::memory::{ALLOWANCE, within};
@@ -12,6 +15,7 @@ use crate::memory::{ALLOWANCE, within};
 pub fn run(data: &[u8]) {
     within(data.len() + ALLOWANCE, || {
         beginning(data);
+        release(data);
         footer(data);
         record(data);
     });
@@ -95,6 +99,72 @@ fn check_table(header: &FixedHeader, table: &ChunkTable, sizes: &[u64]) {
     assert_eq!(original, table.original_size());
     assert!(table.compressed_range(table.len()).is_none());
     assert!(table.chunks_holding(&(original..u64::MAX)).is_empty());
+}
+
+/// A file without a table, whichever end its header is at.
+fn release(data: &[u8]) {
+    let behind = data.len().saturating_sub(RELEASE_HEADER_LEN);
+    let trailing = ReleaseHeader::parse_trailing(data, &data[behind..]);
+    for header in ReleaseHeader::parse(data).into_iter().chain(trailing) {
+        assert!(header.header_len() <= RELEASE_HEADER_LEN as u64);
+        assert_eq!(header.trails, header.chunks_start() == 0);
+        let chunks: Vec<_> = release_chunks(&header, data).collect();
+        // Nobody has to believe the count, or that there are no more.
+        for count in [chunks.len() as u32, 0] {
+            let mut table = ReleaseTable::new(&header, count).unwrap();
+            for (chunk, _) in &chunks {
+                table.push(chunk).unwrap();
+            }
+            let lost = table.push_lost(u64::from(u32::MAX));
+            lost.unwrap();
+            check_release_table(&table.finish(), &chunks, data);
+        }
+    }
+}
+
+/// The chunks of such a file and what there is of their payloads, as far as each header leads to the next.
+pub fn release_chunks<'a>(
+    header: &ReleaseHeader,
+    data: &'a [u8],
+) -> impl Iterator<Item = (ChunkHeader, &'a [u8])> {
+    let header = *header;
+    let mut place = header.chunks_start() as usize;
+    let end = header.chunks_end(data.len() as u64) as usize;
+    std::iter::from_fn(move || {
+        let rest = data.get(place..end)?;
+        let probed = &rest[..rest.len().min(CHUNK_PROBE_LEN)];
+        let chunk = header.parse_chunk(probed).ok()?;
+        assert!(chunk.original_size > 0);
+        assert_eq!(chunk.encoding == Encoding::Zeros, chunk.packed_size == 0);
+        let payload = &rest[header.release.chunk_header_len()..];
+        place = (end - payload.len()).saturating_add(chunk.packed_size as usize);
+        Some((
+            chunk,
+            &payload[..payload.len().min(chunk.packed_size as usize)],
+        ))
+    })
+}
+
+/// The last chunk of the table is one that was lost.
+fn check_release_table(table: &ChunkTable, chunks: &[(ChunkHeader, &[u8])], data: &[u8]) {
+    assert_eq!(table.len() as usize, chunks.len() + 1);
+    let mut original = 0;
+    for (number, (chunk, payload)) in chunks.iter().enumerate() {
+        let number = number as u32;
+        let place = table.compressed_range(number).unwrap();
+        assert_eq!(place.end - place.start, u64::from(chunk.packed_size));
+        assert!(data[place.start as usize..].starts_with(payload));
+        assert_eq!(table.encoding(number), Some(chunk.encoding));
+        let bytes = table.original_range(number).unwrap();
+        assert_eq!(bytes.start, original);
+        original += u64::from(chunk.original_size);
+        assert_eq!(bytes.end, original);
+        assert_eq!(table.chunks_holding(&bytes), number..number + 1);
+    }
+    let last = table.len() - 1;
+    let lost = table.compressed_range(last).unwrap();
+    assert_eq!(lost.end - lost.start, 1);
+    assert_eq!(table.original_range(last).unwrap().start, original);
 }
 
 fn footer(data: &[u8]) {

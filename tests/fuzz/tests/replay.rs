@@ -65,8 +65,13 @@ fn replay(name: &str) {
         inputs.extend(files(&root.join(directory).join(name)));
     }
     assert!(!inputs.is_empty(), "there is no corpus");
-    if name == "archive" {
-        let vectors = files(&root.join("../data")).into_iter();
+    let vectors = match name {
+        "archive" => &["../data", "../data/older"][..],
+        "structures" => &["../data/older"],
+        _ => &[],
+    };
+    for directory in vectors {
+        let vectors = files(&root.join(directory)).into_iter();
         inputs.extend(vectors.filter(|file| file.extension().is_some_and(|end| end == "warp")));
     }
     let at_hand = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);

@@ -1,0 +1,219 @@
+//! Files without a table: each chunk's header leads to the next.
+//!
+//! Following them takes a short read a chunk, and no memory. That is what a listing does where a file does not say how large
+//! its original is; opening a file does it twice, to know how many chunks there are before memory is taken for a table of them.
+//!
+//! What is behind the last whole chunk tells whether the file was cut short: in the middle of a header or of a payload. One cut
+//! between two chunks is a shorter file, unless its header says how large the original is.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use super::outline::stop_if_set;
+use super::source::Source;
+use crate::error::{Error, ErrorKind, IoContext, Part, Result};
+use crate::format::{
+    CHUNK_PROBE_LEN, ChunkHeader, Container, Description, Encodings, FixedHeader,
+    RELEASE_HEADER_LEN, RELEASE_MAGIC, ReleaseHeader,
+};
+
+/// How much is read at a time where the chunks are short, in bytes.
+const BLOCK_LEN: usize = 4 << 10;
+
+/// What a file begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Header {
+    Table(FixedHeader),
+    Release(ReleaseHeader),
+}
+
+impl Header {
+    /// Reads the header of a file of `file_len` bytes.
+    ///
+    /// # Errors
+    /// The file is none of ours by its header, or its table cannot fit into it.
+    pub(super) fn read(source: &dyn Source, path: &Path, file_len: u64) -> Result<Self> {
+        let mut start = [0; RELEASE_HEADER_LEN];
+        let read = source.read_at(&mut start, 0).context("cannot read", path)?;
+        let start = start.get(..read).unwrap_or_default();
+        if start.starts_with(&RELEASE_MAGIC) {
+            return ReleaseHeader::parse(start).map(Header::Release);
+        }
+        let refused = match FixedHeader::parse(start) {
+            Ok(header) => return header.check_room(file_len).map(|()| Header::Table(header)),
+            Err(error) => error,
+        };
+        let behind = file_len.checked_sub(RELEASE_HEADER_LEN as u64);
+        if let (ErrorKind::NotWarp, Some(behind)) = (refused.kind(), behind) {
+            let mut end = [0; RELEASE_HEADER_LEN];
+            let read = source
+                .read_at(&mut end, behind)
+                .context("cannot read", path)?;
+            let end = end.get(..read).unwrap_or_default();
+            if let Some(header) = ReleaseHeader::parse_trailing(start, end) {
+                return Ok(Header::Release(header));
+            }
+        }
+        Err(refused)
+    }
+}
+
+/// Checks that a file of `file_len` bytes is one of ours by its header.
+///
+/// # Errors
+/// It is none, or cannot be read.
+#[cfg(feature = "files")]
+pub(crate) fn has_header(source: &dyn Source, path: &Path, file_len: u64) -> Result<()> {
+    Header::read(source, path, file_len).map(|_| ())
+}
+
+/// Describes a file of `file_len` bytes by its header and, where that says too little, by its chunks' headers, as far as they
+/// lead: what is wrong with them is found when it is opened.
+///
+/// # Errors
+/// The file is none of ours by its header, or cannot be read.
+#[cfg(feature = "fuse")]
+pub(crate) fn describe(source: &dyn Source, path: &Path, file_len: u64) -> Result<Description> {
+    let header = match Header::read(source, path, file_len)? {
+        Header::Table(header) => return Ok(Description::from(&header)),
+        Header::Release(header) => header,
+    };
+    let mut found = Survey::default();
+    let followed = follow(
+        &header,
+        source,
+        path,
+        file_len,
+        &AtomicBool::new(false),
+        |chunk, _| found.push(chunk),
+    );
+    match followed {
+        Err(error) if !error.is_damage() => Err(error),
+        _ => Ok(found.describe(&header)),
+    }
+}
+
+/// The sum of some chunks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Survey {
+    pub(super) chunk_count: u32,
+    pub(super) original_size: u64,
+    encodings: Encodings,
+}
+
+impl Survey {
+    /// Adds the next chunk.
+    ///
+    /// # Errors
+    /// There are more than can be counted.
+    pub(super) fn push(&mut self, chunk: &ChunkHeader) -> Result<()> {
+        // One more there may be, if it was lost.
+        if self.chunk_count >= u32::MAX - 1 {
+            let why = "there are more chunks than 4,294,967,294, which are too many";
+            return Err(Error::unusable(why));
+        }
+        self.chunk_count += 1;
+        // That many times 32 bits are fewer than 64.
+        self.original_size += u64::from(chunk.original_size);
+        self.encodings.insert(chunk.encoding);
+        Ok(())
+    }
+
+    /// The description of the file whose chunks these are.
+    pub(super) fn describe(&self, header: &ReleaseHeader) -> Description {
+        Description {
+            container: Container::Release(header.release),
+            encodings: header.codec.map_or(self.encodings, Encodings::from),
+            original_size: header.original_size.unwrap_or(self.original_size),
+            chunk_count: self.chunk_count,
+        }
+    }
+}
+
+/// Where a chain of chunks ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Where the file does.
+    Whole,
+    /// The file ends inside this part.
+    Inside(Part),
+}
+
+/// Goes from chunk to chunk through a file of `file_len` bytes; `take` is given each with the place of its payload.
+///
+/// # Errors
+/// A header is none; those of `take`; the file cannot be read; or [`ErrorKind::Cancelled`].
+pub(super) fn follow(
+    header: &ReleaseHeader,
+    source: &dyn Source,
+    path: &Path,
+    file_len: u64,
+    cancelled: &AtomicBool,
+    mut take: impl FnMut(&ChunkHeader, u64) -> Result<()>,
+) -> Result<End> {
+    let header_len = header.release.chunk_header_len() as u64;
+    let end = header.chunks_end(file_len);
+    let mut block = Block::new(source, path);
+    let mut offset = header.chunks_start();
+    let mut number = 0;
+    while offset < end {
+        stop_if_set(cancelled)?;
+        let payload = offset.saturating_add(header_len);
+        if payload > end {
+            return Ok(End::Inside(Part::ChunkHeader));
+        }
+        let wanted = (end - offset).min(CHUNK_PROBE_LEN as u64) as usize;
+        let chunk = header
+            .parse_chunk(block.at(offset, wanted)?)
+            .map_err(|error| error.in_chunk(number, 0))?;
+        take(&chunk, payload)?;
+        offset = payload.saturating_add(u64::from(chunk.packed_size));
+        number = number.saturating_add(1);
+    }
+    Ok(match offset > end {
+        true => End::Inside(Part::Payload),
+        false => End::Whole,
+    })
+}
+
+/// The part of a file that was read last.
+struct Block<'a> {
+    source: &'a dyn Source,
+    path: &'a Path,
+    bytes: [u8; BLOCK_LEN],
+    start: u64,
+    held: usize,
+}
+
+impl<'a> Block<'a> {
+    fn new(source: &'a dyn Source, path: &'a Path) -> Self {
+        Self {
+            source,
+            path,
+            bytes: [0; BLOCK_LEN],
+            start: 0,
+            held: 0,
+        }
+    }
+
+    /// The `wanted` bytes at `offset`, fewer if the file has become shorter. It is gone through from front to back.
+    fn at(&mut self, offset: u64, wanted: usize) -> Result<&[u8]> {
+        let skip = offset.saturating_sub(self.start);
+        let held = self.held as u64;
+        if skip.saturating_add(wanted as u64) > held {
+            // A payload longer than a block is passed over.
+            let near = skip <= held.saturating_add(BLOCK_LEN as u64);
+            let length = if near { BLOCK_LEN } else { wanted };
+            let place = self.bytes.get_mut(..length).unwrap_or_default();
+            self.held = self
+                .source
+                .read_at(place, offset)
+                .context("cannot read", self.path)?;
+            self.start = offset;
+        }
+        let skip = offset.saturating_sub(self.start) as usize;
+        let held = self.bytes.get(..self.held).unwrap_or_default();
+        let held = held.get(skip..).unwrap_or_default();
+        Ok(held.get(..wanted).unwrap_or(held))
+    }
+}
