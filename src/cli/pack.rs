@@ -8,7 +8,7 @@ use warpfs::pack::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_ZSTD_LEVEL, Level, PackOptions, pack_file, pack_standard_input,
     packed_name,
 };
-use warpfs::recursive::pack_tree;
+use warpfs::recursive::{Selection, TreeOptions, pack_tree};
 
 use super::outputs::{Planned, output_parser, plan};
 use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
@@ -18,7 +18,9 @@ use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 #[command(after_help = "\
 Example:
   warpfs pack --codec zstd --chunk-size 256K disk.img     writes disk.img.warp
-  warpfs pack -r photos -o /backup/photos                 packs a tree into another")]
+  warpfs pack -r photos -o /backup/photos                 packs a tree into another; again: what has changed since
+  warpfs pack -r --exclude '*.jpg' --exclude cache/ photos -o /backup/photos
+  warpfs pack -r --in-place models                        replaces files; 'warpfs mount models models' shows them as before")]
 pub(super) struct Arguments {
     /// Files to pack, or trees with -r; - is standard input
     #[arg(required = true, value_name = "INPUT")]
@@ -35,6 +37,22 @@ pub(super) struct Arguments {
     /// Remove the input, once what was written has been read back and verified
     #[arg(long)]
     rm: bool,
+    /// With -r: replace the files of a tree, x by x.warp, each once it is verified; those that free no room stay as they are
+    #[arg(long, requires = "recursive", conflicts_with = "output")]
+    in_place: bool,
+    /// With -r: leave out what matches: names at any depth, or with a slash in it paths from the tree's root on; with a slash at
+    /// the end directories alone. An excluded directory is not entered. Wins over --include
+    #[arg(long, value_name = "GLOB", requires = "recursive")]
+    exclude: Vec<String>,
+    /// With -r: of the files take only those that match, or are in a directory that does
+    #[arg(long, value_name = "GLOB", requires = "recursive")]
+    include: Vec<String>,
+    /// With -r: do not pack files smaller than this, but copy them, or leave them where they are
+    #[arg(long, value_name = "SIZE", requires = "recursive", value_parser = size::parse)]
+    min_size: Option<u64>,
+    /// With -r: do not go into other file systems mounted in the tree; their mount points become empty directories
+    #[arg(long, requires = "recursive")]
+    one_file_system: bool,
     /// What to aim for
     #[arg(long, default_value = "auto", value_parser = level_parser())]
     level: Level,
@@ -97,6 +115,14 @@ const STANDARD_INPUT: &str = "-";
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
     let plan = checked_plan(arguments).unwrap_or_else(|why| wrong_usage("pack", why));
+    let selection = Selection::new(&arguments.exclude, &arguments.include)
+        .unwrap_or_else(|why| wrong_usage("pack", why))
+        .one_file_system(arguments.one_file_system);
+    let tree = TreeOptions {
+        selection,
+        min_size: arguments.min_size.unwrap_or(0),
+        in_place: arguments.in_place,
+    };
     let options = PackOptions {
         level: arguments.level,
         codec: arguments.codec,
@@ -107,10 +133,10 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         brotli_quality: arguments.brotli_quality,
         checksum: arguments.checksum.0,
         force: arguments.force,
-        remove: arguments.rm,
+        remove: arguments.rm || arguments.in_place,
     };
     for_each_input(&plan, volume, |task| match task.tree {
-        true => tree_of(&options, task),
+        true => tree_of(&options, &tree, task),
         false => file(&options, task),
     })
 }
@@ -145,8 +171,8 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
     }
 }
 
-fn tree_of(options: &PackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
-    let summary = pack_tree(task.input, task.output, options, task.control)?;
+fn tree_of(options: &PackOptions, tree: &TreeOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+    let summary = pack_tree(task.input, task.output, options, tree, task.control)?;
     task.progress.summarize_tree(task.input, "packed", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))
 }
