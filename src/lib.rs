@@ -7,7 +7,7 @@
 //! is a directory of such files as a mount shows it, [`fuse`] the mount.
 //!
 //! Beside them the jobs on whole files, in constant memory and parallel: [`pack`], [`unpack`], [`verify`], [`info`], and
-//! [`recursive`] for trees. `ordered` is their engine, [`job`] what they are given to report to and be stopped by.
+//! [`recursive`] for trees, [`mod@estimate`] for choosing how to pack. `ordered` is their engine, [`job`] what they are given to report to and be stopped by.
 
 mod archive;
 mod cache;
@@ -15,6 +15,7 @@ mod codec;
 mod decoding;
 mod digest;
 pub mod error;
+pub mod estimate;
 pub mod format;
 pub mod fuse;
 #[cfg(fuzzing)]

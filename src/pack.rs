@@ -11,7 +11,8 @@ mod input;
 mod record;
 mod spool;
 
-pub(crate) use input::check_unchanged;
+pub(crate) use choice::{ARCHIVE, RANDOM};
+pub(crate) use input::{SizedInput, check_unchanged};
 
 use std::fs::File;
 use std::os::fd::AsFd;

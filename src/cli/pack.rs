@@ -56,6 +56,11 @@ pub(super) struct Arguments {
     /// What to aim for
     #[arg(long, default_value = "auto", value_parser = level_parser())]
     level: Level,
+    /// Instead of a level: what the files are for; 'warpfs estimate' shows what each comes to. archive is zstd at level 19
+    /// in chunks of 1M, balanced is --level auto, random is zstd at level 9 in chunks of 16K
+    #[arg(long = "for", value_name = "PURPOSE", value_parser = purpose_parser(),
+          conflicts_with_all = ["level", "codec", "zstd_level", "zstd_threads", "brotli_quality"])]
+    purpose: Option<Level>,
     /// The codec, instead of the level's choice
     #[arg(long, value_parser = codec_parser())]
     codec: Option<Codec>,
@@ -96,6 +101,14 @@ fn level_parser() -> impl TypedValueParser<Value = Level> {
     })
 }
 
+fn purpose_parser() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(["archive", "balanced", "random"]).map(|name| match name.as_str() {
+        "archive" => Level::Archive,
+        "random" => Level::Random,
+        _ => Level::Auto,
+    })
+}
+
 fn codec_parser() -> impl TypedValueParser<Value = Codec> {
     PossibleValuesParser::new(Codec::ALL.map(Codec::name)).try_map(|name| name.parse::<Codec>())
 }
@@ -124,7 +137,7 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         in_place: arguments.in_place,
     };
     let options = PackOptions {
-        level: arguments.level,
+        level: arguments.purpose.unwrap_or(arguments.level),
         codec: arguments.codec,
         chunk_size: arguments.chunk_size,
         threads: arguments.threads.map(usize::from),
