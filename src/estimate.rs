@@ -3,12 +3,13 @@
 //! Samples are regions of up to a mebibyte, spread evenly over all bytes there are, so that a file is met as often as it is
 //! large; holes are counted and not sampled. Every setting is tried on them in chunks as `pack` cuts them, with all that `pack`
 //! writes beside them. One setting is tried on all samples; a slow one on as many as its time allows, and for the others what
-//! it gained on those is taken over. Speeds are of the codecs and digests in memory, with all threads; disks and a mount's
+//! it gained on those, chosen from what compresses best to what does worst, is taken over. Speeds are of the codecs and digests in memory, with all threads; disks and a mount's
 //! system calls come on top.
 
 mod measure;
 mod sample;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ use crate::pack::{
 };
 
 use measure::{Costs, measure};
-use sample::Samples;
+use sample::{Samples, spread};
 
 /// How long a setting is tried on samples, but for one that is slow.
-const TIME: Duration = Duration::from_millis(150);
+const TIME: Duration = Duration::from_millis(200);
 /// How long a slow one is.
 const TIME_OF_A_SLOW_ONE: Duration = Duration::from_millis(800);
 
@@ -77,7 +78,6 @@ fn settings() -> Vec<(Codec, i32, u64)> {
         (Codec::Zstd, zstd, 1 << 20),
         (Codec::Zstd, RANDOM.0, RANDOM.1),
         (Codec::Zstd, 9, DEFAULT_CHUNK_SIZE),
-        (Codec::Zstd, ARCHIVE.0, DEFAULT_CHUNK_SIZE),
         (Codec::Zstd, ARCHIVE.0, ARCHIVE.1),
         (Codec::Brotli, brotli, DEFAULT_CHUNK_SIZE),
         (Codec::Brotli, 9, 1 << 20),
@@ -93,6 +93,8 @@ pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
     let threads = thread_count(None);
     let mut costs: Vec<Costs> = Vec::new();
     let mut trials = Vec::new();
+    let mut ranks: Vec<usize> = (0..samples.all().len()).collect();
+    let mut order = ranks.clone();
     for (codec, level, chunk_size) in settings() {
         let settings = Settings {
             zstd_level: level,
@@ -110,9 +112,12 @@ pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
             settings,
             chunk_size,
         };
-        let (mut found, speeds) = measure(&samples, &way, threads, time, control)?;
+        let (mut found, speeds) = measure(&samples, &order, &way, threads, time, control)?;
         if let Some(all) = costs.first() {
-            found.complete(all);
+            found.complete(all, &ranks);
+        } else {
+            ranks = samples.ranks(&found);
+            order = spread_out(&ranks);
         }
         trials.push(Trial {
             codec,
@@ -135,6 +140,18 @@ pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
         trials,
         purposes,
     })
+}
+
+/// The same, in an order of which every beginning is spread over all of it.
+fn spread_out(ranks: &[usize]) -> Vec<usize> {
+    let mut taken = HashSet::new();
+    let turns = 0..4 * ranks.len() as u64;
+    let places = turns.map(|turn| spread(turn, ranks.len() as u64) as usize);
+    places
+        .chain(0..ranks.len())
+        .filter(|&place| taken.insert(place))
+        .filter_map(|place| ranks.get(place).copied())
+        .collect()
 }
 
 fn purposes(samples: &Samples, trials: &[Trial], costs: &[Costs]) -> Vec<Trial> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::sample::{Sample, Samples};
+use super::sample::{Sample, Samples, spread};
 use crate::codec::{self, Settings};
 use crate::digest::{Content, Leaf, leaf_digests, subtrees};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,10 +17,12 @@ const TABLE_ENTRY_LEN: f64 = 16.0;
 const ONCE_LEN: f64 = (FIXED_HEADER_LEN + 7 + 32 + 4 + 40) as f64;
 /// What a page of the record has once, in bytes: its seal and its place in the directory.
 const PAGE_LEN: f64 = 8.0 + 36.0;
+/// On how many samples every setting is tried.
+const LEAST_SAMPLES: usize = 6;
 /// How many random reads are tried at most, and how long.
-const READS: (u64, Duration) = (400, Duration::from_millis(60));
+const READS: (u64, Duration) = (400, Duration::from_millis(30));
 /// How long decoding all of it is tried.
-const READ_TIME: Duration = Duration::from_millis(80);
+const READ_TIME: Duration = Duration::from_millis(50);
 
 /// How to encode.
 pub(super) struct Way {
@@ -38,14 +40,32 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    /// Gives the samples that were not tried the costs they have in `all`, less what was gained on the others.
-    pub(super) fn complete(&mut self, all: &Costs) {
-        let tried = self.samples.iter().zip(&all.samples);
-        let tried = tried.filter_map(|(own, other)| own.zip(*other));
-        let (own, other) = tried.fold((0.0, 0.0), |sums, pair| (sums.0 + pair.0, sums.1 + pair.1));
-        let gain = if other > 0.0 { own / other } else { 1.0 };
-        for (own, other) in self.samples.iter_mut().zip(&all.samples) {
-            *own = own.or(other.map(|other| other * gain));
+    /// Gives the samples that were not tried the costs they have in `all`, less what was gained on those that are next to
+    /// them in `ranks`: what does not compress gains nothing by another setting either.
+    pub(super) fn complete(&mut self, all: &Costs, ranks: &[usize]) {
+        let cost = |costs: &[Option<f64>], number: usize| costs.get(number).copied().flatten();
+        let tried: Vec<(usize, f64)> = ranks
+            .iter()
+            .enumerate()
+            .filter_map(|(rank, &number)| {
+                let (own, other) = cost(&self.samples, number).zip(cost(&all.samples, number))?;
+                (other > 0.0).then_some((rank, own / other))
+            })
+            .collect();
+        for (rank, &number) in ranks.iter().enumerate() {
+            let behind = tried.partition_point(|&(tried, _)| tried < rank);
+            let above = tried.get(behind);
+            let below = behind.checked_sub(1).and_then(|below| tried.get(below));
+            let gain = match (below, above) {
+                (Some((_, below)), Some((_, above))) => (below + above) / 2.0,
+                (Some((_, one)), None) | (None, Some((_, one))) => *one,
+                (None, None) => 1.0,
+            };
+            if let Some(place) = self.samples.get_mut(number)
+                && place.is_none()
+            {
+                *place = cost(&all.samples, number).map(|other| other * gain);
+            }
         }
     }
 }
@@ -74,9 +94,10 @@ struct Done<'a> {
     busy: Duration,
 }
 
-/// Tries a setting on as many samples as `time` allows, and at least on one for each thread.
+/// Tries a setting on as many samples as `time` allows, taken in this order, and at least on some.
 pub(super) fn measure(
     samples: &Samples,
+    order: &[usize],
     way: &Way,
     threads: usize,
     time: Duration,
@@ -87,13 +108,15 @@ pub(super) fn measure(
     let next = AtomicUsize::new(0);
     let done = on_threads(threads, || {
         let mut done = Done::default();
-        while let number = next.fetch_add(1, Ordering::Relaxed)
-            && let Some(sample) = all.get(number)
+        while let turn = next.fetch_add(1, Ordering::Relaxed)
+            && let Some((number, sample)) = order
+                .get(turn)
+                .and_then(|&number| Some((number, all.get(number)?)))
         {
             if control.cancelled.load(Ordering::Relaxed) {
                 return Err(ErrorKind::Cancelled.into());
             }
-            if number >= threads && started.elapsed() > time {
+            if turn >= LEAST_SAMPLES && started.elapsed() > time {
                 break;
             }
             let begun = Instant::now();
@@ -234,8 +257,7 @@ fn read_at_random(chunks: &[Encoded<'_>], way: &Way) -> Result<Duration> {
     let mut reads = 0;
     while reads < READS.0 && (reads < 4 || started.elapsed() < READS.1) {
         // Far from one another, so that what was decoded last does not help.
-        let at = reads.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let number = u128::from(at) * chunks.len() as u128 >> 64;
+        let number = spread(reads, chunks.len() as u64);
         let Some(chunk) = chunks.get(number as usize) else {
             return Ok(Duration::ZERO);
         };

@@ -146,9 +146,7 @@ impl Samples {
                 break;
             }
             if !everything {
-                // Multiples of the golden ratio, but for whole ones: however many, they lie evenly.
-                let turned = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                position = (u128::from(turned) * u128::from(total) >> 64) as u64;
+                position = spread(turn, total);
             } else if position >= total {
                 break;
             }
@@ -200,6 +198,21 @@ impl Samples {
 
     pub(super) fn all(&self) -> &[Sample] {
         &self.samples
+    }
+
+    /// The samples' numbers, from what compresses best to what does worst.
+    pub(super) fn ranks(&self, costs: &Costs) -> Vec<usize> {
+        let part = |number: &usize| {
+            let len = self
+                .samples
+                .get(*number)
+                .map_or(1, |sample| sample.bytes.len());
+            let cost = costs.samples.get(*number).copied().flatten();
+            cost.unwrap_or(0.0) / len as f64
+        };
+        let mut ranks: Vec<usize> = (0..self.samples.len()).collect();
+        ranks.sort_by(|one, other| part(one).total_cmp(&part(other)));
+        ranks
     }
 
     pub(super) fn files(&self) -> u64 {
@@ -275,6 +288,13 @@ impl Samples {
         }
         files
     }
+}
+
+/// A number below `end` for every turn: however many there have been, they lie evenly. These are the fractions of multiples of
+/// the golden ratio.
+pub(super) fn spread(turn: u64, end: u64) -> u64 {
+    let fraction = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((u128::from(fraction) * u128::from(end)) >> 64) as u64
 }
 
 fn candidate(path: &Path, stat: &Stat, in_tree: bool) -> Result<Candidate> {
