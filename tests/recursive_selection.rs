@@ -1,5 +1,11 @@
 //! What `pack -r` takes of a tree, and what it leaves out: patterns, small files, other file systems.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 mod common;
 
 use std::fs;

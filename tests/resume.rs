@@ -1,6 +1,12 @@
 //! A second `pack -r` does only what is missing or has changed, never replaces what is not its own, and cleans up after a
 //! first one that was killed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 mod common;
 
 use std::fs::{self, File};
@@ -206,7 +212,7 @@ fn a_killed_run_is_finished_by_the_next_and_leaves_no_temporary_file() {
     }
     assert!(found > 0, "no run was killed while it wrote");
     trees.pack(&[]);
-    assert_eq!(strays(&trees.at("out")), [PathBuf::new(); 0]);
+    assert!(strays(&trees.at("out")).is_empty());
     assert_eq!(
         fs::metadata(trees.at("out/d")).unwrap().mode() & 0o7777,
         0o750

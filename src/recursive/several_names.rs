@@ -112,7 +112,7 @@ impl Tree<'_> {
     /// Whether all the names a file has, or had when the work began, are in the tree.
     pub(super) fn has_all_names(&self, stat: &Stat) -> bool {
         let counted = self.names.get(&inode_of(stat)).copied().unwrap_or(1);
-        u64::from(stat.st_nlink) <= counted
+        i128::from(stat.st_nlink) <= i128::from(counted)
     }
 }
 
