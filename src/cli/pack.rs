@@ -16,9 +16,12 @@ use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 /// Pack files: x becomes x.warp beside it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+A tree packed again: only what is missing, or has another size or time than it had, is packed (with --force all of it).
+Settings are not compared, and what is gone from the tree stays in the output.
+
 Example:
   warpfs pack --codec zstd --chunk-size 256K disk.img     writes disk.img.warp
-  warpfs pack -r photos -o /backup/photos                 packs a tree into another; again: what has changed since
+  warpfs pack -r photos -o /backup/photos                 packs a tree into another
   warpfs pack -r --exclude '*.jpg' --exclude cache/ photos -o /backup/photos
   warpfs pack -r --in-place models                        replaces files; 'warpfs mount models models' shows them as before")]
 pub(super) struct Arguments {
