@@ -37,8 +37,8 @@ pub(crate) struct Key {
     pub(crate) unit: Unit,
 }
 
-/// How a unit was come by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a unit was come by, what takes longest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Origin {
     /// It was there.
     Hit,

@@ -1,20 +1,29 @@
 //! What a `.warp` file says of itself. Nothing is decoded: version 1 says too little, and where its chunks' own headers
 //! do not tell their original sizes either, these stay unknown.
 
+#[cfg(feature = "files")]
+mod tree;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use crate::archive::{Conditions, Cut, Outline, Record, Verify, open_regular};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Checksum, Codec, Version};
 use crate::memory::Budget;
+use crate::zeros::may_be_zeros;
+
+#[cfg(feature = "files")]
+pub use tree::{Found, Share, TreeInfo, survey};
 
 /// A file's header, table and footer.
 #[derive(Debug)]
 pub struct Info {
     path: PathBuf,
     outline: Outline,
+    /// What is wrong with the record of digests.
+    record_damage: Option<Error>,
 }
 
 /// One chunk's place.
@@ -30,13 +39,24 @@ pub struct ChunkInfo {
     pub original_offset: Option<u64>,
     /// Its size in the original, in bytes, if that is known without decoding.
     pub original_size: Option<u64>,
+    /// Whether its payload is as short as that of so many zeros, which it then holds, or something as monotonous.
+    pub may_be_zeros: bool,
+}
+
+/// Whether it is only the record of digests that makes a file unreadable.
+fn is_of_record(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DamagedRecord(_) | ErrorKind::DamagedBeginning
+    )
 }
 
 impl Info {
     /// Reads what there is to know of a file.
     ///
     /// # Errors
-    /// Header, table or footer is damaged, the file was cut short, or it cannot be read.
+    /// Header, table or footer is damaged, the file was cut short, or it cannot be read. A damaged record of digests is none:
+    /// the file is read without it (see [`Info::record_damage`]).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::from_file(open_regular(path)?, path)
@@ -44,18 +64,24 @@ impl Info {
 
     /// As [`Info::read`], for a regular file that is open; `path` is its name in messages.
     pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
-        let conditions = Conditions {
-            cut: Cut::Refuse,
-            verify: Verify::Fast,
-            budget: &Budget::unlimited(),
-            make_room: &|| false,
-            cancelled: &AtomicBool::new(false),
+        let read = |verify| {
+            let conditions = Conditions {
+                cut: Cut::Refuse,
+                verify,
+                budget: &Budget::unlimited(),
+                make_room: &|| false,
+                cancelled: &AtomicBool::new(false),
+            };
+            Outline::read(&file, path, &conditions).map_err(|error| error.in_file(path))
         };
-        let outline =
-            Outline::read(&file, path, &conditions).map_err(|error| error.in_file(path))?;
+        let (outline, record_damage) = match read(Verify::Fast) {
+            Err(error) if is_of_record(&error) => (read(Verify::Off)?, Some(error)),
+            read => (read?, None),
+        };
         Ok(Self {
             path: path.to_owned(),
             outline,
+            record_damage,
         })
     }
 
@@ -110,18 +136,28 @@ impl Info {
         self.outline.record.as_ref().map(Record::len)
     }
 
+    /// What is wrong with the record of digests, or with what it was made of: header, chunk table and footer.
+    pub fn record_damage(&self) -> Option<&Error> {
+        self.record_damage.as_ref()
+    }
+
     /// The chunks, in order.
     pub fn chunks(&self) -> impl Iterator<Item = ChunkInfo> + '_ {
         let chunks = &self.outline.chunks;
         (0..self.chunk_count()).filter_map(move |chunk| {
             let packed = chunks.payload(chunk)?;
             let original = chunks.original(chunk);
+            let packed_size = packed.end - packed.start;
+            let original_size = original.as_ref().map(|range| range.end - range.start);
+            let codec = self.codec();
             Some(ChunkInfo {
                 chunk,
                 packed_offset: packed.start,
-                packed_size: packed.end - packed.start,
+                packed_size,
                 original_offset: original.as_ref().map(|range| range.start),
-                original_size: original.map(|range| range.end - range.start),
+                original_size,
+                may_be_zeros: original_size
+                    .is_some_and(|size| may_be_zeros(codec, packed_size, size)),
             })
         })
     }

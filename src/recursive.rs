@@ -35,16 +35,15 @@ use several_names::FirstName;
 pub use summary::TreeSummary;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::info::Info;
 use crate::job::{Control, thread_count};
 use crate::machine::usable_descriptors;
 use crate::ordered;
 use crate::output::NewFile;
-use crate::pack::{PackOptions, Summary, open_entry, packed_name};
+use crate::pack::{PackOptions, Summary, packed_name};
 use crate::place::Place;
 use crate::unpack::{UnpackOptions, original_name};
 use crate::verify::VerifyOptions;
-use crate::walk::{Entry, Step, Walk};
+use crate::walk::Entry;
 
 /// From which size on a file has all threads to itself, in bytes.
 const LARGE: i64 = 16 << 20;
@@ -102,20 +101,6 @@ pub fn verify_tree(
     control: Control<'_>,
 ) -> Result<TreeSummary> {
     Tree::new(Task::Verify(options), None, options.threads, control).run(root)
-}
-
-/// Reads what there is to know of every file in the tree at `root` whose name ends in `.warp`, in the order of names.
-pub fn infos(root: &Path) -> impl Iterator<Item = Result<Info>> {
-    Walk::new(root, None).filter_map(|step| match step {
-        Ok(Step::Other(entry))
-            if entry.kind() == FileType::RegularFile && is_named_packed(&entry.name) =>
-        {
-            let opened = open_entry(&*entry.directory, &entry.name, &entry.path);
-            Some(opened.and_then(|(file, _)| Info::from_file(file, &entry.path)))
-        }
-        Ok(_) => None,
-        Err(error) => Some(Err(error)),
-    })
 }
 
 #[derive(Clone, Copy)]
@@ -423,7 +408,7 @@ fn check_writable(root: &Path) -> Result<()> {
     }
 }
 
-fn is_named_packed(name: &OsStr) -> bool {
+pub(crate) fn is_named_packed(name: &OsStr) -> bool {
     name.as_bytes().ends_with(b".warp")
 }
 

@@ -1,21 +1,55 @@
-//! What a running mount has done, in counters that cost an addition each.
+//! What a running mount has done, in counters that cost an addition or two each.
 //!
-//! Counters only ever grow, but for the gauges taken at the moment of asking; none of them is a condition of anything.
+//! Counters only ever grow, but for the gauges taken at the moment of asking; none of them is a condition of anything. How
+//! long reads took is in `latency`, what each codec decoded in `codecs`, which files were read most in `busiest`.
+//!
+//! A [`Stats`] is what `warpfs stats --json` prints, field by field: names stay, new ones may come.
+
+mod busiest;
+mod codecs;
+mod faults;
+mod latency;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+pub use busiest::FileActivity;
+#[cfg(feature = "fuse")]
+pub(crate) use busiest::{Activity, Busiest};
+pub use codecs::{CodecStats, CodecsStats};
+pub(crate) use codecs::{CodecsCounters, Decoding};
+pub(crate) use faults::ErrorCounters;
+pub use faults::{ErrorStats, FaultStats};
+#[cfg(feature = "fuse")]
+pub(crate) use latency::Answered;
+pub(crate) use latency::LatencyCounters;
+pub use latency::{Latencies, Latency};
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// The counters of one mount.
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $(pub(crate) $name: Counter,)+ }
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)+
+            pub(crate) latency: LatencyCounters,
+            pub(crate) codecs: CodecsCounters,
+            pub(crate) errors: ErrorCounters,
+        }
 
         /// The counters and gauges of one mount at one moment.
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        // A mount may have been made by another version of the program.
+        #[serde(default)]
+        #[non_exhaustive]
         pub struct Stats {
             $($(#[doc = $doc])+ pub $name: u64,)+
+            /// Reads that failed because data is damaged or cut short.
+            pub damage_errors: u64,
+            /// Reads that failed because the source changed under an open file.
+            pub changed_errors: u64,
+            /// Reads that failed for any other reason.
+            pub other_errors: u64,
             /// Bytes of the memory budget in use now.
             pub memory_used: u64,
             /// The part of it that nobody could be made to give up now, in bytes: what is being decoded or handed out, and the
@@ -32,12 +66,30 @@ macro_rules! counters {
             pub decoding: u64,
             /// Seconds since the mount began.
             pub uptime: u64,
+            /// How long read requests took until their answer was ready.
+            pub latency: Latencies,
+            /// What each codec has decoded.
+            pub codecs: CodecsStats,
+            /// What failed, by its kind.
+            pub errors: ErrorStats,
+            /// The files that most bytes were read of, the busiest first; `None` if the asker may not know their names.
+            pub files: Option<Vec<FileActivity>>,
         }
 
         impl Counters {
             /// The counters as they stand; the gauges are left at 0.
             pub(crate) fn snapshot(&self) -> Stats {
-                Stats { $($name: self.$name.get(),)+ ..Stats::default() }
+                let errors = self.errors.snapshot();
+                Stats {
+                    $($name: self.$name.get(),)+
+                    damage_errors: errors.read.damage,
+                    changed_errors: errors.read.changed,
+                    other_errors: errors.read.total() - errors.read.damage - errors.read.changed,
+                    latency: self.latency.snapshot(),
+                    codecs: self.codecs.snapshot(),
+                    errors,
+                    ..Stats::default()
+                }
             }
         }
     };
@@ -76,12 +128,6 @@ counters! {
     prefetch_wasted,
     /// Chunks and pieces that were not decoded ahead because memory was short.
     prefetch_refused,
-    /// Reads that failed because data is damaged or cut short.
-    damage_errors,
-    /// Reads that failed because the source changed under an open file.
-    changed_errors,
-    /// Reads that failed for any other reason.
-    other_errors,
 }
 
 /// A number that only grows.
@@ -95,5 +141,28 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, feature = "fuse"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_version_is_understood_as_far_as_it_goes() {
+        let stats: Stats = serde_json::from_str(r#"{"reads": 7, "from_the_future": [1]}"#).unwrap();
+        assert_eq!((stats.reads, stats.uptime), (7, 0));
+    }
+
+    #[test]
+    fn what_is_written_down_reads_the_same() {
+        let counters = Counters::default();
+        counters
+            .latency
+            .add(Answered::Decoded, std::time::Duration::from_micros(17));
+        counters.reads.add(3);
+        let stats = counters.snapshot();
+        let text = serde_json::to_string(&stats).unwrap();
+        assert_eq!(serde_json::from_str::<Stats>(&text).unwrap(), stats);
     }
 }

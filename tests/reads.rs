@@ -513,5 +513,5 @@ fn the_statistics_say_what_was_done() {
     assert!(number(&after, "memory_used") > 0, "{after}");
     drop(file);
     let text = common::run([Path::new("stats"), &mounted.mount_point]);
-    assert!(String::from_utf8_lossy(&text.stdout).contains("decoded chunks"));
+    assert!(String::from_utf8_lossy(&text.stdout).contains("bytes for each handed out"));
 }

@@ -1,43 +1,62 @@
-//! `warpfs info`.
+//! `warpfs info`: what files say of themselves, a map of a file's chunks, and trees summed up.
+//!
+//! The map is for a person at a terminal. What is piped has none, and stays as it is for who reads it by a program; `--svg`
+//! draws the map into a file.
 
-use std::io::{self, BufWriter, Write};
+mod map;
+mod strip;
+mod svg;
+mod tree;
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use warpfs::Error;
 use warpfs::error::OneLine;
-use warpfs::info::Info;
-use warpfs::recursive::infos;
+use warpfs::info::{Found, Info, TreeInfo, survey};
 
+use self::strip::Terminal;
 use super::size::{human, percent};
-use super::{Outcome, cannot_print, report};
+use super::{Outcome, Volume, cannot_print, report, wrong_usage};
 
 /// Show what .warp files say of themselves: version, codec, sizes, ratio, chunks, checksum; nothing is decoded
+///
+/// For one file on a terminal, a map shows how many tenths are left of each part of the original. Colours are left out where
+/// NO_COLOR is set. With -r, the files of a tree are summed up.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
-  warpfs info --chunks disk.img.warp      also where each chunk lies
-  warpfs info -r --json /backup           every .warp file below, for a program to read")]
+Examples:
+  warpfs info disk.img.warp                     with a map of its chunks, on a terminal
+  warpfs info --chunks disk.img.warp            also where each chunk lies
+  warpfs info --svg disk.svg disk.img.warp      the map as a picture
+  warpfs info -r /backup                        a tree: sizes, ratios, codecs, what is not verified
+  warpfs info -r --json /backup                 the same, and every .warp file, for a program to read")]
 pub(super) struct Arguments {
     /// Files to show, or trees with -r
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Show every .warp file in a tree
+    /// Sum up trees; with -v, show every .warp file too
     #[arg(short, long)]
     recursive: bool,
-    /// Print a JSON array with an object for each file; sizes are bytes
+    /// Print a JSON array with an object for each file, and one for each tree behind its files'; sizes are bytes
     #[arg(long)]
     json: bool,
     /// Also show every chunk
     #[arg(long)]
     chunks: bool,
+    /// Draw the map of the file's chunks as a picture; OUT must not exist yet
+    #[arg(long, value_name = "OUT", conflicts_with = "recursive")]
+    svg: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> warpfs::Result<Outcome> {
-    let single = arguments.files.len() == 1
-        && !arguments
-            .files
-            .iter()
-            .any(|file| arguments.recursive && file.is_dir());
+pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
+    if arguments.svg.is_some() && arguments.files.len() > 1 {
+        wrong_usage("info", "--svg draws one FILE");
+    }
+    let is_tree = |path: &Path| arguments.recursive && path.is_dir();
+    let single = arguments.files.len() == 1 && !arguments.files.iter().any(|file| is_tree(file));
     let mut printer = Printer {
         out: BufWriter::new(io::stdout().lock()),
         style: match (arguments.json, single) {
@@ -46,25 +65,83 @@ pub(super) fn run(arguments: &Arguments) -> warpfs::Result<Outcome> {
             (false, false) => Style::Columns,
         },
         chunks: arguments.chunks,
+        terminal: terminal(),
         printed: 0,
     };
     let mut outcome = Outcome::Done;
+    let every_file = arguments.json || arguments.chunks || volume.verbose;
     for path in &arguments.files {
-        let mut show = |info: warpfs::Result<Info>| match info {
-            Ok(info) => printer.print(&info).map_err(cannot_print),
-            Err(error) => {
-                report(&error);
-                outcome = Outcome::Failed;
-                Ok(())
+        if !is_tree(path) {
+            let info = Info::read(path);
+            outcome = outcome.and(printer.show(info.as_ref())?);
+            if let (Some(out), Ok(info)) = (&arguments.svg, &info) {
+                draw(info, out)?;
             }
-        };
-        match arguments.recursive && path.is_dir() {
-            true => infos(path).try_for_each(show)?,
-            false => show(Info::read(path))?,
+            continue;
         }
+        let mut sums = TreeInfo::default();
+        for found in survey(path) {
+            sums.add(&found);
+            let shown = match &found {
+                Ok(Found::Packed(info)) if every_file => printer.show(Ok(&**info))?,
+                Ok(Found::Packed(info)) => settle(Ok(&**info)),
+                Ok(_) => Outcome::Done,
+                Err(error) => settle(Err(error)),
+            };
+            outcome = outcome.and(shown);
+        }
+        printer.print_tree(path, &sums).map_err(cannot_print)?;
     }
     printer.finish().map_err(cannot_print)?;
     Ok(outcome)
+}
+
+/// Reports what is wrong with a file.
+fn settle(info: Result<&Info, &Error>) -> Outcome {
+    let wrong = match info {
+        Ok(info) => info.record_damage(),
+        Err(error) => Some(error),
+    };
+    wrong.inspect(|error| report(error));
+    Outcome::failed_if(wrong.is_some())
+}
+
+/// The terminal that standard output is, if it is one.
+fn terminal() -> Option<Terminal> {
+    let out = io::stdout();
+    if !out.is_terminal() {
+        return None;
+    }
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let size = rustix::termios::tcgetwinsize(out).ok();
+    let columns = size
+        .map(|size| usize::from(size.ws_col))
+        .filter(|&columns| columns > 0);
+    Some(Terminal {
+        columns: columns.unwrap_or(80),
+        // https://no-color.org
+        colours: set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb"),
+    })
+}
+
+/// Draws a file's map into `out`, which nothing is overwritten for.
+fn draw(info: &Info, out: &Path) -> warpfs::Result<()> {
+    let Some(picture) = svg::svg(info) else {
+        let why = "there is nothing to draw: the file is empty, or only decoding tells where its chunks begin";
+        return Err(Error::unusable(why).in_file(info.path()));
+    };
+    let cannot_write = |error| Error::io("cannot write", error).in_file(out);
+    let mut file = File::create_new(out).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            Error::unusable("exists already: remove it, or give another name").in_file(out)
+        }
+        _ => cannot_write(error),
+    })?;
+    file.write_all(picture.as_bytes()).map_err(|error| {
+        // Half a picture is none.
+        let _ = std::fs::remove_file(out);
+        cannot_write(error)
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -80,13 +157,36 @@ struct Printer<W: Write> {
     out: W,
     style: Style,
     chunks: bool,
+    terminal: Option<Terminal>,
     printed: u64,
 }
 
 impl<W: Write> Printer<W> {
+    /// Shows a file, or reports why it cannot be shown.
+    fn show(&mut self, info: Result<&Info, &Error>) -> warpfs::Result<Outcome> {
+        if let Ok(info) = info {
+            self.print(info).map_err(cannot_print)?;
+        }
+        Ok(settle(info))
+    }
+
+    fn print_tree(&mut self, root: &Path, tree: &TreeInfo) -> io::Result<()> {
+        match self.style {
+            Style::Json => self.print_object(&tree::as_json(root, tree))?,
+            Style::Lines | Style::Columns => {
+                if self.printed > 0 {
+                    writeln!(self.out)?;
+                }
+                tree::print(&mut self.out, root, tree)?;
+            }
+        }
+        self.printed += 1;
+        Ok(())
+    }
+
     fn print(&mut self, info: &Info) -> io::Result<()> {
         match self.style {
-            Style::Json => self.print_json(info)?,
+            Style::Json => self.print_object(&as_json(info, self.chunks))?,
             Style::Lines => self.print_lines(info)?,
             Style::Columns => self.print_columns(info)?,
         }
@@ -102,10 +202,10 @@ impl<W: Write> Printer<W> {
         self.out.flush()
     }
 
-    fn print_json(&mut self, info: &Info) -> io::Result<()> {
+    fn print_object(&mut self, object: &Value) -> io::Result<()> {
         let start = if self.printed == 0 { "[\n" } else { ",\n" };
         self.out.write_all(start.as_bytes())?;
-        serde_json::to_writer(&mut self.out, &as_json(info, self.chunks))?;
+        serde_json::to_writer(&mut self.out, object)?;
         Ok(())
     }
 
@@ -129,12 +229,19 @@ impl<W: Write> Printer<W> {
         };
         writeln!(out, "chunks    {}, {largest}", info.chunk_count())?;
         writeln!(out, "checksum  {checksum}")?;
-        match info.record_len() {
-            Some(len) => writeln!(out, "digests   of every part, {}", size(len))?,
-            None => writeln!(
+        match (info.record_damage(), info.record_len()) {
+            (Some(_), _) => writeln!(out, "digests   damaged: no read can be checked by them")?,
+            (None, Some(len)) => writeln!(out, "digests   of every part, {}", size(len))?,
+            (None, None) => writeln!(
                 out,
                 "digests   none: no part can be checked without the rest"
             )?,
+        }
+        if let Some(map) = self
+            .terminal
+            .and_then(|terminal| strip::strip(info, terminal))
+        {
+            write!(out, "\n{map}")?;
         }
         self.print_chunks(info)
     }
@@ -210,6 +317,7 @@ fn as_json(info: &Info, chunks: bool) -> Value {
         "checksum": checksum,
         "digest": digest,
         "record_size": info.record_len(),
+        "record_damage": info.record_damage().map(|error| error.kind().to_string()),
     });
     if chunks && let Some(object) = object.as_object_mut() {
         let table = info.chunks().map(|chunk| {

@@ -13,6 +13,7 @@ mod pack;
 mod progress;
 mod size;
 mod standard_output;
+mod stats;
 mod unpack;
 mod verify;
 
@@ -62,7 +63,7 @@ enum Command {
     Verify(verify::Arguments),
     Info(info::Arguments),
     Estimate(estimate::Arguments),
-    Stats(mount::Stats),
+    Stats(stats::Stats),
 }
 
 /// Whether everything asked for was done; what was not has been reported.
@@ -146,7 +147,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Unpack(arguments) => unpack::run(&arguments, volume),
         Command::Verify(arguments) => verify::run(&arguments, volume),
         Command::Estimate(arguments) => estimate::run(&arguments, volume),
-        Command::Info(arguments) => info::run(&arguments),
+        Command::Info(arguments) => info::run(&arguments, volume),
         Command::Stats(arguments) => arguments.run(),
     };
     match outcome {

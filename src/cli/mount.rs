@@ -1,16 +1,15 @@
-//! `warpfs mount`, `umount` and `stats`.
+//! `warpfs mount` and `umount`.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use warpfs::fuse::{self, FOREVER, MountOptions};
-use warpfs::{EngineOptions, Error, Verify};
+use warpfs::{EngineOptions, Verify};
 
 use super::allocator::give_large_buffers_back;
 use super::logging::{begin_logging, open_log};
-use super::{Outcome, Volume, cannot_print, size, threads_parser, wrong_usage};
+use super::{Outcome, Volume, size, threads_parser, wrong_usage};
 
 /// Show a tree of .warp files, or one of them, as the originals, read-only
 #[derive(Debug, Args)]
@@ -52,6 +51,10 @@ pub(super) struct Mount {
     /// "warpfs umount"; with it, what lies beneath shows, which programs may take for the truth
     #[arg(long)]
     auto_unmount: bool,
+    /// Serve metrics for Prometheus at http://ADDRESS/metrics: a port of this machine (127.0.0.1), or HOST:PORT. Who can
+    /// reach it can read them; they name no files
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
+    metrics: Option<String>,
     /// Append what happens to this file
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
@@ -66,17 +69,6 @@ pub(super) struct Mount {
 pub(super) struct Umount {
     /// Where it is mounted
     mountpoint: PathBuf,
-}
-
-/// Show what a running mount has done
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  warpfs stats --json /mnt/data")]
-pub(super) struct Stats {
-    /// Where it is mounted
-    mountpoint: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Below this there is no room for even one chunk of the usual sizes.
@@ -100,6 +92,21 @@ fn verify(text: &str) -> Result<Verify, String> {
         "strict" => Ok(Verify::Strict),
         "off" => Ok(Verify::Off),
         _ => Err("one of fast, strict and off".to_owned()),
+    }
+}
+
+/// `PORT`, `:PORT` or `HOST:PORT`; without a host, this machine alone gets at it.
+fn metrics_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port: u16 = port
+        .parse()
+        .map_err(|_| "write a port, or HOST:PORT".to_owned())?;
+    match host {
+        "" => Ok(format!("127.0.0.1:{port}")),
+        host if host.contains(':') && !host.starts_with('[') => {
+            Err(format!("write [{host}]:{port}"))
+        }
+        host => Ok(format!("{host}:{port}")),
     }
 }
 
@@ -142,6 +149,7 @@ impl Mount {
             allow_other: self.allow_other,
             foreground,
             auto_unmount: self.auto_unmount,
+            metrics: self.metrics,
         };
         fuse::serve(&options, || begin_logging(log, foreground, volume))?;
         Ok(Outcome::Done)
@@ -163,6 +171,7 @@ impl Mount {
             "prefetch" => self.prefetch = Some(prefetch(value)?),
             "ttl" => self.ttl = time_to_live(value)?,
             "verify" => self.verify = verify(value)?,
+            "metrics" => self.metrics = Some(metrics_address(value)?),
             "log_file" => self.log_file = Some(value.into()),
             "ro"
             | "nosuid"
@@ -187,23 +196,6 @@ impl Mount {
 impl Umount {
     pub(super) fn run(self) -> warpfs::Result<Outcome> {
         fuse::unmount(&self.mountpoint)?;
-        Ok(Outcome::Done)
-    }
-}
-
-impl Stats {
-    pub(super) fn run(self) -> warpfs::Result<Outcome> {
-        let stats = fuse::stats(&self.mountpoint)?;
-        let fields = serde_json::to_value(&stats)
-            .map_err(|error| Error::io("cannot write down the statistics", error.into()))?;
-        if self.json {
-            writeln!(io::stdout(), "{fields:#}").map_err(cannot_print)?;
-            return Ok(Outcome::Done);
-        }
-        for (name, value) in fields.as_object().into_iter().flatten() {
-            let name = name.replace('_', " ");
-            writeln!(io::stdout(), "{name:<20} {value:>16}").map_err(cannot_print)?;
-        }
         Ok(Outcome::Done)
     }
 }

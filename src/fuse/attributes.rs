@@ -1,4 +1,4 @@
-//! Extended attributes: the source's, those a mount adds to packed files, and the one its root answers statistics by.
+//! Extended attributes: the source's, those a mount adds to packed files, and those its root answers statistics by.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -13,21 +13,35 @@ use crate::tree::NodeId;
 const PREFIX: &str = "user.warpfs.";
 /// The root's attribute whose value is the mount's statistics as JSON. It is not listed, so that nothing copies it.
 pub(super) const STATS: &str = "user.warpfs.stats";
+/// The root's attribute whose value is the busiest files as JSON. The names of files that an asker could not list himself
+/// are for those who see all of them anyway: root and the user who mounted.
+pub(super) const BUSIEST: &str = "user.warpfs.busiest";
 
 impl WarpFilesystem {
-    /// The value of an extended attribute; `None` if there is none of that name.
-    pub(super) fn attribute(&self, node: NodeId, name: &OsStr) -> Result<Option<Vec<u8>>> {
+    /// The value of an extended attribute, for `user`; `None` if there is none of that name.
+    pub(super) fn attribute(
+        &self,
+        node: NodeId,
+        name: &OsStr,
+        user: u32,
+    ) -> Result<Option<Vec<u8>>> {
         if node == NodeId::ROOT && name == STATS {
-            return serde_json::to_vec(&self.stats())
+            return serde_json::to_vec(&self.observation.stats())
                 .map(Some)
                 .map_err(|error| Error::io("cannot write down the statistics", error.into()));
         }
-        // Asked for others, such as the access lists that every listing looks for, no file is opened.
-        if name.as_bytes().starts_with(PREFIX.as_bytes()) {
-            let shown = self.shown(node)?;
-            if let Some((_, value)) = shown.into_iter().find(|(shown, _)| *shown == name) {
-                return Ok(Some(value.into_bytes()));
+        if node == NodeId::ROOT && name == BUSIEST {
+            if user != 0 && user != self.owner {
+                let refused = rustix::io::Errno::ACCESS.into();
+                return Err(Error::io("only for root and who mounted it", refused));
             }
+            return self.observation.busiest().map(Some);
+        }
+        // Asked for others, such as the access lists that every listing looks for, no file is opened.
+        if is_ours(name.as_bytes()) {
+            let shown = self.shown(node)?;
+            let asked = shown.into_iter().find(|(shown, _)| *shown == name);
+            return Ok(asked.map(|(_, value)| value.into_bytes()));
         }
         self.tree.extended_attribute(node, name.as_bytes())
     }
@@ -37,8 +51,7 @@ impl WarpFilesystem {
         let shown = self.shown(node)?;
         let mut names = Vec::new();
         for name in self.tree.extended_attribute_names(node)? {
-            // A copy of a mount's file, packed again, has some of ours.
-            if !shown.iter().any(|(ours, _)| ours.as_bytes() == name) {
+            if !is_ours(&name) {
                 names.extend(name);
                 names.push(0);
             }
@@ -60,6 +73,12 @@ impl WarpFilesystem {
         let reader = reader.ok().flatten();
         Ok(shown_attributes(&header, reader.as_ref()))
     }
+}
+
+/// Whether it is the mount alone that gives an attribute of this name. A copy of a mount's file, made with its attributes, brings
+/// some along that are true no more, and a plain one has none.
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(PREFIX.as_bytes())
 }
 
 /// What `getfattr -d` shows of a packed file. What only an opened file tells is left out for one that cannot be opened.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Instant;
 
 use fuser::{BackingId, FileHandle, FopenFlags, ReplyData, ReplyOpen};
 
@@ -9,8 +10,10 @@ use super::errno::errno;
 use super::filesystem::{MAX_REQUEST, WarpFilesystem};
 use super::handles::{Backing, Handle};
 use crate::archive::Source;
-use crate::error::{Error, ErrorKind, Result};
+use crate::cache::Origin;
+use crate::error::{Error, Result};
 use crate::reader::Reader;
+use crate::stats::{Activity, Answered};
 use crate::tree::{Attributes, NodeId, OpenedFile};
 
 impl WarpFilesystem {
@@ -36,7 +39,10 @@ impl WarpFilesystem {
         });
         let (opened, reader, pages_are_right) = match opened {
             Ok(opened) => opened,
-            Err(error) => return reply.error(errno(&error)),
+            Err(error) => {
+                self.engine.counters().errors.open.add(&error);
+                return reply.error(errno(&error));
+            }
         };
         let backing = if reader.is_none() {
             self.handles
@@ -49,6 +55,7 @@ impl WarpFilesystem {
             identity: opened.identity,
             file: opened.file,
             reader,
+            activity: Activity::new(opened.path.into()),
         }));
         let mut flags = FopenFlags::FOPEN_NOFLUSH;
         match backing {
@@ -95,11 +102,15 @@ impl WarpFilesystem {
         kept: bool,
         reply: ReplyData,
     ) {
+        let began = Instant::now();
         let counters = self.engine.counters();
         let mut reply = Some(reply);
-        let mut answer = |bytes: &[u8]| {
+        let mut answer = |bytes: &[u8], activity: &Activity, answered| {
+            // Before the reply, so that who has it finds it counted.
             counters.reads.add(1);
             counters.bytes_read.add(bytes.len() as u64);
+            activity.add(bytes.len() as u64);
+            counters.latency.add(answered, began.elapsed());
             if let Some(reply) = reply.take() {
                 reply.data(bytes);
             }
@@ -107,18 +118,22 @@ impl WarpFilesystem {
         let outcome = match self.handles.get(number.0).as_deref() {
             Some(Handle::File {
                 reader: Some(reader),
+                activity,
                 ..
-            }) => reader.read_with(offset, size as usize, kept, &mut answer),
-            Some(Handle::File { file, .. }) => read_plain(file, offset, size, &mut answer),
+            }) => reader.read_with(offset, size as usize, kept, |bytes, origin| {
+                let answered = match origin {
+                    Origin::Hit => Answered::Cached,
+                    Origin::Joined | Origin::Decoded => Answered::Decoded,
+                };
+                answer(bytes, activity, answered);
+            }),
+            Some(Handle::File { file, activity, .. }) => read_plain(file, offset, size, |bytes| {
+                answer(bytes, activity, Answered::Plain);
+            }),
             _ => Err(bad_handle()),
         };
         if let Err(error) = outcome {
-            let counter = match error.kind() {
-                _ if error.is_damage() => &counters.damage_errors,
-                ErrorKind::Changed => &counters.changed_errors,
-                _ => &counters.other_errors,
-            };
-            counter.add(1);
+            counters.errors.read.add(&error);
             tracing::debug!("{error}");
             if let Some(reply) = reply {
                 reply.error(errno(&error));
@@ -157,7 +172,7 @@ mod lseek {
     pub(super) const HOLE: i32 = 4;
 }
 
-fn read_plain(file: &File, offset: u64, size: u32, answer: &mut dyn FnMut(&[u8])) -> Result<()> {
+fn read_plain(file: &File, offset: u64, size: u32, answer: impl FnOnce(&[u8])) -> Result<()> {
     let mut bytes = vec![0; (size as usize).min(MAX_REQUEST as usize)];
     // All that there is: a short answer would be taken for the file's end.
     let read = Source::read_at(file, &mut bytes, offset);

@@ -28,9 +28,9 @@ use super::directories::Directories;
 use super::errno::errno;
 use super::files::bad_handle;
 use super::handles::{Handle, Handles};
+use super::observation::Observation;
 use crate::error::Result;
 use crate::reader::Engine;
-use crate::stats::Stats;
 use crate::tree::{ListedEntry, Listing, NodeId, Tree};
 
 /// The longest request, in bytes; the kernel's own limit for FUSE is 256 pages unless raised.
@@ -41,11 +41,14 @@ const MAX_BACKGROUND: u16 = 64;
 /// The mount as fuser drives it.
 #[derive(Debug)]
 pub(super) struct WarpFilesystem {
-    pub(super) tree: Tree,
+    pub(super) tree: Arc<Tree>,
     pub(super) engine: Arc<Engine>,
-    pub(super) handles: Handles,
+    pub(super) handles: Arc<Handles>,
     pub(super) descriptors: Descriptors,
-    directories: Directories,
+    directories: Arc<Directories>,
+    pub(super) observation: Observation,
+    /// The user who mounts.
+    pub(super) owner: u32,
     time_to_live: Duration,
     allow_other: bool,
     /// Whether the kernel takes files to read by itself.
@@ -60,23 +63,18 @@ impl WarpFilesystem {
         time_to_live: Duration,
         allow_other: bool,
     ) -> Self {
+        let (tree, handles, directories) = (Arc::new(tree), Arc::default(), Arc::default());
         Self {
+            observation: Observation::new(&engine, &tree, &handles, &directories),
+            owner: rustix::process::getuid().as_raw(),
             tree,
             engine,
-            handles: Handles::default(),
+            handles,
             descriptors,
-            directories: Directories::default(),
+            directories,
             time_to_live,
             allow_other,
             passthrough: false,
-        }
-    }
-
-    pub(super) fn stats(&self) -> Stats {
-        Stats {
-            open_files: self.handles.open_files(),
-            memory_names: (self.tree.memory() + self.directories.memory()) as u64,
-            ..self.engine.stats()
         }
     }
 
@@ -393,18 +391,22 @@ impl Filesystem for WarpFilesystem {
 
     fn getxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         size: u32,
         reply: ReplyXattr,
     ) {
-        shielded("getxattr", || match self.attribute(NodeId(node.0), name) {
-            Ok(Some(value)) => reply_attribute(size, &value, reply),
-            Ok(None) if Tree::has_attributes_like(name.as_bytes()) => reply.error(Errno::NO_XATTR),
-            // Programs that look for a class in every file, as `ls -l` does, then stop asking.
-            Ok(None) => reply.error(Errno::EOPNOTSUPP),
-            Err(error) => reply.error(errno(&error)),
+        shielded("getxattr", || {
+            match self.attribute(NodeId(node.0), name, request.uid()) {
+                Ok(Some(value)) => reply_attribute(size, &value, reply),
+                Ok(None) if Tree::has_attributes_like(name.as_bytes()) => {
+                    reply.error(Errno::NO_XATTR)
+                }
+                // Programs that look for a class in every file, as `ls -l` does, then stop asking.
+                Ok(None) => reply.error(Errno::EOPNOTSUPP),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 

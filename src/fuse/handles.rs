@@ -13,6 +13,7 @@ use fuser::BackingId;
 
 use crate::identity::Identity;
 use crate::reader::Reader;
+use crate::stats::{Activity, Busiest, FileActivity};
 use crate::tree::{Listing, NodeId};
 
 /// An open file or directory.
@@ -25,6 +26,7 @@ pub(super) enum Handle {
         identity: Identity,
         file: Arc<File>,
         reader: Option<Reader>,
+        activity: Activity,
     },
     /// A directory, and its entries as they were when it was last read from its beginning.
     Directory {
@@ -55,6 +57,8 @@ pub(super) struct Handles {
     last_number: AtomicU64,
     open_files: AtomicU64,
     backed: Mutex<HashMap<NodeId, BackedInode>>,
+    /// What was read of files that are closed.
+    closed: Busiest,
 }
 
 impl Handles {
@@ -87,7 +91,14 @@ impl Handles {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&number);
-        if let Some(Handle::File { node, reader, .. }) = removed.as_deref() {
+        if let Some(Handle::File {
+            node,
+            reader,
+            activity,
+            ..
+        }) = removed.as_deref()
+        {
+            self.closed.close(activity);
             self.open_files.fetch_sub(1, Ordering::Relaxed);
             if reader.is_none() {
                 self.release_backing(*node);
@@ -99,6 +110,17 @@ impl Handles {
     /// How many files are open; directories are not counted.
     pub(super) fn open_files(&self) -> u64 {
         self.open_files.load(Ordering::Relaxed)
+    }
+
+    /// The `most` files that most was read of, closed or open, the busiest first.
+    pub(super) fn busiest(&self, most: usize) -> Vec<FileActivity> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open: Vec<_> = open.values().cloned().collect();
+        let activities = open.iter().filter_map(|handle| match &**handle {
+            Handle::File { activity, .. } => Some(activity),
+            Handle::Directory { .. } => None,
+        });
+        self.closed.list(activities, most)
     }
 
     /// Any handle of this file.

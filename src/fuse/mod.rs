@@ -2,7 +2,8 @@
 //!
 //! `mount` makes and ends the mount, `background` the daemon, `guard` who cleans up after it; `filesystem` answers requests, `files` those about files and
 //! `attributes` those about extended attributes; `handles` knows what is open, `descriptors` how much may be,
-//! `directories` what the kernel keeps of listings, `errno` what an error is called. [`serve`]
+//! `directories` what the kernel keeps of listings, `errno` what an error is called; `observation` looks at all that,
+//! `exposition` puts it into Prometheus' words, `metrics` serves them. [`serve`]
 //! puts them together and holds the order of a mount's life: everything that can be refused is refused before the mount
 //! exists; nobody is told that it is ready before it answers.
 
@@ -12,11 +13,14 @@ mod convert;
 mod descriptors;
 mod directories;
 mod errno;
+mod exposition;
 mod files;
 mod filesystem;
 mod guard;
 mod handles;
+mod metrics;
 mod mount;
+mod observation;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -24,6 +28,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use fuser::{Session, SessionACL};
+use rustix::io::Errno;
+use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -31,8 +37,9 @@ use self::background::Readiness;
 use self::descriptors::Descriptors;
 use self::filesystem::WarpFilesystem;
 use self::guard::Guard;
+use self::metrics::Listener;
 use self::mount::{Mount, Reach};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::reader::{Engine, EngineOptions};
 use crate::stats::Stats;
 use crate::tree::{Kind, Tree};
@@ -71,6 +78,8 @@ pub struct MountOptions {
     pub foreground: bool,
     /// Whether the mount is to go as well when this process is killed or crashes. A process more sees to it.
     pub auto_unmount: bool,
+    /// Where to serve metrics over HTTP, as `HOST:PORT`, if at all. Anybody who can reach the address can read them.
+    pub metrics: Option<String>,
 }
 
 /// Mounts and serves until the mount is ended by a signal or an unmount. Unless it stays in the foreground, the calling
@@ -92,6 +101,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         .canonicalize()
         .context("cannot open", &options.source)?;
     let tree = Tree::open(&source, &mount_point, remembered_headers(&options.engine))?;
+    let metrics = options.metrics.as_deref().map(Listener::bind).transpose()?;
     let readiness = if options.foreground {
         Readiness::foreground()
     } else {
@@ -124,6 +134,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     tree.mounted_as(mount.device());
     let allow_other = options.allow_other;
     let filesystem = WarpFilesystem::new(tree, engine, descriptors, time_to_live, allow_other);
+    let observation = filesystem.observation.clone();
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
     // Who may use the mount is the kernel's to decide: it knows the mount's owner and options.
@@ -153,6 +164,8 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     })
     .inspect_err(|_| drop(mount.end()))?;
 
+    let metrics = metrics.map(|listener| listener.serve(observation));
+    let _metrics = metrics.transpose().inspect_err(|_| drop(mount.end()))?;
     mount.set_readahead(READAHEAD);
     readiness.announce().inspect_err(|_| drop(mount.end()))?;
     tracing::info!(
@@ -222,20 +235,37 @@ enum End {
     Session(std::io::Result<()>),
 }
 
-/// Asks a running mount what it has done.
+/// Asks a running mount what it has done. The busiest files are told to root and to who mounted it.
 ///
 /// # Errors
 /// No warpfs is mounted there, or it may not be asked.
 pub fn stats(mount_point: &Path) -> Result<Stats> {
-    // Statistics have some thousand bytes; there is room for more fields.
+    let stats: Option<Stats> = ask(mount_point, attributes::STATS)?;
+    let Some(stats) = stats else {
+        return Err(Error::unusable("no warpfs is mounted here").in_file(mount_point));
+    };
+    let files = match ask(mount_point, attributes::BUSIEST) {
+        Err(error) if is_refusal(&error) => None,
+        other => other?,
+    };
+    Ok(Stats { files, ..stats })
+}
+
+/// The value of an attribute of a mount's root; `None` if it has none of that name.
+fn ask<T: DeserializeOwned>(mount_point: &Path, name: &str) -> Result<Option<T>> {
+    // No value is longer.
     let mut value = vec![0; 64 << 10];
-    let length = match rustix::fs::getxattr(mount_point, attributes::STATS, &mut value) {
-        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {
-            return Err(Error::unusable("no warpfs is mounted here").in_file(mount_point));
-        }
+    let length = match rustix::fs::getxattr(mount_point, name, &mut value) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
         other => other.context("cannot ask", mount_point)?,
     };
-    serde_json::from_slice(value.get(..length).unwrap_or_default()).map_err(|error| {
+    let parsed = serde_json::from_slice(value.get(..length).unwrap_or_default());
+    parsed.map(Some).map_err(|error| {
         Error::unusable(format!("answers in another version's words: {error}")).in_file(mount_point)
     })
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io { source, .. }
+        if source.raw_os_error() == Some(Errno::ACCESS.raw_os_error()))
 }

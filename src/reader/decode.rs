@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Shared;
 use super::streams::{ChunkKey, Lease, Taken};
@@ -12,6 +13,7 @@ use crate::archive::{Unit, piece_bytes, piece_number};
 use crate::cache::{Entry, Key, Mark, Origin};
 use crate::error::{Error, ErrorKind, Part, Result};
 use crate::memory::{Buffer, Urgency};
+use crate::stats::Decoding;
 
 /// Up to which length a payload's buffer is rounded up to a power of two, in bytes.
 const ROUNDED_UP_TO: usize = 1 << 20;
@@ -161,13 +163,17 @@ impl Shared {
     ) -> Result<Arc<Buffer>> {
         let [length, _] = self.lengths(chunk);
         let payload = room.get_mut(..length).unwrap_or_default();
+        let began = Instant::now();
         self.archive.decode(chunk, payload, &mut original)?;
+        let took = began.elapsed();
         self.archive
             .check(&self.bytes(chunk), &original, &mut room)?;
         let counters = &self.engine.counters;
         counters.decoded_chunks.add(1);
         counters.decoded_bytes.add(original.len() as u64);
         counters.compressed_bytes.add(length as u64);
+        let (codec, bytes) = (self.archive.header().codec, original.len() as u64);
+        counters.codecs.add(codec, Decoding::Chunk, bytes, took);
         Ok(Arc::new(original))
     }
 
@@ -313,12 +319,16 @@ impl Shared {
         chunk: u32,
         output: &mut [u8],
     ) -> Result<()> {
+        let began = Instant::now();
         if let Some(stream) = lease.stream() {
             self.archive.decode_on(chunk, stream, output)?;
         }
+        let took = began.elapsed();
         let counters = &self.engine.counters;
         counters.decoded_pieces.add(1);
         counters.decoded_bytes.add(output.len() as u64);
+        let (codec, bytes) = (self.archive.header().codec, output.len() as u64);
+        counters.codecs.add(codec, Decoding::Piece, bytes, took);
         Ok(())
     }
 

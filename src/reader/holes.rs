@@ -13,22 +13,8 @@ use super::{Reader, Shared};
 use crate::archive::Record;
 use crate::digest::Leaf;
 use crate::error::{ErrorKind, Result};
-use crate::format::Codec;
 use crate::memory::Urgency;
-use crate::zeros::is_zero;
-
-/// How many bytes of zeros a payload's byte stands for at the least, beside a few for the frame: what is packed less
-/// tightly is not looked at. LZ4 has a byte for 255 of a long match, Snappy three for 64, the others next to nothing.
-fn zeros_ratio(codec: Codec) -> u64 {
-    match codec {
-        Codec::Lz4 => 200,
-        Codec::Snappy => 16,
-        Codec::Zstd | Codec::Brotli => 1000,
-    }
-}
-
-/// The length of a payload's frame and first few instructions, generously, in bytes.
-const FRAME: u64 = 64;
+use crate::zeros::{is_zero, may_be_zeros};
 
 /// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
 const MOST_SIZES: usize = 16;
@@ -109,8 +95,7 @@ impl Reader {
         let place = place.unwrap_or_default();
         let original_size = bytes.end - bytes.start;
         let length = place.end - place.start;
-        let ratio = zeros_ratio(self.header().codec);
-        if length > FRAME + original_size / ratio {
+        if !may_be_zeros(self.header().codec, length, original_size) {
             return Ok(false);
         }
         let known = lock(&self.shared.zeros).get(&original_size).copied();

@@ -153,8 +153,8 @@ impl Reader {
     }
 
     /// Reads `length` original bytes at `offset`, fewer only at the end, and hands them to `with`: straight from the
-    /// cache's memory if one unit holds them all. `kept` says that they are kept there, so that nobody asks for them again
-    /// soon.
+    /// cache's memory if one unit holds them all; and how the unit was come by that took longest. `kept` says that they are
+    /// kept there, so that nobody asks for them again soon.
     ///
     /// # Errors
     /// Any of the bytes cannot be read.
@@ -163,7 +163,7 @@ impl Reader {
         offset: u64,
         length: usize,
         kept: bool,
-        with: impl FnOnce(&[u8]) -> T,
+        with: impl FnOnce(&[u8], Origin) -> T,
     ) -> Result<T> {
         let range = self.clip(offset, length);
         self.begin(&range);
@@ -172,23 +172,25 @@ impl Reader {
             false => 0,
         };
         let Some(first) = self.unit_for(&range, &range, kept)? else {
-            return Ok(with(&[]));
+            return Ok(with(&[], Origin::Hit));
         };
         if first.bytes.end >= range.end {
-            return Ok(with(first.part(&range)));
+            return Ok(with(first.part(&range), first.origin));
         }
         ASSEMBLY.with_borrow_mut(|assembly| {
             assembly.clear();
             assembly.extend_from_slice(first.part(&range));
             let mut place = first.bytes.end;
+            let mut origin = first.origin;
             drop(first);
             while place < range.end
                 && let Some(decoded) = self.unit_for(&(place..range.end), &range, kept)?
             {
                 assembly.extend_from_slice(decoded.part(&range));
                 place = decoded.bytes.end;
+                origin = origin.max(decoded.origin);
             }
-            Ok(with(assembly))
+            Ok(with(assembly, origin))
         })
     }
 
@@ -312,7 +314,8 @@ mod tests {
                     let read = reader.read_at(&mut bytes, offset as u64).unwrap();
                     let end = original.len().min(offset + length);
                     assert_eq!(bytes[..read], original[offset..end], "{version} {codec}");
-                    let lent = reader.read_with(offset as u64, length, true, <[u8]>::to_vec);
+                    let lent =
+                        reader.read_with(offset as u64, length, true, |bytes, _| bytes.to_vec());
                     assert_eq!(lent.unwrap(), original[offset..end]);
                 }
                 assert_eq!(reader.read_at(&mut [0; 8], 100_003).unwrap(), 0);
@@ -338,7 +341,7 @@ mod tests {
         }
         assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), 32768);
         assert_eq!(bytes[..32768], original[..32768]);
-        assert!(reader.read_with(0, 100_003, true, |_| ()).is_err());
+        assert!(reader.read_with(0, 100_003, true, |_, _| ()).is_err());
         assert_eq!(reader.read_at(&mut bytes, 65536).unwrap(), 100_003 - 65536);
         assert_eq!(bytes[..100_003 - 65536], original[65536..]);
     }

@@ -1,0 +1,496 @@
+//! The report of `warpfs stats`: paragraphs of aligned lines that fit into 80 columns.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use warpfs::error::OneLine;
+use warpfs::stats::{CodecStats, Latencies, Latency, Stats};
+
+use super::shown;
+use crate::cli::size::human;
+
+/// How many of the busiest files are shown.
+const FILES: usize = 10;
+/// The columns of [`Report::line`].
+pub(super) const LINE_HEAD: &str =
+    "   reads/s       read/s  hits  decoded/s      p50      p99  errors    memory";
+
+/// What was done since the mount began, or in a while, and how things stand.
+pub(super) struct Report<'a> {
+    mount_point: &'a Path,
+    now: &'a Stats,
+    /// As `now`, but with what was done in the while only.
+    done: Stats,
+    seconds: f64,
+    /// Whether this is about a short while.
+    lately: bool,
+}
+
+impl<'a> Report<'a> {
+    /// All since the mount began.
+    pub(super) fn of_all(mount_point: &'a Path, now: &'a Stats) -> Self {
+        Self {
+            mount_point,
+            now,
+            done: now.clone(),
+            seconds: now.uptime as f64,
+            lately: false,
+        }
+    }
+
+    /// What was done since an earlier moment.
+    pub(super) fn since(
+        mount_point: &'a Path,
+        now: &'a Stats,
+        before: &Stats,
+        elapsed: Duration,
+    ) -> Self {
+        Self {
+            mount_point,
+            now,
+            done: difference(now, before),
+            seconds: elapsed.as_secs_f64(),
+            lately: true,
+        }
+    }
+
+    /// The most important in one line, under [`LINE_HEAD`].
+    pub(super) fn line(&self) -> String {
+        let done = &self.done;
+        let all = &done.latency.all;
+        let time = |time| match all.count() {
+            0 => "-".to_owned(),
+            _ => short(time),
+        };
+        format!(
+            "{:>10.0} {:>12} {:>5} {:>10} {:>8} {:>8} {:>7} {:>9}",
+            self.per_second(done.reads),
+            human(self.per_second(done.bytes_read) as u64),
+            part(done.cache_hits, lookups(done)),
+            human(self.per_second(done.decoded_bytes) as u64),
+            time(all.percentile(50.0)),
+            time(all.percentile(99.0)),
+            errors(done),
+            human(self.now.memory_used),
+        )
+    }
+
+    fn per_second(&self, count: u64) -> f64 {
+        match self.seconds > 0.0 {
+            true => count as f64 / self.seconds,
+            // Mounted this very second.
+            false => count as f64,
+        }
+    }
+
+    fn write_reads(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = &self.done;
+        let rate = human(self.per_second(done.bytes_read) as u64);
+        writeln!(f, "READS")?;
+        field(
+            f,
+            "answered",
+            format_args!(
+                "{} ({:.0}/s)",
+                grouped(done.reads),
+                self.per_second(done.reads)
+            ),
+        )?;
+        field(
+            f,
+            "handed out",
+            format_args!("{} ({rate}/s)", human(done.bytes_read)),
+        )?;
+        let decoded = human(done.decoded_bytes);
+        match done.bytes_read {
+            0 => field(f, "decoded", decoded)?,
+            read => field(
+                f,
+                "decoded",
+                format_args!(
+                    "{decoded}, {:.2} bytes for each handed out",
+                    done.decoded_bytes as f64 / read as f64
+                ),
+            )?,
+        }
+        self.write_errors(f)
+    }
+
+    fn write_errors(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let requests = [
+            ("read", self.done.errors.read),
+            ("open", self.done.errors.open),
+        ];
+        let kinds = requests.iter().flat_map(|(request, faults)| {
+            let failed = faults.by_kind().into_iter().filter(|&(_, count)| count > 0);
+            failed.map(move |(kind, count)| format!("{request}: {kind} {}", grouped(count)))
+        });
+        let failed: Vec<String> = kinds.collect();
+        match failed.is_empty() {
+            true => field(f, "errors", "none"),
+            false => field(f, "errors", failed.join(", ")),
+        }
+    }
+
+    fn write_cache(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = &self.done;
+        writeln!(f, "\nCACHE (chunks, and pieces of large ones)")?;
+        field(
+            f,
+            "hits",
+            format_args!(
+                "{:<7} {} of {}",
+                part(done.cache_hits, lookups(done)),
+                grouped(done.cache_hits),
+                grouped(lookups(done))
+            ),
+        )?;
+        field(
+            f,
+            "not there",
+            format_args!(
+                "{} decoded by the read, {} by another meanwhile",
+                grouped(done.cache_misses),
+                grouped(done.cache_joined)
+            ),
+        )?;
+        field(
+            f,
+            "given up",
+            format_args!(
+                "{} for want of room, {} that the kernel has",
+                grouped(done.evicted_chunks),
+                grouped(done.handed_over)
+            ),
+        )?;
+        let ahead = done.prefetched_chunks + done.prefetched_pieces;
+        field(
+            f,
+            "ahead",
+            format_args!(
+                "{} decoded, {} then read, {} wasted, {} refused",
+                grouped(ahead),
+                grouped(done.prefetch_hits),
+                grouped(done.prefetch_wasted),
+                grouped(done.prefetch_refused)
+            ),
+        )?;
+        let now = self.now;
+        writeln!(f, "\nMEMORY")?;
+        field(
+            f,
+            "used",
+            format_args!(
+                "{:<10} {} of a budget of {}",
+                human(now.memory_used),
+                part(now.memory_used, now.memory_budget),
+                human(now.memory_budget)
+            ),
+        )?;
+        field(
+            f,
+            "held",
+            format_args!(
+                "{:<10} by reads under way and open files",
+                human(now.memory_held)
+            ),
+        )?;
+        field(
+            f,
+            "names",
+            format_args!(
+                "{:<10} beside the budget, of files the kernel knows",
+                human(now.memory_names)
+            ),
+        )
+    }
+
+    fn write_codecs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let busy = |stats: &&CodecStats| stats.chunks + stats.pieces > 0;
+        let codecs: Vec<_> = self
+            .done
+            .codecs
+            .iter()
+            .filter(|(_, stats)| busy(stats))
+            .collect();
+        if codecs.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\nDECODED   {:>12} {:>12} {:>12} {:>14}",
+            "chunks", "pieces", "bytes", "a thread"
+        )?;
+        for (codec, stats) in codecs {
+            let speed = stats.bytes_per_second().unwrap_or(0.0);
+            writeln!(
+                f,
+                "  {codec:<7} {:>12} {:>12} {:>12} {:>14}",
+                grouped(stats.chunks),
+                grouped(stats.pieces),
+                human(stats.decoded_bytes),
+                format!("{}/s", human(speed as u64)),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_files(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files = match &self.done.files {
+            None => return writeln!(f, "\nBUSIEST FILES are for root and who mounted to see"),
+            Some(files) if files.is_empty() => return Ok(()),
+            Some(files) => files,
+        };
+        let since = if self.lately { ", since the mount" } else { "" };
+        writeln!(
+            f,
+            "\nBUSIEST   {:>12} {:>12}  file{since}",
+            "bytes", "reads"
+        )?;
+        for file in files.iter().take(FILES) {
+            let open = if file.open > 0 { "open" } else { "" };
+            writeln!(
+                f,
+                "  {open:<7} {:>12} {:>12}  {}",
+                human(file.bytes_read),
+                grouped(file.reads),
+                ending(&OneLine(&file.file).to_string())
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let now = self.now;
+        let up = humantime(now.uptime);
+        let while_ = if self.lately { ", the last second" } else { "" };
+        writeln!(
+            f,
+            "{}: mounted for {up}, {} open{}{while_}\n",
+            shown(self.mount_point),
+            count(now.open_files, "file"),
+            match now.decoding {
+                0 => String::new(),
+                decoding => format!(", {decoding} being decoded"),
+            }
+        )?;
+        self.write_reads(f)?;
+        write_latencies(f, &self.done.latency)?;
+        self.write_cache(f)?;
+        self.write_codecs(f)?;
+        self.write_files(f)
+    }
+}
+
+fn write_latencies(f: &mut fmt::Formatter<'_>, latencies: &Latencies) -> fmt::Result {
+    if latencies.all.count() == 0 {
+        return Ok(());
+    }
+    writeln!(
+        f,
+        "\nLATENCY   {:>12} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "reads", "p50", "p90", "p99", "p99.9", "max"
+    )?;
+    let kinds: [(&str, &Latency); 4] = [
+        ("all", &latencies.all),
+        ("cached", &latencies.cached),
+        ("decoded", &latencies.decoded),
+        ("plain", &latencies.plain),
+    ];
+    for (kind, latency) in kinds {
+        if latency.count() > 0 {
+            write!(f, "  {kind:<7} {:>12}", grouped(latency.count()))?;
+            for percent in [50.0, 90.0, 99.0, 99.9] {
+                write!(f, " {:>8}", short(latency.percentile(percent)))?;
+            }
+            writeln!(f, " {:>8}", short(latency.max()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A line of a paragraph.
+fn field(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
+    writeln!(f, "  {name:<12}{value}")
+}
+
+/// What was done between two moments. Gauges and files are those of the later one.
+fn difference(now: &Stats, before: &Stats) -> Stats {
+    let mut done = now.clone();
+    for (field, before) in [
+        (&mut done.reads, before.reads),
+        (&mut done.bytes_read, before.bytes_read),
+        (&mut done.cache_hits, before.cache_hits),
+        (&mut done.cache_misses, before.cache_misses),
+        (&mut done.cache_joined, before.cache_joined),
+        (&mut done.evicted_chunks, before.evicted_chunks),
+        (&mut done.handed_over, before.handed_over),
+        (&mut done.decoded_chunks, before.decoded_chunks),
+        (&mut done.decoded_pieces, before.decoded_pieces),
+        (&mut done.decoded_bytes, before.decoded_bytes),
+        (&mut done.compressed_bytes, before.compressed_bytes),
+        (&mut done.prefetched_chunks, before.prefetched_chunks),
+        (&mut done.prefetched_pieces, before.prefetched_pieces),
+        (&mut done.prefetch_hits, before.prefetch_hits),
+        (&mut done.prefetch_wasted, before.prefetch_wasted),
+        (&mut done.prefetch_refused, before.prefetch_refused),
+    ] {
+        *field = field.saturating_sub(before);
+    }
+    done.errors.read = now.errors.read.since(&before.errors.read);
+    done.errors.open = now.errors.open.since(&before.errors.open);
+    done.latency = now.latency.since(&before.latency);
+    for (codec, stats) in &mut done.codecs {
+        if let Some(before) = before.codecs.get(codec) {
+            *stats = stats.since(before);
+        }
+    }
+    done
+}
+
+/// How many chunks and pieces were asked for.
+fn lookups(stats: &Stats) -> u64 {
+    stats.cache_hits + stats.cache_misses + stats.cache_joined
+}
+
+fn errors(stats: &Stats) -> u64 {
+    stats.errors.read.total() + stats.errors.open.total()
+}
+
+fn part(of: u64, all: u64) -> String {
+    match all {
+        0 => "-".to_owned(),
+        _ => format!("{:.0}%", of as f64 * 100.0 / all as f64),
+    }
+}
+
+fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
+fn grouped(number: u64) -> String {
+    indicatif::HumanCount(number).to_string()
+}
+
+/// A short time with three digits.
+fn short(time: Duration) -> String {
+    let nanoseconds = time.as_nanos() as f64;
+    let (value, unit) = match nanoseconds {
+        n if n < 1e3 => (n, "ns"),
+        n if n < 1e6 => (n / 1e3, "us"),
+        n if n < 1e9 => (n / 1e6, "ms"),
+        n => (n / 1e9, "s"),
+    };
+    let digits = match value {
+        v if v < 10.0 && unit != "ns" => 2,
+        v if v < 100.0 && unit != "ns" => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+fn humantime(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// The end of a long name, which is what tells it from others.
+fn ending(name: &str) -> String {
+    const LONGEST: usize = 43;
+    let length = name.chars().count();
+    match length > LONGEST {
+        false => name.to_owned(),
+        true => {
+            let end: String = name.chars().skip(length - LONGEST + 3).collect();
+            format!("...{end}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_three_digits_and_a_unit() {
+        for (nanoseconds, expected) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_500, "1.50 us"),
+            (15_000, "15.0 us"),
+            (150_000_000, "150 ms"),
+            (61_000_000_000, "61.0 s"),
+        ] {
+            assert_eq!(short(Duration::from_nanos(nanoseconds)), expected);
+        }
+        assert_eq!(humantime(59), "59 s");
+        assert_eq!(humantime(3_700), "1 h 1 min");
+        assert_eq!(humantime(90_000), "1 d 1 h");
+    }
+
+    #[test]
+    fn a_report_fits_into_80_columns_whatever_the_numbers() {
+        let large: u64 = 987_654_321_012;
+        let stats: Stats = serde_json::from_value(serde_json::json!({
+            "reads": large, "bytes_read": large, "decoded_bytes": large, "cache_hits": large,
+            "evicted_chunks": large / 1000, "handed_over": large / 1000, "memory_used": large,
+            "memory_budget": large, "uptime": 86400,
+            "codecs": {"zstd": {"chunks": large / 1000, "decoded_bytes": large, "decode_ns": large}},
+            "latency": {"all": {"sum_ns": large, "max_ns": 99_000, "buckets": [[100_000, large / 1000]]}},
+            "files": [{"file": "/a/very/long/name".repeat(20), "reads": 9, "bytes_read": large}],
+        }))
+        .unwrap();
+        let report = Report::of_all(Path::new("/mnt"), &stats);
+        for line in report
+            .to_string()
+            .lines()
+            .chain([LINE_HEAD])
+            .chain([report.line().as_str()])
+        {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        let text = report.to_string();
+        for words in [
+            "99.0 us",
+            "zstd",
+            "READS",
+            "LATENCY",
+            "BUSIEST",
+            "errors      none",
+        ] {
+            assert!(text.contains(words), "{words} in\n{text}");
+        }
+        assert!(report.line().len() >= LINE_HEAD.len());
+    }
+
+    #[test]
+    fn a_while_has_only_what_was_done_in_it() {
+        let parse = |value| serde_json::from_value::<Stats>(value).unwrap();
+        let before = parse(serde_json::json!({"reads": 10, "memory_used": 5, "files": []}));
+        let now = parse(
+            serde_json::json!({"reads": 30, "memory_used": 7, "errors": {"read": {"damage": 2}}}),
+        );
+        let done = difference(&now, &before);
+        assert_eq!(
+            (done.reads, done.memory_used, done.errors.read.damage),
+            (20, 7, 2)
+        );
+        let report = Report::since(Path::new("/mnt"), &now, &before, Duration::from_secs(2));
+        assert!(
+            report.line().trim_start().starts_with("10 "),
+            "{}",
+            report.line()
+        );
+        assert!(report.to_string().contains("read: damage 2"));
+        assert!(report.to_string().contains("for root"));
+    }
+}
