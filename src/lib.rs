@@ -20,7 +20,8 @@
 //! ```
 //!
 //! Beside them the jobs on whole files, in constant memory and parallel: [`pack`], [`unpack`], [`verify`], [`info`], and
-//! [`recursive`] for trees. `ordered` is their engine, [`job`] what they are given to report to and be stopped by.
+//! [`recursive`] for trees; [`mod@estimate`] is for choosing how to pack. `ordered` is their engine, [`job`] what they are given
+//! to report to and be stopped by.
 //!
 //! # Features
 //! `cli` (default) is the command and brings `fuse`, the mount, which brings `files`: jobs that read and write files and trees
@@ -50,6 +51,8 @@ mod codec;
 mod decoding;
 mod digest;
 pub mod error;
+#[cfg(feature = "files")]
+pub mod estimate;
 pub mod format;
 #[cfg(feature = "fuse")]
 pub mod fuse;

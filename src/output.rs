@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 pub(crate) use attributes::{copy_attributes, times_of};
@@ -220,7 +220,24 @@ fn check_room(target: &Place, replace: bool) -> Result<()> {
 
 fn create_file(directory: BorrowedFd<'_>, name: &OsStr, mode: Mode) -> rustix::io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, name, flags, mode).map(File::from)
+    let file = rustix::fs::openat(directory, name, flags, mode)?;
+    // It says that somebody is at it; where files cannot be locked, nobody asks.
+    let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    Ok(File::from(file))
+}
+
+/// What a temporary file was to be called, as far as its name says: see [`is_whole_name`]. `None` if it is none by its name.
+pub(crate) fn temporary_of(name: &OsStr) -> Option<&OsStr> {
+    let bytes = name.as_bytes().strip_prefix(b".")?.strip_suffix(b".part")?;
+    let (name, random) = bytes.split_at_checked(bytes.len().checked_sub(17)?)?;
+    let random = random.strip_prefix(b".")?;
+    let is_hexadecimal = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (!name.is_empty() && random.iter().all(is_hexadecimal)).then(|| OsStr::from_bytes(name))
+}
+
+/// Whether that is the whole of a name, and not only its beginning.
+pub(crate) fn is_whole_name(name: &OsStr) -> bool {
+    name.len() < NAME_PART_LEN
 }
 
 fn temporary_name(target: &OsStr, random: u64) -> OsString {
@@ -265,6 +282,23 @@ mod tests {
         );
         drop(new);
         assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn temporary_names_tell_what_they_are_for() {
+        let of = |name: &str| temporary_of(OsStr::new(name)).map(OsStr::to_owned);
+        let name = temporary_name(OsStr::new("a.b.warp"), 0xfe);
+        assert_eq!(temporary_of(&name), Some(OsStr::new("a.b.warp")));
+        for other in [
+            "a.0123456789abcdef.part",
+            ".a.0123456789abcdeg.part",
+            ".a.0123456789abcde.part",
+            ".0123456789abcdef.part",
+            ".a.0123456789abcdef",
+            ".part",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -18,16 +18,20 @@ mod stream;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "files")]
+pub(crate) use choice::{ARCHIVE, RANDOM};
 pub use choice::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, Level, MAX_CHUNK_SIZE,
     MIN_CHUNK_SIZE,
 };
 #[cfg(feature = "files")]
-pub(crate) use files::{is_packed, open_entry, pack_opened};
+pub(crate) use files::{
+    allocated, is_packed, open_entry, pack_opened, packed_description, prove_packed,
+};
 #[cfg(feature = "files")]
 pub use files::{pack_file, pack_standard_input};
 #[cfg(feature = "files")]
-pub(crate) use input::check_unchanged;
+pub(crate) use input::{SizedInput, check_unchanged};
 
 use self::spool::Unnamed;
 use crate::error::{IoContext, Result};

@@ -54,6 +54,19 @@ impl Place {
         rustix::fs::statat(&*self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
+    /// Writes down to the disk the file there, which is open, and its name.
+    pub(crate) fn sync(&self, file: &std::fs::File) -> Result<()> {
+        file.sync_all().context("cannot sync", &self.path)?;
+        match rustix::fs::fsync(&*self.directory) {
+            // A file system that cannot sync a directory says so; there is nothing to be done about it.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            // The directory may be written to and not be read: it cannot be synced alone.
+            Err(Errno::BADF) => rustix::fs::syncfs(file),
+            Err(error) => Err(error),
+        }
+        .context("cannot sync the directory of", &self.path)
+    }
+
     /// Checks that writing there does not write over `input`, an open file.
     pub(crate) fn check_is_not(&self, input: &Stat) -> Result<()> {
         match rustix::fs::statat(&*self.directory, &self.name, AtFlags::empty()) {

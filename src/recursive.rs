@@ -8,11 +8,16 @@
 //! Into another tree, everything comes along: what is not packed is copied as it is, sharing its blocks where the file
 //! system can; symbolic links are kept as they read; hard links stay links of each other. Beside the originals, what is
 //! not packed is left alone. Nothing is read through a symbolic link.
+//!
+//! A job that was interrupted, or whose tree has changed since, is done again by doing what is missing: see `earlier`.
 
 mod drawing;
+mod earlier;
 mod file;
 mod names;
 mod plain;
+mod several_names;
+mod summary;
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
@@ -22,16 +27,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drawing::Drawing;
-use names::{Batch, Deferred, FirstTarget, Leave, make_symlink};
-use rustix::fs::{FileType, Stat};
+use names::{Batch, Deferred, Leave, New, make_symlink};
+use rustix::fs::{FileType, StatVfsMountFlags};
+
+pub use crate::walk::Selection;
+use several_names::FirstName;
+pub use summary::TreeSummary;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::job::{Control, thread_count};
 use crate::machine::usable_descriptors;
 use crate::ordered;
 use crate::output::NewFile;
-use crate::pack::{PackOptions, Summary, open_entry, packed_name};
-use crate::place::{Place, inode_of};
+use crate::pack::{PackOptions, Summary, packed_name};
+use crate::place::Place;
 use crate::unpack::{UnpackOptions, original_name};
 use crate::verify::VerifyOptions;
 use crate::walk::Entry;
@@ -42,38 +51,31 @@ const LARGE: i64 = 16 << 20;
 /// handed over.
 const DESCRIPTORS_FOR_A_THREAD: usize = 20;
 
-/// What became of a tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TreeSummary {
-    /// How many files were packed, unpacked or verified.
-    pub files: u64,
-    /// The size of their originals, in bytes.
-    pub original_size: u64,
-    /// The size of their `.warp` files, in bytes.
-    pub packed_size: u64,
-    /// How many files were copied as they are.
-    pub copied: u64,
-    /// How many files were left as they are, where they are.
-    pub left: u64,
-    /// How many symbolic and hard links were made.
-    pub links: u64,
-    /// How many devices, pipes and sockets were left out.
-    pub special: u64,
-    /// How many things failed, each reported to the observer.
-    pub failed: u64,
+/// What of a tree is packed, and how.
+#[derive(Debug, Clone, Default)]
+pub struct TreeOptions {
+    /// What of the tree is taken at all.
+    pub selection: Selection,
+    /// Files of fewer bytes than this are not packed.
+    pub min_size: u64,
+    /// Files of the tree become packed ones, each once it is verified. What stands in one's way, other names it has
+    /// outside of the tree for example, leaves it as it is and is no failure. Goes with [`PackOptions::remove`], and
+    /// without an output.
+    pub in_place: bool,
 }
 
 /// Packs the tree at `root` into a tree at `output`, or beside itself.
 ///
 /// # Errors
-/// Cancellation. Whatever else goes wrong is counted, and told to the observer.
+/// Cancellation; or there is to be written to a file system that is read-only. Whatever else goes wrong is counted, and told to the observer.
 pub fn pack_tree(
     root: &Path,
     output: Option<&Path>,
     options: &PackOptions,
+    tree: &TreeOptions,
     control: Control<'_>,
 ) -> Result<TreeSummary> {
-    Tree::new(Task::Pack(options), output, options.threads, control).run(root)
+    Tree::new(Task::Pack(options, tree), output, options.threads, control).run(root)
 }
 
 /// Unpacks the tree at `root` into a tree at `output`, or beside itself.
@@ -103,7 +105,7 @@ pub fn verify_tree(
 
 #[derive(Clone, Copy)]
 enum Task<'a> {
-    Pack(&'a PackOptions),
+    Pack(&'a PackOptions, &'a TreeOptions),
     Unpack(&'a UnpackOptions),
     Verify(VerifyOptions),
 }
@@ -111,7 +113,7 @@ enum Task<'a> {
 impl Task<'_> {
     fn replaces(self) -> bool {
         match self {
-            Task::Pack(options) => options.force,
+            Task::Pack(options, _) => options.force,
             Task::Unpack(options) => options.force,
             Task::Verify(_) => false,
         }
@@ -119,16 +121,27 @@ impl Task<'_> {
 
     fn removes(self) -> bool {
         match self {
-            Task::Pack(options) => options.remove,
+            Task::Pack(options, _) => options.remove,
             Task::Unpack(options) => options.remove,
             Task::Verify(_) => false,
+        }
+    }
+
+    fn is_in_place(self) -> bool {
+        matches!(self, Task::Pack(_, tree) if tree.in_place)
+    }
+
+    fn selection(self) -> Selection {
+        match self {
+            Task::Pack(_, tree) => tree.selection.clone(),
+            Task::Unpack(_) | Task::Verify(_) => Selection::default(),
         }
     }
 
     /// The name of what the task makes of a file, if the name allows it.
     fn name(self, of: &Path) -> Option<PathBuf> {
         match self {
-            Task::Pack(_) => Some(packed_name(of)),
+            Task::Pack(..) => Some(packed_name(of)),
             Task::Unpack(_) => original_name(of),
             Task::Verify(_) => None,
         }
@@ -143,6 +156,8 @@ struct Tree<'a> {
     /// Directories that everything was made for, and that wait for it to be taken, in that order. Not among the items,
     /// so that they can be finished after an interruption too.
     leaving: Mutex<VecDeque<Leave>>,
+    /// How many names in the tree a file of several has, by its device and inode, if that is to be known.
+    names: HashMap<(u64, u64), u64>,
 }
 
 /// What goes from the walk through the threads and back into order.
@@ -167,18 +182,24 @@ struct Work {
 
 /// What became of one file.
 enum Outcome {
+    /// An earlier run made this of it, or copied it.
+    UpToDate(Made),
+    /// An earlier run made this of it, which was compared with it now; it is to be removed.
+    Completed(Summary),
     /// It was packed or unpacked; the input is to be removed if the task says so.
     Made(NewFile, Summary),
     Verified(Summary),
-    Copied(NewFile),
-    Left,
+    /// Copied; so many bytes.
+    Copied(NewFile, u64),
+    /// Left as it is; so many bytes.
+    Left(u64),
 }
 
-/// What a further name of the same file is to be linked with.
-struct FirstName {
-    stat: Stat,
-    target: FirstTarget,
+/// What an earlier run made of a file.
+struct Made {
+    /// Whether it was packed or unpacked, not copied.
     made: bool,
+    inode: (u64, u64),
 }
 
 /// What is put together in the order of the walk.
@@ -187,21 +208,6 @@ struct Progress {
     summary: TreeSummary,
     names: HashMap<(u64, u64), FirstName>,
     batch: Batch,
-}
-
-impl TreeSummary {
-    /// Counts a file that was made, or copied if nothing was made of it.
-    fn count(&mut self, made: Option<&Summary>) {
-        match made {
-            Some(made) => {
-                self.files += 1;
-                self.original_size += made.original_size;
-                self.packed_size += made.packed_size;
-                self.failed += u64::from(made.lost > 0);
-            }
-            None => self.copied += 1,
-        }
-    }
 }
 
 impl Progress {
@@ -235,11 +241,18 @@ impl<'a> Tree<'a> {
                 .max(1),
             control,
             leaving: Mutex::default(),
+            names: HashMap::new(),
         }
     }
 
-    fn run(&self, root: &Path) -> Result<TreeSummary> {
-        let mut drawing = Drawing::new(root, self.output, self.task.replaces())?;
+    fn run(mut self, root: &Path) -> Result<TreeSummary> {
+        if self.output.is_none() && !matches!(self.task, Task::Verify(_)) {
+            check_writable(root)?;
+        }
+        if self.task.removes() {
+            self.names = self.count_names(root)?;
+        }
+        let mut drawing = Drawing::new(root, self.output, self.task)?;
         let mut progress = Progress::default();
         let done = ordered::run(
             self.threads,
@@ -290,7 +303,7 @@ impl<'a> Tree<'a> {
                 FileType::Symlink => self.take_symlink(&work, &mut progress.summary),
                 _ => {
                     progress.summary.special += 1;
-                    let why = "not a file, a directory or a link";
+                    let why = "left out: not a file, a directory or a link";
                     self.control.observer.skipped(&work.entry.path, why);
                     Ok(())
                 }
@@ -311,80 +324,35 @@ impl<'a> Tree<'a> {
             // What an input is removed for was synced already, to be read back.
             Outcome::Made(new, made) if self.task.removes() => {
                 new.publish()?;
-                progress.summary.count(Some(&made));
+                progress.summary.count(&made);
                 work.source().remove(&work.entry.stat)
             }
-            Outcome::Made(new, made) => progress.batch.push_file(new, Some(made)),
-            Outcome::Copied(new) => progress.batch.push_file(new, None),
+            Outcome::Made(new, made) => {
+                let instead = self.earlier_instead(work, true);
+                progress.batch.push_file(new, New::Made(made), instead)
+            }
+            Outcome::Copied(new, size) => {
+                let instead = self.earlier_instead(work, false);
+                progress.batch.push_file(new, New::Copy(size), instead)
+            }
+            Outcome::Completed(made) => {
+                progress.summary.count(&made);
+                work.source().remove(&work.entry.stat)
+            }
+            Outcome::UpToDate(_) => {
+                progress.summary.up_to_date += 1;
+                Ok(())
+            }
             Outcome::Verified(made) => {
-                progress.summary.count(Some(&made));
+                progress.summary.count(&made);
                 Ok(())
             }
-            Outcome::Left => {
+            Outcome::Left(size) => {
                 progress.summary.left += 1;
+                progress.summary.left_size += size;
                 Ok(())
             }
         }
-    }
-
-    /// A file that is large or has several names.
-    fn take_file(&self, work: &Work, progress: &mut Progress) -> Result<()> {
-        let entry = &work.entry;
-        if let Some(first) = progress.names.get(&inode_of(&entry.stat))
-            && is_same_state(&first.stat, &entry.stat)
-        {
-            let name = match first.made {
-                true => self.task.name(Path::new(&entry.name)),
-                false => Some(PathBuf::from(&entry.name)),
-            };
-            if let Some(name) = name {
-                let target = self.place(work, name);
-                let replace = self.task.replaces();
-                if first.made && self.task.removes() {
-                    let (file, _) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
-                    first.target.link(target, replace)?.publish(&file)?;
-                    progress.summary.links += 1;
-                    return work.source().remove(&entry.stat);
-                }
-                progress.batch.push(Deferred::Link {
-                    first: first.target.clone(),
-                    target,
-                    replace,
-                });
-                return Ok(());
-            }
-        }
-        let outcome = self.process(work, self.threads)?;
-        let first = match &outcome {
-            Outcome::Made(new, _) | Outcome::Copied(new) if entry.stat.st_nlink > 1 => {
-                let stat = rustix::fs::fstat(new.file()).context("cannot examine", new.target())?;
-                let made = matches!(outcome, Outcome::Made(..));
-                let name = match made {
-                    true => self.task.name(Path::new(&entry.name)),
-                    false => Some(PathBuf::from(&entry.name)),
-                };
-                name.map(|name| FirstName {
-                    stat: entry.stat,
-                    target: FirstTarget {
-                        root: work.root.clone(),
-                        relative: entry
-                            .relative
-                            .parent()
-                            .map(Path::to_owned)
-                            .unwrap_or_default(),
-                        name: name.into_os_string(),
-                        inode: inode_of(&stat),
-                    },
-                    made,
-                })
-            }
-            _ => None,
-        };
-        self.keep(work, outcome, progress)?;
-        if let Some(first) = first {
-            progress.names.insert(inode_of(&entry.stat), first);
-        }
-        Ok(())
     }
 
     fn take_symlink(&self, work: &Work, summary: &mut TreeSummary) -> Result<()> {
@@ -395,6 +363,11 @@ impl<'a> Tree<'a> {
         let text = rustix::fs::readlinkat(&*entry.directory, &entry.name, Vec::new())
             .context("cannot read the link", &entry.path)?;
         let target = self.place(work, PathBuf::from(&entry.name));
+        let there = rustix::fs::readlinkat(&*target.directory, &target.name, Vec::new());
+        if !self.task.replaces() && there.is_ok_and(|there| there == text) {
+            summary.up_to_date += 1;
+            return Ok(());
+        }
         make_symlink(&text, &entry.stat, target, self.task.replaces())?;
         summary.links += 1;
         Ok(())
@@ -423,15 +396,20 @@ impl<'a> Tree<'a> {
     }
 }
 
-pub(crate) fn is_named_packed(name: &OsStr) -> bool {
-    name.as_bytes().ends_with(b".warp")
+/// Checks that there can be written beside the files of a tree.
+fn check_writable(root: &Path) -> Result<()> {
+    let stat = rustix::fs::statvfs(root).context("cannot examine", root)?;
+    match stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        true => Err(Error::unusable(
+            "is on a read-only file system; if warpfs shows the tree here, unmount it first ('warpfs umount')",
+        )
+        .in_file(root)),
+        false => Ok(()),
+    }
 }
 
-/// Whether a file was not written to from one look to the next. The change time may differ: removing another of the
-/// file's names changes it.
-fn is_same_state(before: &Stat, after: &Stat) -> bool {
-    let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-    state(before) == state(after)
+pub(crate) fn is_named_packed(name: &OsStr) -> bool {
+    name.as_bytes().ends_with(b".warp")
 }
 
 impl Work {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "files")]
 pub use files::unpack_file;
 #[cfg(feature = "files")]
-pub(crate) use files::unpack_opened;
+pub(crate) use files::{prove_unpacked, unpack_opened};
 
 use crate::archive::Archive;
 use crate::decoding::{Decoding, Sink, without_damaged_record};

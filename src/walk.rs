@@ -2,11 +2,13 @@
 //!
 //! Every directory is opened through its parent's descriptor and never through a symbolic link, so that nothing done to
 //! the tree meanwhile leads the walk outside. A directory's names are read when it is entered: what is created in it later,
-//! by the very job that walks, is not met. In memory are the names of the directories from the root to here.
+//! by the very job that walks, is not met. What a [`Selection`] leaves out is not met either. In memory are the names of the directories from the root to here.
 
 mod descent;
+mod selection;
 
 pub(crate) use descent::Descent;
+pub use selection::Selection;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -56,6 +58,9 @@ pub(crate) struct Walk {
     levels: Descent<Level>,
     /// A directory not to be entered, by device and inode: where the output goes.
     except: Option<(u64, u64)>,
+    selection: Selection,
+    /// The device of the root.
+    device: Option<u64>,
     begun: bool,
     /// Why there was no way back out of a directory.
     lost: Option<Error>,
@@ -75,9 +80,17 @@ impl Walk {
             root: root.to_owned(),
             levels: Descent::new(),
             except,
+            selection: Selection::default(),
+            device: None,
             begun: false,
             lost: None,
         }
+    }
+
+    /// The same walk of what is selected.
+    pub(crate) fn selecting(mut self, selection: Selection) -> Self {
+        self.selection = selection;
+        self
     }
 
     /// Leaves the directory entered last, without what is left in it.
@@ -110,15 +123,11 @@ impl Walk {
         };
         let directory = opened.context("cannot open", &path)?;
         let stat = rustix::fs::fstat(&directory).context("cannot examine", &path)?;
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&directory).context("cannot list", &path)? {
-            let entry = entry.context("cannot list", &path)?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(OsStr::from_bytes(name).to_owned());
-            }
-        }
-        names.sort_unstable();
+        let root_device = *self.device.get_or_insert(stat.st_dev);
+        let names = match self.selection.enters(stat.st_dev, root_device) {
+            true => names_in(&directory).context("cannot list", &path)?,
+            false => Vec::new(),
+        };
         let directory = Arc::new(directory);
         let level = Level {
             relative: relative.clone(),
@@ -173,7 +182,11 @@ impl Iterator for Walk {
                     return Some(Err(error).context("cannot examine", &path));
                 }
             };
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if !self.selection.takes(&relative, kind) {
+                continue;
+            }
+            if kind == FileType::Directory {
                 if self.except == Some((stat.st_dev, stat.st_ino)) {
                     continue;
                 }
@@ -188,6 +201,20 @@ impl Iterator for Walk {
             })));
         }
     }
+}
+
+/// The names in a directory, in order.
+pub(crate) fn names_in(directory: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 #[cfg(test)]

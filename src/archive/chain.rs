@@ -72,7 +72,7 @@ pub(crate) fn has_header(source: &dyn Source, path: &Path, file_len: u64) -> Res
 ///
 /// # Errors
 /// The file is none of ours by its header, or cannot be read.
-#[cfg(feature = "fuse")]
+#[cfg(feature = "files")]
 pub(crate) fn describe(source: &dyn Source, path: &Path, file_len: u64) -> Result<Description> {
     let header = match Header::read(source, path, file_len)? {
         Header::Table(header) => return Ok(Description::from(&header)),

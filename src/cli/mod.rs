@@ -4,6 +4,7 @@
 //! standard error; results go to standard output; progress goes to standard error, if that is a terminal.
 
 mod allocator;
+mod estimate;
 mod info;
 mod logging;
 mod mount;
@@ -61,6 +62,7 @@ enum Command {
     Unpack(unpack::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
+    Estimate(estimate::Arguments),
     Stats(stats::Stats),
 }
 
@@ -144,6 +146,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Pack(arguments) => pack::run(&arguments, volume),
         Command::Unpack(arguments) => unpack::run(&arguments, volume),
         Command::Verify(arguments) => verify::run(&arguments, volume),
+        Command::Estimate(arguments) => estimate::run(&arguments, volume),
         Command::Info(arguments) => info::run(&arguments, volume),
         Command::Stats(arguments) => arguments.run(),
     };

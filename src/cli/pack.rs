@@ -8,7 +8,7 @@ use warpfs::pack::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_ZSTD_LEVEL, Level, PackOptions, pack_file, pack_standard_input,
     packed_name,
 };
-use warpfs::recursive::pack_tree;
+use warpfs::recursive::{Selection, TreeOptions, pack_tree};
 
 use super::outputs::{Planned, output_parser, plan};
 use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
@@ -16,9 +16,14 @@ use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 /// Pack files: x becomes x.warp beside it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+A tree packed again: only what is missing, or has another size or time than it had, is packed (with --force all of it).
+Settings are not compared, and what is gone from the tree stays in the output.
+
 Example:
   warpfs pack --codec zstd --chunk-size 256K disk.img     writes disk.img.warp
-  warpfs pack -r photos -o /backup/photos                 packs a tree into another")]
+  warpfs pack -r photos -o /backup/photos                 packs a tree into another
+  warpfs pack -r --exclude '*.jpg' --exclude cache/ photos -o /backup/photos
+  warpfs pack -r --in-place models                        replaces files; 'warpfs mount models models' shows them as before")]
 pub(super) struct Arguments {
     /// Files to pack, or trees with -r; - is standard input
     #[arg(required = true, value_name = "INPUT")]
@@ -35,9 +40,30 @@ pub(super) struct Arguments {
     /// Remove the input, once what was written has been read back and verified
     #[arg(long)]
     rm: bool,
+    /// With -r: replace the files of a tree, x by x.warp, each once it is verified; those that free no room stay as they are
+    #[arg(long, requires = "recursive", conflicts_with = "output")]
+    in_place: bool,
+    /// With -r: leave out what matches: names at any depth, or with a slash in it paths from the tree's root on; with a slash at
+    /// the end directories alone. An excluded directory is not entered. Wins over --include
+    #[arg(long, value_name = "GLOB", requires = "recursive")]
+    exclude: Vec<String>,
+    /// With -r: of the files take only those that match, or are in a directory that does
+    #[arg(long, value_name = "GLOB", requires = "recursive")]
+    include: Vec<String>,
+    /// With -r: do not pack files smaller than this, but copy them, or leave them where they are
+    #[arg(long, value_name = "SIZE", requires = "recursive", value_parser = size::parse)]
+    min_size: Option<u64>,
+    /// With -r: do not go into other file systems mounted in the tree; their mount points become empty directories
+    #[arg(long, requires = "recursive")]
+    one_file_system: bool,
     /// What to aim for
     #[arg(long, default_value = "auto", value_parser = level_parser())]
     level: Level,
+    /// Instead of a level: what the files are for; 'warpfs estimate' shows what each comes to. archive is zstd at level 19
+    /// in chunks of 1M, balanced is --level auto, random is zstd at level 9 in chunks of 16K
+    #[arg(long = "for", value_name = "PURPOSE", value_parser = purpose_parser(),
+          conflicts_with_all = ["level", "codec", "zstd_level", "zstd_threads", "brotli_quality"])]
+    purpose: Option<Level>,
     /// The codec, instead of the level's choice
     #[arg(long, value_parser = codec_parser())]
     codec: Option<Codec>,
@@ -78,6 +104,14 @@ fn level_parser() -> impl TypedValueParser<Value = Level> {
     })
 }
 
+fn purpose_parser() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(["archive", "balanced", "random"]).map(|name| match name.as_str() {
+        "archive" => Level::Archive,
+        "random" => Level::Random,
+        _ => Level::Auto,
+    })
+}
+
 fn codec_parser() -> impl TypedValueParser<Value = Codec> {
     PossibleValuesParser::new(Codec::ALL.map(Codec::name)).try_map(|name| name.parse::<Codec>())
 }
@@ -97,8 +131,16 @@ const STANDARD_INPUT: &str = "-";
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
     let plan = checked_plan(arguments).unwrap_or_else(|why| wrong_usage("pack", why));
+    let selection = Selection::new(&arguments.exclude, &arguments.include)
+        .unwrap_or_else(|why| wrong_usage("pack", why))
+        .one_file_system(arguments.one_file_system);
+    let tree = TreeOptions {
+        selection,
+        min_size: arguments.min_size.unwrap_or(0),
+        in_place: arguments.in_place,
+    };
     let options = PackOptions {
-        level: arguments.level,
+        level: arguments.purpose.unwrap_or(arguments.level),
         codec: arguments.codec,
         chunk_size: arguments.chunk_size,
         threads: arguments.threads.map(usize::from),
@@ -107,10 +149,10 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         brotli_quality: arguments.brotli_quality,
         checksum: arguments.checksum.0,
         force: arguments.force,
-        remove: arguments.rm,
+        remove: arguments.rm || arguments.in_place,
     };
     for_each_input(&plan, volume, |task| match task.tree {
-        true => tree_of(&options, task),
+        true => tree_of(&options, &tree, task),
         false => file(&options, task),
     })
 }
@@ -145,8 +187,8 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
     }
 }
 
-fn tree_of(options: &PackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
-    let summary = pack_tree(task.input, task.output, options, task.control)?;
+fn tree_of(options: &PackOptions, tree: &TreeOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+    let summary = pack_tree(task.input, task.output, options, tree, task.control)?;
     task.progress.summarize_tree(task.input, "packed", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))
 }

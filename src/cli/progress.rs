@@ -89,19 +89,41 @@ impl Progress {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         say(format_args!(
-            "{}: {} files {verb}, {} original, {} packed ({}), {} copied, {} left as they are, {} links, {} devices and pipes left out, {} failed, \
-             {seconds:.1} s",
+            "{}: {} files {verb}, {seconds:.1} s, {}/s",
             path.display(),
             summary.files,
-            human(summary.original_size),
-            human(summary.packed_size),
-            percent(summary.packed_size, summary.original_size),
-            summary.copied,
-            summary.left,
-            summary.links,
-            summary.special,
-            summary.failed,
+            human(rate(summary.original_size + summary.copied_size, seconds)),
         ));
+        let (original, packed) = (summary.original_size, summary.packed_size);
+        let line = |what: &str, count: u64, detail: String| {
+            if count > 0 {
+                say(format!("  {what:<12} {count:>9}  {detail}").trim_end());
+            }
+        };
+        line(
+            verb,
+            summary.files,
+            format!(
+                "{} original, {} packed ({})",
+                human(original),
+                human(packed),
+                percent(packed, original)
+            ),
+        );
+        line("copied", summary.copied, human(summary.copied_size));
+        line("up to date", summary.up_to_date, String::new());
+        line(
+            "left",
+            summary.left,
+            format!("{} as they are", human(summary.left_size)),
+        );
+        line("links made", summary.links, String::new());
+        line(
+            "left out",
+            summary.special,
+            "devices, pipes and sockets".to_owned(),
+        );
+        line("failed", summary.failed, "told of above".to_owned());
     }
 
     /// A line among the progress.
@@ -173,7 +195,7 @@ impl Observer for Progress {
 
     fn skipped(&self, path: &Path, why: &str) {
         if !self.volume.quiet {
-            self.line(&format!("warpfs: {}: left out: {why}", path.display()));
+            self.line(&format!("warpfs: {}: {why}", path.display()));
         }
     }
 }

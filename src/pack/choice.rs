@@ -41,7 +41,17 @@ pub enum Level {
     Max,
     /// Codec, chunk size and Zstandard's threads by the file's size and the machine's cores.
     Throughput,
+    /// As small as is reasonable, for what is seldom read: Zstandard's level 19, in chunks of 1 MiB.
+    Archive,
+    /// Short ways to any byte, for databases and disk images: Zstandard's level 9, in chunks of 16 KiB. Level 9 costs no
+    /// time in reading, and brings small chunks near the size that larger ones have at level 3.
+    Random,
 }
+
+/// The level and the chunk size of [`Level::Archive`].
+pub(crate) const ARCHIVE: (i32, u64) = (19, 1 << 20);
+/// The level and the chunk size of [`Level::Random`].
+pub(crate) const RANDOM: (i32, u64) = (9, 16 << 10);
 
 /// What was chosen for one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +125,7 @@ pub(super) fn choose(
     };
     let mut max_threads = usize::MAX;
     let mut chunk_size = options.chunk_size;
+    let mut preferred = DEFAULT_CHUNK_SIZE;
     let codec = match options.level {
         Level::Throughput => {
             let choice = throughput(size.unwrap_or(1 << 30), cores);
@@ -122,6 +133,13 @@ pub(super) fn choose(
             max_threads = choice.max_threads;
             chunk_size = chunk_size.or(Some(choice.chunk_size));
             options.codec.unwrap_or(choice.codec)
+        }
+        Level::Archive | Level::Random => {
+            (settings.zstd_level, preferred) = match options.level {
+                Level::Archive => ARCHIVE,
+                _ => RANDOM,
+            };
+            options.codec.unwrap_or(Codec::Zstd)
         }
         Level::Fastest => options.codec.unwrap_or(Codec::Snappy),
         Level::Max => options.codec.unwrap_or(Codec::Brotli),
@@ -132,7 +150,7 @@ pub(super) fn choose(
     };
     Ok(Choice {
         codec,
-        chunk_size: fitting(chunk_size, size.unwrap_or(0))?,
+        chunk_size: fitting(chunk_size, preferred, size.unwrap_or(0))?,
         settings,
         max_threads,
     })
@@ -149,9 +167,9 @@ fn smaller_of_two(sample: &[u8], settings: &Settings) -> Result<Codec> {
     })
 }
 
-/// The chunk size asked for, if the chunks of a file can then be counted in 32 bits; or one that gives it a table of moderate
-/// length.
-fn fitting(chunk_size: Option<u64>, size: u64) -> Result<u64> {
+/// The chunk size asked for, if the chunks of a file can then be counted in 32 bits; or the preferred one, or a larger one
+/// that gives it a table of moderate length.
+fn fitting(chunk_size: Option<u64>, preferred: u64, size: u64) -> Result<u64> {
     let chunks = |chunk_size: u64| size.div_ceil(chunk_size);
     if let Some(chunk_size) = chunk_size {
         let chunk_size = chunk_size.max(1);
@@ -162,7 +180,7 @@ fn fitting(chunk_size: Option<u64>, size: u64) -> Result<u64> {
         }
         return Ok(chunk_size);
     }
-    let mut chunk_size = DEFAULT_CHUNK_SIZE;
+    let mut chunk_size = preferred;
     while chunks(chunk_size) > DEFAULT_CHUNKS {
         chunk_size *= 2;
     }
@@ -230,6 +248,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_a_purpose_is_the_same_everywhere_but_for_huge_files() {
+        for cores in [1, 64] {
+            for (level, size, zstd_level, chunk_size) in [
+                (Level::Archive, M, 19, M),
+                (Level::Random, M, 9, 16 << 10),
+                (Level::Random, 64 << 30, 9, 64 << 10),
+            ] {
+                let options = PackOptions {
+                    level,
+                    ..PackOptions::default()
+                };
+                let choice = chosen(&options, size, cores);
+                let found = (choice.codec, choice.settings.zstd_level, choice.chunk_size);
+                assert_eq!(found, (Codec::Zstd, zstd_level, chunk_size));
+            }
+        }
+    }
+
+    #[test]
     fn auto_takes_zstd_only_where_it_pays() {
         let options = PackOptions::default();
         assert_eq!(chosen(&options, M, 2).codec, Codec::Zstd);
@@ -249,12 +286,18 @@ mod tests {
     #[test]
     fn chunks_are_no_more_than_can_be_counted() {
         let huge = 1_u64 << 60;
-        assert!(huge.div_ceil(fitting(None, huge).unwrap()) <= DEFAULT_CHUNKS);
-        assert!(fitting(Some(4096), huge).is_err());
-        assert_eq!(fitting(Some(4096), 1 << 40).unwrap(), 4096);
-        assert_eq!(fitting(None, 128 << 30).unwrap(), DEFAULT_CHUNK_SIZE);
+        assert!(huge.div_ceil(fitting(None, DEFAULT_CHUNK_SIZE, huge).unwrap()) <= DEFAULT_CHUNKS);
+        assert!(fitting(Some(4096), DEFAULT_CHUNK_SIZE, huge).is_err());
         assert_eq!(
-            fitting(None, (128 << 30) + 1).unwrap(),
+            fitting(Some(4096), DEFAULT_CHUNK_SIZE, 1 << 40).unwrap(),
+            4096
+        );
+        assert_eq!(
+            fitting(None, DEFAULT_CHUNK_SIZE, 128 << 30).unwrap(),
+            DEFAULT_CHUNK_SIZE
+        );
+        assert_eq!(
+            fitting(None, DEFAULT_CHUNK_SIZE, (128 << 30) + 1).unwrap(),
             2 * DEFAULT_CHUNK_SIZE
         );
     }

@@ -9,10 +9,10 @@ use rustix::fs::{Advice, FileType, OFlags, Stat};
 use super::input::{Polled, check_unchanged, pack_sized};
 use super::stream::pack_stream;
 use super::{PackOptions, Summary};
-use crate::archive::{Archive, Verify, has_header, open_at_once};
+use crate::archive::{Archive, Verify, describe, has_header, open_at_once};
 use crate::decoding::{Decoding, Sink};
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::Footer;
+use crate::format::{Description, Footer};
 use crate::job::{Control, thread_count};
 use crate::output::{Compared, NewFile};
 use crate::place::Place;
@@ -111,6 +111,12 @@ pub(crate) struct Written {
 }
 
 impl Written {
+    /// The bytes it takes on the disk, as far as the file system says so already.
+    pub(crate) fn allocated(&self) -> Result<u64> {
+        let stat = rustix::fs::fstat(self.new.file()).context("cannot examine", self.new.target());
+        stat.map(|stat| allocated(&stat))
+    }
+
     /// Makes it ready to be published: with the attributes of the input, and compared with it if it is to be removed.
     pub(crate) fn complete(
         self,
@@ -121,7 +127,12 @@ impl Written {
         control: Control<'_>,
     ) -> Result<NewFile> {
         if options.remove {
-            let read = read_back(&self.new, self.digest, file, input, options, control);
+            self.new.sync()?;
+            let own = self.new.file().try_clone();
+            let own = own.context("cannot open", self.new.target())?;
+            let digest = self.digest.as_ref();
+            let target = self.new.target();
+            let read = read_back(own, target, digest, file, input, options, control);
             // A file that was changed is what explains that it is another by now.
             check_unchanged(file, stat, input)?;
             read?;
@@ -194,35 +205,48 @@ pub(crate) fn is_packed(file: &File, stat: &Stat, path: &Path) -> Result<bool> {
     }
 }
 
+/// What a file says of itself, if it is packed by that rule.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn packed_description(
+    file: &File,
+    stat: &Stat,
+    path: &Path,
+) -> Result<Option<Description>> {
+    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    match describe(file, path, len) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Decodes the whole of a file just written, checks it against the digest of what was packed, and compares it with what the
 /// input holds now: neither times nor holes are to be believed where the only other copy is to go. Times are coarse on
 /// some file systems, and a store into a mapped page that was written to before does not change them.
 fn read_back(
-    new: &NewFile,
-    digest: Option<Footer>,
+    own: File,
+    target: &Path,
+    digest: Option<&Footer>,
     file: &File,
     input: &Path,
     options: &PackOptions,
     control: Control<'_>,
 ) -> Result<()> {
-    new.sync()?;
     // So that what is verified comes from the disk and not from memory, as far as the system goes along.
-    let _ = rustix::fs::fadvise(new.file(), 0, None, Advice::DontNeed);
-    let own = new
-        .file()
-        .try_clone()
-        .context("cannot open", new.target())?;
+    let _ = rustix::fs::fadvise(&own, 0, None, Advice::DontNeed);
     let unobserved = Control {
         observer: &crate::job::Unobserved,
         ..control
     };
     let compare = || {
-        let archive = Archive::from_file(own, new.target(), Verify::Fast, control.cancelled)?;
+        let archive = Archive::from_file(own, target, Verify::Fast, control.cancelled)?;
         let job = Decoding {
             archive: &archive,
             threads: thread_count(options.threads),
             control: unobserved,
-            digest: digest.as_ref(),
+            digest: digest.or(archive.footer()),
             proves_record: true,
             keep_going: false,
             refused: None,
@@ -238,9 +262,46 @@ fn read_back(
                 Some((chunk, offset)) => failure.in_chunk(chunk, offset),
                 None => failure,
             }
-            .in_file(new.target())
+            .in_file(target)
         }
     })
+}
+
+/// Does what is left of packing a file that is to be removed, where an earlier job was stopped in between: proves that the
+/// packed file at `place` holds what the file does, and that both it and its name are on the disk.
+///
+/// # Errors
+/// It does not, or the system's.
+pub(crate) fn prove_packed(
+    place: &Place,
+    file: &File,
+    stat: &Stat,
+    input: &Path,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let (packed, packed_stat) = open_entry(&*place.directory, &place.name, &place.path)?;
+    let found = packed_description(&packed, &packed_stat, &place.path)?;
+    let found = found.ok_or(ErrorKind::NotWarp)?;
+    place.sync(&packed)?;
+    let own = packed.try_clone().context("cannot open", &place.path)?;
+    let read = read_back(own, &place.path, None, file, input, options, control);
+    check_unchanged(file, stat, input)?;
+    read?;
+    Ok(Summary {
+        encodings: found.encodings,
+        chunks: found.chunk_count,
+        original_size: found.original_size,
+        packed_size: u64::try_from(packed_stat.st_size).unwrap_or(0),
+        lost: 0,
+    })
+}
+
+/// The bytes a file takes on the disk; `st_blocks` counts in units of 512, whatever the file system's.
+pub(crate) fn allocated(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512)
 }
 
 /// Opens a directory's entry for reading, whatever it has become since it was listed: a symbolic link is refused, a pipe

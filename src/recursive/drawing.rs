@@ -10,8 +10,8 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::fs::{CWD, FileType};
 
-use super::names::{Leave, make_directory};
-use super::{Item, LARGE, Tree, Work};
+use super::names::{Leave, Renewal, make_directory};
+use super::{Item, LARGE, Task, Tree, Work, earlier};
 use crate::error::{Error, IoContext, Result};
 use crate::place::inode_of;
 use crate::walk::{Descent, Entry, Step, Walk};
@@ -23,16 +23,16 @@ pub(super) struct Drawing {
     linked: HashSet<(u64, u64)>,
     /// The root of the tree that is made, or of the one that is worked on in place.
     root: Option<Arc<OwnedFd>>,
-    /// Of another tree, the directory that the walk's goes to, and whether it is to be given that one's attributes.
-    targets: Descent<bool>,
+    /// Of another tree, the directory that the walk's goes to, and what it is to be given of that one's.
+    targets: Descent<Option<Renewal>>,
 }
 
 impl Drawing {
     /// Makes the root of the other tree, if there is to be one. The attributes of directories that were there are
-    /// replaced only if `replace` is set.
-    pub(super) fn new(root: &Path, output: Option<&Path>, replace: bool) -> Result<Self> {
+    /// replaced only if the task replaces what exists.
+    pub(super) fn new(root: &Path, output: Option<&Path>, task: Task<'_>) -> Result<Self> {
         let mut drawing = Self {
-            walk: Walk::new(root, None),
+            walk: Walk::new(root, None).selecting(task.selection()),
             linked: HashSet::new(),
             root: None,
             targets: Descent::new(),
@@ -41,13 +41,29 @@ impl Drawing {
             let (directory, made) = make_root(output)?;
             let stat = rustix::fs::fstat(&directory).context("cannot examine", output)?;
             // So that a tree packed into itself does not grow forever.
-            drawing.walk = Walk::new(root, Some(inode_of(&stat)));
+            drawing.walk = Walk::new(root, Some(inode_of(&stat))).selecting(task.selection());
             let directory = Arc::new(directory);
             drawing.root = Some(directory.clone());
-            let entered = drawing.targets.enter(directory, made || replace);
+            let renewal = task.renewal(&directory, made);
+            let entered = drawing.targets.enter(directory, renewal);
             entered.context("cannot examine", output)?;
         }
         Ok(drawing)
+    }
+}
+
+impl Task<'_> {
+    /// What a directory of the other tree is to be given; `made` says whether it is new.
+    fn renewal(self, directory: &OwnedFd, made: bool) -> Option<Renewal> {
+        if made {
+            earlier::mark_directory(directory);
+        }
+        // What an earlier run was interrupted in has not got its attributes yet.
+        (made || self.replaces() || earlier::is_marked_directory(directory)).then_some(
+            Renewal::Attributes {
+                keep_mark: matches!(self, Task::Pack(..)),
+            },
+        )
     }
 }
 
@@ -99,38 +115,55 @@ impl Tree<'_> {
     fn enter(&self, entry: &Entry, drawing: &mut Drawing) -> Result<()> {
         let Some(target) = self.target(entry) else {
             drawing.root.get_or_insert_with(|| entry.directory.clone());
+            if !matches!(self.task, Task::Verify(_)) {
+                earlier::remove_leftovers(self.task, &entry.directory, &entry.directory);
+            }
             return Ok(());
         };
         // The root is made already.
         if entry.relative.as_os_str().is_empty() {
+            if let Some(root) = &drawing.root {
+                earlier::remove_leftovers(self.task, &entry.directory, root);
+            }
             return Ok(());
         }
         let Some((parent, _)) = drawing.targets.innermost() else {
             return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
         };
         let (directory, made) = make_directory(&*parent, &entry.name, &target)?;
-        let renewed = made || self.task.replaces();
-        let entered = drawing.targets.enter(Arc::new(directory), renewed);
+        if !made {
+            earlier::remove_leftovers(self.task, &entry.directory, &directory);
+        }
+        let renewal = self.task.renewal(&directory, made);
+        let entered = drawing.targets.enter(Arc::new(directory), renewal);
         entered.context("cannot examine", &target)
     }
 
     /// Goes back out of a directory, in both trees.
-    fn leave(&self, entry: Entry, targets: &mut Descent<bool>) -> Option<Item> {
-        let path = self.target(&entry)?;
-        let (directory, renewed, back) = targets.leave()?;
-        if renewed {
+    fn leave(&self, entry: Entry, targets: &mut Descent<Option<Renewal>>) -> Option<Item> {
+        let (path, directory, renewal, back) = match self.target(&entry) {
+            Some(path) => {
+                let (directory, renewal, back) = targets.leave()?;
+                (path, directory, renewal, back)
+            }
+            None => {
+                let renewal = self.task.removes().then_some(Renewal::Times);
+                (entry.path.clone(), entry.directory.clone(), renewal, Ok(()))
+            }
+        };
+        if let Some(renewal) = renewal {
             let leave = Leave {
                 entry,
                 directory,
                 path: path.clone(),
+                renewal,
             };
             let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             leaving.push_back(leave);
         }
         match back {
             Err(error) => Some(Item::Failed(error.in_file(&path))),
-            Ok(()) if renewed => Some(Item::Leave),
-            Ok(()) => None,
+            Ok(()) => renewal.map(|_| Item::Leave),
         }
     }
 

@@ -1,14 +1,19 @@
 //! What is done with one file of a tree, by any thread.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Stat};
 
-use super::{Outcome, Task, Tree, Work, is_named_packed, plain};
+use super::earlier::{self, Found};
+use super::{Made, Outcome, Task, Tree, Work, is_named_packed, plain};
 use crate::error::{Error, Result};
-use crate::pack::{PackOptions, is_packed, open_entry, pack_opened};
+use crate::pack::{
+    PackOptions, Summary, allocated, is_packed, open_entry, pack_opened, packed_description,
+    prove_packed,
+};
 use crate::place::Place;
-use crate::unpack::{UnpackOptions, unpack_opened};
+use crate::unpack::{UnpackOptions, prove_unpacked, unpack_opened};
 use crate::verify::{VerifyOptions, verify_opened};
 use crate::walk::Entry;
 
@@ -19,14 +24,10 @@ impl Tree<'_> {
         let (file, stat) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
         let made = self.task.name(Path::new(&entry.name));
         let threads = Some(threads);
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
         let as_it_is = || match self.output {
-            None => Ok(Outcome::Left),
-            Some(_) => {
-                let replace = self.task.replaces();
-                let target = self.place(work, PathBuf::from(&entry.name));
-                plain::copy(&file, &stat, &entry.path, target, replace, self.control)
-                    .map(Outcome::Copied)
-            }
+            None => Ok(Outcome::Left(size)),
+            Some(_) => self.copy(work, &file, &stat),
         };
         let control = self.control;
         match (self.task, made) {
@@ -34,52 +35,80 @@ impl Tree<'_> {
                 let options = VerifyOptions { threads, ..options };
                 verify_opened(file, &entry.path, options, control).map(Outcome::Verified)
             }
-            (Task::Verify(_), _) => Ok(Outcome::Left),
+            (Task::Verify(_), _) => Ok(Outcome::Left(size)),
             (_, None) => as_it_is(),
-            (Task::Pack(options), Some(made)) => {
+            (Task::Pack(options, tree), Some(made)) => {
                 // In a tree, --force replaces and does not mean to pack once more what is packed.
-                if stat.st_size == 0
-                    || is_packed(&file, &stat, &entry.path)?
-                    || self.is_name_taken(entry)
-                {
+                if size == 0 || is_packed(&file, &stat, &entry.path)? || self.is_name_taken(entry) {
                     return as_it_is();
                 }
-                if options.force && self.output.is_none() {
-                    check_is_no_input(&self.place(work, made.clone()))?;
+                let target = self.place(work, made.clone());
+                if !options.force
+                    && let Found::UpToDate(inode) = earlier::packed(&target, &stat)
+                {
+                    return match options.remove {
+                        false => Ok(up_to_date(true, inode)),
+                        true => self.complete(work, &stat, || {
+                            prove_packed(&target, &file, &stat, &entry.path, options, control)
+                        }),
+                    };
                 }
-                if options.remove {
-                    work.source().check_removable(&stat, options.force)?;
+                if size < tree.min_size {
+                    return as_it_is();
+                }
+                if self.output.is_some()
+                    && !options.force
+                    && let Found::UpToDate(inode) =
+                        earlier::plain(&self.place(work, PathBuf::from(&entry.name)), size, &stat)
+                {
+                    return Ok(up_to_date(false, inode));
+                }
+                if options.force && self.output.is_none() {
+                    check_is_no_input(&target)?;
+                }
+                if let Some(why) = self.keeps(work, &stat, &target)? {
+                    control.observer.skipped(&entry.path, &why);
+                    return as_it_is();
                 }
                 let options = PackOptions {
                     threads,
+                    force: self.may_replace(&target, true),
                     ..options.clone()
                 };
-                let written = pack_opened(
-                    &file,
-                    &stat,
-                    &entry.path,
-                    self.place(work, made),
-                    &options,
-                    control,
-                )?;
+                let written = pack_opened(&file, &stat, &entry.path, target, &options, control)?;
                 let summary = written.summary;
-                if summary.packed_size >= summary.original_size {
+                let frees = !tree.in_place || written.allocated()? < allocated(&stat);
+                if summary.packed_size >= summary.original_size || !frees {
+                    drop(written);
                     return as_it_is();
                 }
                 let new = written.complete(&file, &stat, &entry.path, &options, control)?;
                 Ok(Outcome::Made(new, summary))
             }
             (Task::Unpack(options), Some(made)) => {
-                if !is_packed(&file, &stat, &entry.path)? {
-                    let why = "named .warp, but is none by its header";
+                let Some(header) = packed_description(&file, &stat, &entry.path)? else {
+                    let why = "taken as it is: named .warp, but is none by its header";
                     control.observer.skipped(&entry.path, why);
                     return as_it_is();
-                }
+                };
                 if self.is_name_taken(entry) {
                     return as_it_is();
                 }
+                let target = self.place(work, made.clone());
+                if !options.force
+                    && let Found::UpToDate(inode) =
+                        earlier::plain(&target, header.original_size, &stat)
+                {
+                    return match options.remove {
+                        false => Ok(up_to_date(true, inode)),
+                        true => self.complete(work, &stat, || {
+                            prove_unpacked(&target, &file, &stat, &entry.path, options, control)
+                        }),
+                    };
+                }
                 if options.remove {
-                    work.source().check_removable(&stat, options.force)?;
+                    let force = options.force || self.has_all_names(&stat);
+                    work.source().check_removable(&stat, force)?;
                 }
                 let options = UnpackOptions {
                     threads,
@@ -98,6 +127,60 @@ impl Tree<'_> {
         }
     }
 
+    /// Copies a file to the other tree, unless that has been done.
+    fn copy(&self, work: &Work, file: &File, stat: &Stat) -> Result<Outcome> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let target = self.place(work, PathBuf::from(&work.entry.name));
+        if !self.task.replaces()
+            && let Found::UpToDate(inode) = earlier::plain(&target, size, stat)
+        {
+            return Ok(up_to_date(false, inode));
+        }
+        let replace = self.may_replace(&target, false);
+        let copy = plain::copy(file, stat, &work.entry.path, target, replace, self.control)?;
+        if matches!(self.task, Task::Pack(..)) {
+            earlier::mark_copy(copy.file());
+        }
+        Ok(Outcome::Copied(copy, size))
+    }
+
+    /// Why a file of a tree that is packed in place stays as it is, if it does.
+    ///
+    /// # Errors
+    /// Its name cannot be removed, and is not left for that.
+    fn keeps(&self, work: &Work, stat: &Stat, target: &Place) -> Result<Option<String>> {
+        if self.task.is_in_place() && !self.task.replaces() && target.stat().is_ok() {
+            let name = target.name.display();
+            return Ok(Some(format!(
+                "left as it is: '{name}' exists already, and is not what this file packs to"
+            )));
+        }
+        if !self.task.removes() {
+            return Ok(None);
+        }
+        let whole = self.has_all_names(stat);
+        if self.task.is_in_place() && !self.task.replaces() && !whole {
+            return Ok(Some(format!(
+                "left as it is: of its {} names (hard links) some are elsewhere, so packing it frees nothing",
+                stat.st_nlink
+            )));
+        }
+        let force = self.task.replaces() || whole;
+        work.source().check_removable(stat, force).map(|()| None)
+    }
+
+    /// Lets a file that was made of another by an earlier job take its place, once it is proved.
+    fn complete(
+        &self,
+        work: &Work,
+        stat: &Stat,
+        prove: impl FnOnce() -> Result<Summary>,
+    ) -> Result<Outcome> {
+        work.source()
+            .check_removable(stat, self.has_all_names(stat))?;
+        prove().map(Outcome::Completed)
+    }
+
     /// Whether something else in the source would come to have the name of what is made of this file in another tree.
     fn is_name_taken(&self, entry: &Entry) -> bool {
         let made = self.task.name(Path::new(&entry.name));
@@ -107,6 +190,10 @@ impl Tree<'_> {
                 rustix::fs::statat(&*entry.directory, name, flags).is_ok()
             })
     }
+}
+
+fn up_to_date(made: bool, inode: (u64, u64)) -> Outcome {
+    Outcome::UpToDate(Made { made, inode })
 }
 
 /// Checks that what has the name of a file's result in the same tree is not to be packed itself: by force it would be

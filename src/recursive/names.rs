@@ -9,11 +9,11 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::TreeSummary;
 use super::plain::copy_link_attributes;
+use super::{TreeSummary, earlier};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::usable_descriptors;
-use crate::output::{NewFile, NewName, copy_attributes};
+use crate::output::{NewFile, NewName, copy_attributes, times_of};
 use crate::pack::Summary;
 use crate::place::{Place, inode_of, open_beneath, open_directory};
 use crate::walk::Entry;
@@ -26,8 +26,12 @@ const DESCRIPTORS_FOR_ONE: usize = 6;
 
 /// What waits for new files to be synced.
 pub(super) enum Deferred {
-    /// A new file; what was made of its input, or nothing if it is a copy.
-    Rename(NewName, Option<Summary>),
+    /// A new file, and what it is. `instead` is then removed: what an earlier run made of the same input.
+    Rename {
+        name: NewName,
+        new: New,
+        instead: Option<Place>,
+    },
     /// A name for a file that has one by then.
     Link {
         first: FirstTarget,
@@ -38,11 +42,28 @@ pub(super) enum Deferred {
     Leave(Leave),
 }
 
+/// What a new file is.
+pub(super) enum New {
+    Made(Summary),
+    /// A copy of so many bytes.
+    Copy(u64),
+}
+
 /// A directory to be given the attributes of the entry it was made for.
 pub(super) struct Leave {
     pub(super) entry: Entry,
     pub(super) directory: Arc<OwnedFd>,
     pub(super) path: PathBuf,
+    pub(super) renewal: Renewal,
+}
+
+/// What a directory is given when all that was made in it has its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// The attributes of the one it was made for. The mark of what was made here stays, or goes.
+    Attributes { keep_mark: bool },
+    /// The times it had itself, if files in it were replaced by what was made of them.
+    Times,
 }
 
 /// Where the first of a file's names in the target tree is: without a descriptor, for there may be any number of them.
@@ -80,15 +101,20 @@ impl Batch {
         self.deferred.push(deferred);
     }
 
-    /// Lets a file get its name with the others; `made` is what was made of its input, if it is not a copy.
-    pub(super) fn push_file(&mut self, new: NewFile, made: Option<Summary>) -> Result<()> {
-        let (file, name) = new.finish();
+    /// Lets a file get its name with the others.
+    pub(super) fn push_file(
+        &mut self,
+        file: NewFile,
+        new: New,
+        instead: Option<Place>,
+    ) -> Result<()> {
+        let (file, name) = file.finish();
         let stat = rustix::fs::fstat(&file).context("cannot examine", &name.target().path)?;
         let mut devices = self.file_systems.iter();
         if !devices.any(|&(device, _)| device == stat.st_dev) {
             self.file_systems.push((stat.st_dev, file));
         }
-        self.deferred.push(Deferred::Rename(name, made));
+        self.deferred.push(Deferred::Rename { name, new, instead });
         Ok(())
     }
 
@@ -106,15 +132,19 @@ impl Batch {
             let done = match (deferred, synced) {
                 (Deferred::Leave(leave), _) => leave.finish(),
                 // Nothing gets a name that it may not be able to hold.
-                (Deferred::Rename(name, _), Err(error)) => {
+                (Deferred::Rename { name, .. }, Err(error)) => {
                     Err(error).context("cannot sync", &name.target().path)
                 }
                 (Deferred::Link { target, .. }, Err(error)) => {
                     Err(error).context("cannot sync", &target.path)
                 }
-                (Deferred::Rename(name, made), Ok(())) => name.rename().map(|()| {
-                    summary.count(made.as_ref());
+                (Deferred::Rename { name, new, instead }, Ok(())) => name.rename().and_then(|()| {
+                    match new {
+                        New::Made(made) => summary.count(&made),
+                        New::Copy(size) => summary.count_copy(size),
+                    }
                     last_renamed = Some(name.target().path.clone());
+                    instead.map_or(Ok(()), |instead| remove(&instead))
                 }),
                 (
                     Deferred::Link {
@@ -140,6 +170,11 @@ impl Batch {
     }
 }
 
+fn remove(place: &Place) -> Result<()> {
+    rustix::fs::unlinkat(&*place.directory, &place.name, AtFlags::empty())
+        .context("cannot remove", &place.path)
+}
+
 /// Writes down everything that these file systems have not written yet.
 fn sync(file_systems: &[(u64, File)]) -> rustix::io::Result<()> {
     file_systems
@@ -152,7 +187,26 @@ impl Leave {
         let Entry {
             directory, stat, ..
         } = &self.entry;
-        copy_attributes(&**directory, stat, &*self.directory, &self.path)
+        match self.renewal {
+            Renewal::Attributes { keep_mark } => {
+                if !keep_mark {
+                    earlier::unmark(&*self.directory);
+                }
+                copy_attributes(&**directory, stat, &*self.directory, &self.path)
+            }
+            Renewal::Times => {
+                let now =
+                    rustix::fs::fstat(&*self.directory).context("cannot examine", &self.path)?;
+                if (now.st_mtime, now.st_mtime_nsec) == (stat.st_mtime, stat.st_mtime_nsec) {
+                    return Ok(());
+                }
+                match rustix::fs::futimens(&*self.directory, &times_of(stat)) {
+                    // Who may write to a directory need not own it.
+                    Ok(()) | Err(Errno::PERM) => Ok(()),
+                    Err(error) => Err(error).context("cannot set the times of", &self.path),
+                }
+            }
+        }
     }
 }
 

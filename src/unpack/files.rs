@@ -6,12 +6,12 @@ use std::path::Path;
 use rustix::fs::{Advice, Stat};
 
 use super::{UnpackOptions, decode, summary, wanted};
-use crate::archive::{Archive, open_regular};
+use crate::archive::{Archive, Verify, open_regular};
 use crate::decoding::{Decoding, Sink, without_damaged_record};
 use crate::error::{IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
 use crate::output::{Compared, Filled, NewFile};
-use crate::pack::{Summary, check_unchanged};
+use crate::pack::{Summary, check_unchanged, open_entry};
 use crate::place::Place;
 
 /// Unpacks a file as `output`.
@@ -70,7 +70,10 @@ pub(crate) fn unpack_opened(
         decode(&archive, refused, options, control, &mut sink)
     };
     let done = match options.remove {
-        true => done.and_then(|lost| read_back(&archive, &new, options, control).map(|()| lost)),
+        true => done.and_then(|lost| {
+            new.sync()?;
+            read_back(&archive, new.file(), new.target(), options, control).map(|()| lost)
+        }),
         false => done,
     };
     // A file that was changed is not a damaged one.
@@ -83,21 +86,18 @@ pub(crate) fn unpack_opened(
 /// Compares a file just written, as it is on the disk, with what it was unpacked from.
 fn read_back(
     archive: &Archive,
-    new: &NewFile,
+    file: &File,
+    path: &Path,
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<()> {
-    new.sync()?;
     // So that what is compared comes from the disk and not from memory, as far as the system goes along.
-    let _ = rustix::fs::fadvise(new.file(), 0, None, Advice::DontNeed);
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
     let unobserved = Control {
         observer: &Unobserved,
         ..control
     };
-    let compared = Compared {
-        file: new.file(),
-        path: new.target(),
-    };
+    let compared = Compared { file, path };
     let job = Decoding {
         archive,
         threads: thread_count(options.threads),
@@ -108,4 +108,27 @@ fn read_back(
         refused: None,
     };
     job.all(&mut Sink::Placed(&compared)).map(drop)
+}
+
+/// Does what is left of unpacking a file that is to be removed, where an earlier job was stopped in between: proves that the
+/// file at `place` is what it unpacks to, and that both it and its name are on the disk.
+///
+/// # Errors
+/// It is not, or the system's.
+pub(crate) fn prove_unpacked(
+    place: &Place,
+    file: &File,
+    stat: &Stat,
+    input: &Path,
+    options: &UnpackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let (plain, _) = open_entry(&*place.directory, &place.name, &place.path)?;
+    place.sync(&plain)?;
+    let own = file.try_clone().context("cannot open", input)?;
+    let archive = Archive::from_file(own, input, Verify::Fast, control.cancelled)?;
+    let read = read_back(&archive, &plain, &place.path, options, control);
+    check_unchanged(file, stat, input)?;
+    read?;
+    Ok(summary(&archive, 0))
 }

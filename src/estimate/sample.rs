@@ -1,0 +1,367 @@
+//! The samples: which bytes of which files, and what they stand for.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FileType, Stat};
+
+use super::is_tree;
+use super::measure::Costs;
+use crate::archive::open_regular;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::job::Control;
+use crate::pack::{SizedInput, is_packed};
+use crate::place::inode_of;
+use crate::walk::{Step, Walk};
+
+/// The length of a sample, in bytes, where its file is not shorter: a multiple of all chunk sizes that are tried.
+pub(super) const REGION_LEN: u64 = 1 << 20;
+/// How much is sampled at most, in bytes: so much is held in memory.
+const MOST_BYTES: u64 = 48 << 20;
+/// How many samples there are at most, of small files.
+const MOST_SAMPLES: usize = 4096;
+/// How long samples are read.
+const TIME: Duration = Duration::from_millis(1500);
+/// How many stretches of data a sparse file is seen to have; all behind the last of them is taken for data.
+const MOST_RUNS: usize = 4096;
+
+/// A file to be packed.
+struct Candidate {
+    path: PathBuf,
+    size: u64,
+    /// Which bytes have data, in whole regions.
+    runs: Vec<Range<u64>>,
+    /// Whether it is copied if it does not shrink.
+    in_tree: bool,
+}
+
+impl Candidate {
+    fn data(&self) -> u64 {
+        self.runs.iter().map(|run| run.end - run.start).sum()
+    }
+}
+
+/// One sample.
+pub(super) struct Sample {
+    pub(super) bytes: Vec<u8>,
+    /// Where it begins in its file, in bytes.
+    pub(super) offset: u64,
+    /// The size of its file, in bytes.
+    pub(super) file_size: u64,
+    file: usize,
+    /// How much it stands for, beside the others.
+    weight: f64,
+    /// It is copied and not packed, whatever comes out.
+    copied: bool,
+}
+
+/// See the module's description.
+pub(super) struct Samples {
+    files: Vec<Candidate>,
+    samples: Vec<Sample>,
+    failed: u64,
+}
+
+impl Samples {
+    /// Looks at these files and trees, and reads the samples.
+    pub(super) fn take<'a>(
+        paths: impl Iterator<Item = &'a Path>,
+        control: Control<'_>,
+    ) -> Result<Self> {
+        let mut taken = Self {
+            files: Vec::new(),
+            samples: Vec::new(),
+            failed: 0,
+        };
+        let mut seen = HashSet::new();
+        for path in paths {
+            if !is_tree(path) {
+                let file = open_regular(path)?;
+                let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
+                taken.files.push(candidate(path, &stat, false)?);
+                continue;
+            }
+            for step in Walk::new(path, None) {
+                if control.cancelled.load(Ordering::Relaxed) {
+                    return Err(ErrorKind::Cancelled.into());
+                }
+                let found = match step {
+                    Ok(Step::Other(entry)) if entry.kind() == FileType::RegularFile => {
+                        let first = entry.stat.st_nlink == 1 || seen.insert(inode_of(&entry.stat));
+                        if !first || entry.stat.st_size == 0 {
+                            continue;
+                        }
+                        candidate(&entry.path, &entry.stat, true)
+                    }
+                    Ok(_) => continue,
+                    Err(error) => Err(error),
+                };
+                taken.keep(found, control);
+            }
+        }
+        taken.files.retain(|file| file.size > 0);
+        taken.read(control)?;
+        if taken.samples.is_empty() && taken.files.iter().all(|file| file.data() > 0) {
+            return Err(Error::unusable("there is nothing to be packed here"));
+        }
+        Ok(taken)
+    }
+
+    fn keep(&mut self, found: Result<Candidate>, control: Control<'_>) {
+        match found {
+            Ok(candidate) => self.files.push(candidate),
+            Err(error) => self.fail(&error, control),
+        }
+    }
+
+    fn fail(&mut self, error: &Error, control: Control<'_>) {
+        self.failed += 1;
+        control.observer.failed(error);
+    }
+
+    fn read(&mut self, control: Control<'_>) -> Result<()> {
+        let started = Instant::now();
+        let mut ends = Vec::with_capacity(self.files.len());
+        let mut total = 0;
+        for file in &self.files {
+            total += file.data();
+            ends.push(total);
+        }
+        let everything = total <= MOST_BYTES && self.files.len() <= MOST_SAMPLES;
+        let mut taken: HashMap<(usize, u64), Option<usize>> = HashMap::new();
+        let mut bytes = 0;
+        let mut position = 0;
+        for turn in 0..2 * MOST_SAMPLES as u64 {
+            if control.cancelled.load(Ordering::Relaxed) {
+                return Err(ErrorKind::Cancelled.into());
+            }
+            if total == 0 || bytes >= MOST_BYTES || self.samples.len() >= MOST_SAMPLES {
+                break;
+            }
+            if started.elapsed() > TIME && bytes >= 8 * REGION_LEN {
+                break;
+            }
+            if !everything {
+                position = spread(turn, total);
+            } else if position >= total {
+                break;
+            }
+            let file = ends.partition_point(|&end| end <= position);
+            let Some(candidate) = self.files.get(file) else {
+                break;
+            };
+            let begin = ends.get(file).map_or(0, |end| end - candidate.data());
+            let Some(region) = region_at(candidate, position - begin) else {
+                break;
+            };
+            let len = region.end - region.start;
+            if everything {
+                position += len;
+            }
+            match taken.get(&(file, region.start)) {
+                Some(Some(again)) => {
+                    if let Some(sample) = self.samples.get_mut(*again) {
+                        sample.weight += 1.0;
+                    }
+                }
+                Some(None) => {}
+                None => {
+                    let read = read_region(candidate, &region);
+                    let number = match read {
+                        Ok((data, copied)) => {
+                            bytes += len;
+                            self.samples.push(Sample {
+                                bytes: data,
+                                offset: region.start,
+                                file_size: candidate.size,
+                                file,
+                                weight: if everything { len as f64 } else { 1.0 },
+                                copied: copied && candidate.in_tree,
+                            });
+                            Some(self.samples.len() - 1)
+                        }
+                        Err(error) => {
+                            self.fail(&error, control);
+                            None
+                        }
+                    };
+                    taken.insert((file, region.start), number);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn all(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    /// The samples' numbers, from what compresses best to what does worst.
+    pub(super) fn ranks(&self, costs: &Costs) -> Vec<usize> {
+        let part = |number: &usize| {
+            let len = self
+                .samples
+                .get(*number)
+                .map_or(1, |sample| sample.bytes.len());
+            let cost = costs.samples.get(*number).copied().flatten();
+            cost.unwrap_or(0.0) / len as f64
+        };
+        let mut ranks: Vec<usize> = (0..self.samples.len()).collect();
+        ranks.sort_by(|one, other| part(one).total_cmp(&part(other)));
+        ranks
+    }
+
+    pub(super) fn files(&self) -> u64 {
+        self.files.len() as u64
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    pub(super) fn sampled(&self) -> u64 {
+        self.samples
+            .iter()
+            .map(|sample| sample.bytes.len() as u64)
+            .sum()
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// The size of everything packed, in bytes, where the samples come to so much.
+    pub(super) fn packed_size(&self, costs: &Costs) -> u64 {
+        let by_file = self.by_file(costs);
+        let mut packed = 0.0;
+        let mut weights = 0.0;
+        for (sample, cost) in self.samples.iter().zip(&costs.samples) {
+            let shrinks = by_file
+                .get(&sample.file)
+                .is_none_or(|(cost, size)| cost < size);
+            let in_tree = self.files.get(sample.file).is_some_and(|file| file.in_tree);
+            let part = match sample.copied || (in_tree && !shrinks) {
+                true => 1.0,
+                false => cost.unwrap_or(0.0) / sample.bytes.len().max(1) as f64,
+            };
+            packed += part * sample.weight;
+            weights += sample.weight;
+        }
+        let data: u64 = self.files.iter().map(Candidate::data).sum();
+        let holes = self.size() - data;
+        let of_data = if weights > 0.0 { packed / weights } else { 0.0 };
+        (of_data * data as f64 + costs.of_a_hole * holes as f64) as u64
+    }
+
+    /// What auto would have: of every file the second's costs, unless the first's are a tenth less; and whether that is the
+    /// first's for most of the data.
+    pub(super) fn auto(&self, first: &Costs, second: &Costs) -> (Costs, bool) {
+        let (by_first, by_second) = (self.by_file(first), self.by_file(second));
+        let mut firsts = 0.0;
+        let mut others = 0.0;
+        let mut samples = Vec::new();
+        let both = first.samples.iter().zip(&second.samples);
+        for (sample, (first, second)) in self.samples.iter().zip(both) {
+            let costs = by_first.get(&sample.file).zip(by_second.get(&sample.file));
+            let pays = costs.is_none_or(|((first, _), (second, _))| first * 10.0 <= second * 9.0);
+            *(if pays { &mut firsts } else { &mut others }) += sample.weight;
+            samples.push(if pays { *first } else { *second });
+        }
+        let costs = Costs {
+            samples,
+            of_a_hole: first.of_a_hole,
+        };
+        (costs, firsts >= others)
+    }
+
+    /// What the samples of each file come to, and their size, in bytes.
+    fn by_file(&self, costs: &Costs) -> HashMap<usize, (f64, f64)> {
+        let mut files: HashMap<usize, (f64, f64)> = HashMap::new();
+        for (sample, cost) in self.samples.iter().zip(&costs.samples) {
+            let (costs, size) = files.entry(sample.file).or_default();
+            *costs += cost.unwrap_or(0.0);
+            *size += sample.bytes.len() as f64;
+        }
+        files
+    }
+}
+
+/// A number below `end` for every turn: however many there have been, they lie evenly. These are the fractions of multiples of
+/// the golden ratio.
+pub(super) fn spread(turn: u64, end: u64) -> u64 {
+    let fraction = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((u128::from(fraction) * u128::from(end)) >> 64) as u64
+}
+
+fn candidate(path: &Path, stat: &Stat, in_tree: bool) -> Result<Candidate> {
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let mut runs = Vec::from_iter((size > 0).then_some(0..size));
+    let allocated = u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512);
+    if allocated < size && size > REGION_LEN {
+        let file = open_regular(path)?;
+        runs = data_runs(&SizedInput::new(&file, path, *stat))?;
+    }
+    Ok(Candidate {
+        path: path.to_owned(),
+        size,
+        runs,
+        in_tree,
+    })
+}
+
+/// Where a sparse file has data, in whole regions.
+fn data_runs(input: &SizedInput<'_>) -> Result<Vec<Range<u64>>> {
+    let size = input.size();
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    let mut offset = 0;
+    while let Some(data) = input.next_data(offset)?.filter(|&data| data < size) {
+        let start = data / REGION_LEN * REGION_LEN;
+        let end = match runs.len() < MOST_RUNS {
+            true => size.min(start + REGION_LEN),
+            false => size,
+        };
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => runs.push(start..end),
+        }
+        if end == size {
+            break;
+        }
+        offset = end;
+    }
+    Ok(runs)
+}
+
+/// The region that holds the byte which so many bytes of data are in front of.
+fn region_at(candidate: &Candidate, mut position: u64) -> Option<Range<u64>> {
+    for run in &candidate.runs {
+        let len = run.end - run.start;
+        if position < len {
+            let start = (run.start + position) / REGION_LEN * REGION_LEN;
+            return Some(start..candidate.size.min(start + REGION_LEN));
+        }
+        position -= len;
+    }
+    None
+}
+
+/// Reads a region, and says whether the file is packed already.
+fn read_region(candidate: &Candidate, region: &Range<u64>) -> Result<(Vec<u8>, bool)> {
+    let path = &candidate.path;
+    let file: File = open_regular(path)?;
+    let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
+    if u64::try_from(stat.st_size) != Ok(candidate.size) {
+        return Err(Error::new(ErrorKind::InputChanged).in_file(path));
+    }
+    let packed = is_packed(&file, &stat, path)?;
+    let input = SizedInput::new(&file, path, stat);
+    let mut bytes = vec![0; usize::try_from(region.end - region.start).unwrap_or(0)];
+    input.read(region, &mut bytes)?;
+    Ok((bytes, packed))
+}

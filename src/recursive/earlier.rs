@@ -1,0 +1,191 @@
+//! What an earlier run of the same job has left: what of it is up to date, and what may be replaced or removed.
+//!
+//! What is made of a file has its modification time and says how long it was, so a later run sees without reading it that
+//! nothing is to be done. How it was packed is not compared. Where the file has changed, what is there is replaced only if
+//! it is the job's own: a packed file by its header; a copy and a directory, which have nothing of the kind, by a mark, an
+//! extended attribute that a copy's later change makes void. Where there are no such attributes, changed copies are not
+//! replaced. A killed run's temporary files are told from a living one's by the lock that the latter holds.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, XattrFlags, fgetxattr, flock,
+};
+
+use super::{Task, Tree, Work};
+use crate::output::{is_whole_name, temporary_of};
+use crate::pack::{open_entry, packed_description};
+use crate::place::{Place, inode_of};
+use crate::walk::names_in;
+
+/// The attribute that marks what was made here. It is not copied from file to file.
+const MARK: &str = "user.warpfs.made";
+/// Its value for a directory.
+const DIRECTORY: &[u8] = b"directory";
+
+/// What is found where a result is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    /// The result of the file as it is now; its device and inode.
+    UpToDate((u64, u64)),
+    /// The result of what the file was before.
+    Outdated,
+    Foreign,
+}
+
+/// Looks for a file packed from one with these attributes.
+pub(super) fn packed(place: &Place, original: &Stat) -> Found {
+    if place.stat().is_err() {
+        return Found::Nothing;
+    }
+    let Ok((file, stat)) = open_entry(&*place.directory, &place.name, &place.path) else {
+        return Found::Foreign;
+    };
+    match packed_description(&file, &stat, &place.path) {
+        Ok(Some(header)) => {
+            let size = u64::try_from(original.st_size).unwrap_or(0);
+            match header.original_size == size && same_time(&stat, original) {
+                true => Found::UpToDate(inode_of(&stat)),
+                false => Found::Outdated,
+            }
+        }
+        Ok(None) | Err(_) => Found::Foreign,
+    }
+}
+
+/// Looks for a plain file of so many bytes, with the time of the one it is made of.
+pub(super) fn plain(place: &Place, size: u64, original: &Stat) -> Found {
+    let Ok(stat) = place.stat() else {
+        return Found::Nothing;
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Found::Foreign;
+    }
+    if u64::try_from(stat.st_size) == Ok(size) && same_time(&stat, original) {
+        return Found::UpToDate(inode_of(&stat));
+    }
+    let opened = open_entry(&*place.directory, &place.name, &place.path);
+    match opened.is_ok_and(|(file, stat)| has_mark(file, &copy_mark(&stat))) {
+        true => Found::Outdated,
+        false => Found::Foreign,
+    }
+}
+
+/// Whether a result has the modification time of what it was made of, as far as its file system keeps it.
+fn same_time(made: &Stat, of: &Stat) -> bool {
+    made.st_mtime == of.st_mtime
+        && (made.st_mtime_nsec == of.st_mtime_nsec || made.st_mtime_nsec == 0)
+}
+
+/// Marks a copy that is complete, its times included.
+pub(super) fn mark_copy(file: impl AsFd) {
+    if let Ok(stat) = rustix::fs::fstat(&file) {
+        // Without a mark it is not replaced, and no more than that.
+        let _ = rustix::fs::fsetxattr(&file, MARK, &copy_mark(&stat), XattrFlags::empty());
+    }
+}
+
+fn copy_mark(stat: &Stat) -> Vec<u8> {
+    let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec);
+    format!("{} {seconds} {nanoseconds}", stat.st_size).into_bytes()
+}
+
+/// Marks a directory that has just been made.
+pub(super) fn mark_directory(directory: impl AsFd) {
+    let _ = rustix::fs::fsetxattr(directory, MARK, DIRECTORY, XattrFlags::empty());
+}
+
+pub(super) fn is_marked_directory(directory: impl AsFd) -> bool {
+    has_mark(directory, DIRECTORY)
+}
+
+/// Takes the mark off again.
+pub(super) fn unmark(directory: impl AsFd) {
+    let _ = rustix::fs::fremovexattr(directory, MARK);
+}
+
+fn has_mark(of: impl AsFd, mark: &[u8]) -> bool {
+    let mut value = [0; 80];
+    fgetxattr(of, MARK, &mut value[..]).is_ok_and(|len| value.get(..len) == Some(mark))
+}
+
+/// Removes the temporary files in `target` that a killed run of the same task, on what is in `source`, has left there.
+pub(super) fn remove_leftovers(task: Task<'_>, source: &OwnedFd, target: &OwnedFd) {
+    for name in names_in(target).unwrap_or_default() {
+        if temporary_of(&name).is_some_and(|of| is_made(task, source, of))
+            && !is_in_use(target, &name)
+        {
+            let _ = rustix::fs::unlinkat(target, &name, AtFlags::empty());
+        }
+    }
+}
+
+/// Whether the task makes something of that name, of something in this directory.
+fn is_made(task: Task<'_>, source: &OwnedFd, name: &OsStr) -> bool {
+    let is_there = |name: &Path| {
+        !name.as_os_str().is_empty()
+            && rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    };
+    let packed_from = || {
+        name.as_bytes()
+            .strip_suffix(b".warp")
+            .map(OsStr::from_bytes)
+    };
+    let made_from = match task {
+        Task::Pack(..) => packed_from().map(PathBuf::from),
+        Task::Unpack(_) => Some(crate::pack::packed_name(Path::new(name))),
+        Task::Verify(_) => return false,
+    };
+    !is_whole_name(name)
+        || is_there(Path::new(name))
+        || made_from.is_some_and(|from| is_there(&from))
+}
+
+/// Whether somebody is still writing a temporary file, or it cannot be told.
+fn is_in_use(directory: &OwnedFd, name: &OsStr) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(directory, name, flags, Mode::empty()) else {
+        return true;
+    };
+    let regular = rustix::fs::fstat(&file)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    !regular || flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+impl Tree<'_> {
+    /// Whether what is there may be replaced: by force, or as the result of what a file of the tree was before.
+    pub(super) fn may_replace(&self, target: &Place, made: bool) -> bool {
+        self.task.replaces() || self.is_own(target, made)
+    }
+
+    fn is_own(&self, target: &Place, made: bool) -> bool {
+        let Ok(stat) = target.stat() else {
+            return false;
+        };
+        let packs = matches!(self.task, Task::Pack(..)) && self.output.is_some();
+        // Of no file at all, so nothing is up to date.
+        let found = match made {
+            true => packed(target, &stat),
+            false => plain(target, u64::MAX, &stat),
+        };
+        packs && matches!(found, Found::Outdated | Found::UpToDate(_))
+    }
+
+    /// What an earlier run made of a file that is packed now and was not then, or the other way round.
+    pub(super) fn earlier_instead(&self, work: &Work, made: bool) -> Option<Place> {
+        let own = Path::new(&work.entry.name);
+        let name = match made {
+            true => own.to_owned(),
+            false => self.task.name(own)?,
+        };
+        // What has a name of its own in the source has it there too.
+        let taken = !made
+            && rustix::fs::statat(&*work.entry.directory, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let place = self.place(work, name);
+        (!taken && self.is_own(&place, !made)).then_some(place)
+    }
+}

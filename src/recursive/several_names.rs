@@ -1,0 +1,129 @@
+//! Files of several names: packed or unpacked once, and linked as often as their names are met.
+//!
+//! Removing one of several names frees nothing, so a job that removes its inputs has to know whether it meets them all.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use rustix::fs::Stat;
+
+use super::names::{Deferred, FirstTarget};
+use super::{Outcome, Progress, Tree, Work};
+use crate::error::{ErrorKind, IoContext, Result};
+use crate::output::NewFile;
+use crate::pack::open_entry;
+use crate::place::inode_of;
+use crate::walk::{Step, Walk};
+
+/// What a further name of the same file is to be linked with.
+pub(super) struct FirstName {
+    stat: Stat,
+    target: FirstTarget,
+    made: bool,
+}
+
+impl Tree<'_> {
+    /// A file that is large or has several names.
+    pub(super) fn take_file(&self, work: &Work, progress: &mut Progress) -> Result<()> {
+        let entry = &work.entry;
+        if let Some(first) = progress.names.get(&inode_of(&entry.stat))
+            && is_same_state(&first.stat, &entry.stat)
+        {
+            let name = match first.made {
+                true => self.task.name(Path::new(&entry.name)),
+                false => Some(PathBuf::from(&entry.name)),
+            };
+            if let Some(name) = name {
+                let target = self.place(work, name);
+                match target.stat() {
+                    Ok(found) if inode_of(&found) == first.target.inode && !self.task.removes() => {
+                        progress.summary.up_to_date += 1;
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+                let replace = self.may_replace(&target, first.made);
+                if first.made && self.task.removes() {
+                    let (file, _) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
+                    first.target.link(target, replace)?.publish(&file)?;
+                    progress.summary.links += 1;
+                    return work.source().remove(&entry.stat);
+                }
+                progress.batch.push(Deferred::Link {
+                    first: first.target.clone(),
+                    target,
+                    replace,
+                });
+                return Ok(());
+            }
+        }
+        let outcome = self.process(work, self.threads)?;
+        let made = match &outcome {
+            Outcome::Made(new, _) => Some((true, inode_of_new(new)?)),
+            Outcome::Copied(new, _) => Some((false, inode_of_new(new)?)),
+            Outcome::UpToDate(earlier) => Some((earlier.made, earlier.inode)),
+            Outcome::Completed(_) | Outcome::Verified(_) | Outcome::Left(_) => None,
+        };
+        let first = match made.filter(|_| entry.stat.st_nlink > 1) {
+            Some((made, inode)) => {
+                let name = match made {
+                    true => self.task.name(Path::new(&entry.name)),
+                    false => Some(PathBuf::from(&entry.name)),
+                };
+                let directory = entry.relative.parent();
+                name.map(|name| FirstName {
+                    stat: entry.stat,
+                    target: FirstTarget {
+                        root: work.root.clone(),
+                        relative: directory.map(Path::to_owned).unwrap_or_default(),
+                        name: name.into_os_string(),
+                        inode,
+                    },
+                    made,
+                })
+            }
+            None => None,
+        };
+        self.keep(work, outcome, progress)?;
+        if let Some(first) = first {
+            progress.names.insert(inode_of(&entry.stat), first);
+        }
+        Ok(())
+    }
+
+    /// How many names in the tree each of its files of several has, as far as they are selected.
+    pub(super) fn count_names(&self, root: &Path) -> Result<HashMap<(u64, u64), u64>> {
+        let mut names = HashMap::new();
+        for step in Walk::new(root, None).selecting(self.task.selection()) {
+            if self.control.cancelled.load(Ordering::Relaxed) {
+                return Err(ErrorKind::Cancelled.into());
+            }
+            // What fails is met again, and told of, when the work is done.
+            if let Ok(Step::Other(entry)) = step
+                && entry.stat.st_nlink > 1
+            {
+                *names.entry(inode_of(&entry.stat)).or_default() += 1;
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether all the names a file has, or had when the work began, are in the tree.
+    pub(super) fn has_all_names(&self, stat: &Stat) -> bool {
+        let counted = self.names.get(&inode_of(stat)).copied().unwrap_or(1);
+        i128::from(stat.st_nlink) <= i128::from(counted)
+    }
+}
+
+fn inode_of_new(new: &NewFile) -> Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(new.file()).context("cannot examine", new.target())?;
+    Ok(inode_of(&stat))
+}
+
+/// Whether a file was not written to from one look to the next. The change time may differ: removing another of the
+/// file's names changes it.
+fn is_same_state(before: &Stat, after: &Stat) -> bool {
+    let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    state(before) == state(after)
+}

@@ -1,0 +1,232 @@
+//! `pack -r --in-place` and the way back: the walkthrough of docs/IN_PLACE.md as it stands there, and what stays as it is.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::jobs::{decoded, strays};
+use common::{Random, is_mounted, sample, shell, warpfs};
+
+/// The commands of the walkthrough, in its order, to be run in the directory that holds the tree.
+fn walkthrough() -> Vec<String> {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/IN_PLACE.md");
+    let page = fs::read_to_string(page).unwrap();
+    let lines = page.lines().filter_map(|line| line.strip_prefix("    "));
+    lines.map(str::to_owned).collect()
+}
+
+/// Whatever is mounted over the tree goes with the test.
+struct Tree(tempfile::TempDir);
+
+impl Tree {
+    fn new() -> Self {
+        let own = Self(tempfile::tempdir().unwrap());
+        let at = |name: &str| own.at("models").join(name);
+        fs::create_dir_all(at("d/e")).unwrap();
+        fs::create_dir(at("empty")).unwrap();
+        for (seed, name) in ["weights", "d/text", "d/e/deep"].iter().enumerate() {
+            fs::write(at(name), sample(200_000, seed as u64)).unwrap();
+        }
+        let mut random = Random(7);
+        let noise: Vec<u8> = (0..50_000).map(|_| random.next() as u8).collect();
+        fs::write(at("d/noise"), noise).unwrap();
+        fs::write(at("nothing"), "").unwrap();
+        fs::write(at("tiny"), sample(500, 1)).unwrap();
+        let sparse = File::create(at("sparse")).unwrap();
+        sparse.set_len(40 << 20).unwrap();
+        sparse.write_all_at(&sample(300_000, 5), 20 << 20).unwrap();
+        fs::hard_link(at("d/text"), at("d/e/same text")).unwrap();
+        symlink("weights", at("link")).unwrap();
+        symlink("/nonexistent", at("d/dangling")).unwrap();
+        shell(&own.at("models"), "mkfifo pipe");
+        shell(&own.at("models"), "setfattr -n user.note -v kept weights");
+        chown(at("d/text"), Some(1234), Some(4321)).unwrap();
+        fs::set_permissions(at("d/text"), PermissionsExt::from_mode(0o640)).unwrap();
+        fs::set_permissions(at("d"), PermissionsExt::from_mode(0o750)).unwrap();
+        let dates = "touch -h -d 2001-02-03T04:05:06.789 link weights d/text d/e/deep d/e d .";
+        shell(&own.at("models"), dates);
+        own
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs a line of the walkthrough as it is written.
+    fn line(&self, line: &str) -> String {
+        let program = Path::new(env!("CARGO_BIN_EXE_warpfs")).parent().unwrap();
+        let script = format!("PATH={program:?}:$PATH; {line} 2>&1");
+        shell(self.0.path(), &script)
+    }
+
+    fn run(&self, words: &[&str]) -> (Output, String) {
+        let output = warpfs()
+            .args(words)
+            .current_dir(self.0.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output, said)
+    }
+
+    /// Everything known of the tree, a line for each name.
+    fn manifest(&self) -> String {
+        shell(
+            &self.at("models"),
+            "find . -printf '%P %y %m %U %G %T@ %l\\n' | LC_ALL=C sort
+             find . -type f -printf '%P %s %n\\n' | LC_ALL=C sort
+             find . -type f -exec sha256sum {} + | LC_ALL=C sort
+             find . -type f -links +1 | LC_ALL=C sort
+             find . -type f -exec getfattr -d -m '^user\\.[^w]' {} + | grep .",
+        )
+    }
+
+    fn used(&self) -> u64 {
+        let used = shell(&self.at("models"), "du -s --block-size=1 . | cut -f1");
+        used.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        while is_mounted(&self.at("models")) {
+            if rustix::mount::unmount(self.at("models"), flags).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_walkthrough_shows_the_same_tree_at_the_same_path_and_gives_it_back() {
+    let tree = Tree::new();
+    // Diff does not know what to do with a pipe.
+    fs::remove_file(tree.at("models/pipe")).unwrap();
+    tree.line("touch -d 2001-02-03T04:05:06.789 models");
+    let (before, used) = (tree.manifest(), tree.used());
+    let walkthrough = walkthrough();
+    assert_eq!(walkthrough.len(), 6);
+    for line in walkthrough {
+        tree.line(&line);
+        if line.contains("--in-place") {
+            for packed in ["weights", "d/text", "d/e/same text", "sparse"] {
+                assert!(!tree.at("models").join(packed).exists(), "{packed}");
+                assert!(tree.at("models").join(format!("{packed}.warp")).exists());
+            }
+            for plain in ["d/noise", "nothing", "tiny"] {
+                assert!(tree.at("models").join(plain).exists(), "{plain}");
+            }
+        }
+        if line.starts_with("diff") {
+            assert_eq!(before, tree.manifest());
+            assert!(tree.used() < used * 2 / 3, "{} of {used}", tree.used());
+        }
+    }
+    assert_eq!(before, tree.manifest());
+    let sparse = fs::metadata(tree.at("models/sparse")).unwrap();
+    assert!(sparse.blocks() * 512 < 2 << 20);
+}
+
+#[test]
+fn names_in_use_and_files_with_names_elsewhere_stay_as_they_are_and_are_told() {
+    let tree = Tree::new();
+    fs::write(tree.at("models/weights.warp"), "somebody's own").unwrap();
+    fs::hard_link(tree.at("models/d/e/deep"), tree.at("elsewhere")).unwrap();
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("weights: left as it is: 'weights.warp' exists already"));
+    assert!(
+        said.contains("deep: left as it is: of its 2 names"),
+        "{said}"
+    );
+    assert_eq!(
+        fs::read(tree.at("models/weights.warp")).unwrap(),
+        b"somebody's own"
+    );
+    assert!(tree.at("models/weights").exists() && tree.at("models/d/e/deep").exists());
+}
+
+#[test]
+fn a_packed_file_of_an_earlier_state_is_never_replaced_in_place() {
+    let tree = Tree::new();
+    tree.run(&["pack", "-rq", "--in-place", "models"]);
+    // As when a log is begun anew.
+    fs::write(tree.at("models/weights"), sample(100_000, 77)).unwrap();
+    let (output, said) = tree.run(&["pack", "-rq", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(decoded(&tree.at("models/weights.warp")).unwrap() == sample(200_000, 0));
+    assert!(fs::read(tree.at("models/weights")).unwrap() == sample(100_000, 77));
+}
+
+#[test]
+fn a_job_killed_between_a_result_and_its_input_s_end_is_finished_by_proving_it() {
+    let tree = Tree::new();
+    let before = tree.manifest();
+    tree.line("cp -a models before");
+    tree.run(&["pack", "-rq", "--in-place", "models"]);
+    // As if these inputs had not been removed yet; one of them has another content by now, and the same time.
+    for name in ["weights", "d/e/deep"] {
+        tree.line(&format!("cp -a before/{name} models/{name}"));
+    }
+    let deep = File::options()
+        .write(true)
+        .open(tree.at("models/d/e/deep"))
+        .unwrap();
+    deep.write_all_at(b"x", 1000).unwrap();
+    tree.line("touch -r before/d/e/deep models/d/e/deep");
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("does not verify"), "{said}");
+    assert!(!tree.at("models/weights").exists(), "{said}");
+    assert!(tree.at("models/d/e/deep").exists(), "{said}");
+    fs::remove_file(tree.at("models/d/e/deep")).unwrap();
+    // And the same on the way back.
+    tree.line("cp -a before/weights models/weights");
+    let (output, said) = tree.run(&["unpack", "-rq", "--rm", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(!tree.at("models/weights.warp").exists());
+    // Its time was changed here, by hand.
+    tree.line("touch -r before/d/e models/d/e; touch -r before/d models/d; touch -r before models");
+    assert_eq!(before, tree.manifest());
+}
+
+#[test]
+fn temporary_files_of_a_killed_job_are_cleaned_up_and_not_packed() {
+    let tree = Tree::new();
+    let part = ".weights.warp.0123456789abcdef.part";
+    fs::write(tree.at("models").join(part), sample(100_000, 1)).unwrap();
+    let (output, said) = tree.run(&["pack", "-rq", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(strays(&tree.at("models")).is_empty());
+    assert!(!tree.at("models").join(format!("{part}.warp")).exists());
+}
+
+#[test]
+fn a_tree_that_is_mounted_over_itself_is_refused_in_one_line() {
+    let tree = Tree::new();
+    tree.run(&["pack", "-rq", "--in-place", "models"]);
+    tree.line("warpfs mount models models");
+    for words in [
+        &["pack", "-r", "--in-place", "models"][..],
+        &["unpack", "-r", "--rm", "models"],
+    ] {
+        let (output, said) = tree.run(words);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(
+            said.contains("models: is on a read-only file system"),
+            "{said}"
+        );
+    }
+    tree.line("warpfs umount models");
+}

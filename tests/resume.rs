@@ -1,0 +1,270 @@
+//! A second `pack -r` does only what is missing or has changed, never replaces what is not its own, and cleans up after a
+//! first one that was killed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use common::jobs::{decoded, strays};
+use common::{Random, sample, shell, warpfs};
+
+struct Trees(tempfile::TempDir);
+
+impl Trees {
+    fn new() -> Self {
+        let own = Self(tempfile::tempdir().unwrap());
+        fs::create_dir_all(own.at("tree/d")).unwrap();
+        for (seed, name) in ["a", "d/b", "d/c"].iter().enumerate() {
+            fs::write(own.at("tree").join(name), sample(40_000, seed as u64)).unwrap();
+        }
+        let mut random = Random(7);
+        let noise: Vec<u8> = (0..20_000).map(|_| random.next() as u8).collect();
+        fs::write(own.at("tree/noise"), noise).unwrap();
+        fs::hard_link(own.at("tree/a"), own.at("tree/d/again")).unwrap();
+        symlink("a", own.at("tree/link")).unwrap();
+        own
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn try_pack(&self, words: &[&str]) -> (Output, String) {
+        let output = warpfs()
+            .args(["pack", "-r", "-o", "out"])
+            .args(words)
+            .arg("tree")
+            .current_dir(self.0.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output, said)
+    }
+
+    /// Packs the tree and gives what was said.
+    fn pack(&self, words: &[&str]) -> String {
+        let (output, said) = self.try_pack(words);
+        assert!(output.status.success(), "{said}");
+        said
+    }
+
+    fn inode(&self, name: &str) -> u64 {
+        fs::symlink_metadata(self.at(name)).unwrap().ino()
+    }
+
+    fn inodes(&self) -> String {
+        shell(&self.at("out"), "find . -printf '%P %i %C@\\n' | sort")
+    }
+}
+
+#[test]
+fn a_second_run_of_the_same_tree_does_nothing_and_says_so() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    let before = trees.inodes();
+    let said = trees.pack(&[]);
+    assert!(said.contains("0 files packed"), "{said}");
+    assert!(said.contains("up to date           6"), "{said}");
+    // Not even the change time of a file is another; directories get their attributes again.
+    let files = |listing: &str| -> Vec<String> {
+        let lines = listing.lines().filter(|line| !line.starts_with(' '));
+        lines
+            .filter(|line| !line.starts_with("d "))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(files(&before), files(&trees.inodes()));
+}
+
+#[test]
+fn what_has_changed_or_is_new_is_done_and_the_rest_is_not() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    let kept = trees.inode("out/d/c.warp");
+    fs::write(trees.at("tree/d/b"), sample(50_000, 50)).unwrap();
+    fs::write(trees.at("tree/d/new"), sample(50_000, 51)).unwrap();
+    let said = trees.pack(&[]);
+    assert!(said.contains("2 files packed"), "{said}");
+    assert_eq!(trees.inode("out/d/c.warp"), kept);
+    for name in ["d/b", "d/new"] {
+        let packed = trees.at("out").join(format!("{name}.warp"));
+        assert!(decoded(&packed).unwrap() == fs::read(trees.at("tree").join(name)).unwrap());
+    }
+}
+
+#[test]
+fn a_changed_file_of_several_names_stays_one_file() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    fs::write(trees.at("tree/a"), sample(50_000, 52)).unwrap();
+    trees.pack(&[]);
+    assert_eq!(trees.inode("out/a.warp"), trees.inode("out/d/again.warp"));
+    assert!(decoded(&trees.at("out/d/again.warp")).unwrap() == sample(50_000, 52));
+}
+
+#[test]
+fn a_changed_copy_is_replaced_unless_somebody_else_has_changed_it() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    let noise = fs::read(trees.at("tree/noise")).unwrap();
+    fs::write(trees.at("tree/noise"), &noise[..15_000]).unwrap();
+    trees.pack(&[]);
+    assert!(fs::read(trees.at("out/noise")).unwrap() == noise[..15_000]);
+    fs::write(trees.at("tree/noise"), &noise[..10_000]).unwrap();
+    fs::write(trees.at("out/noise"), "somebody's own").unwrap();
+    let (output, said) = trees.try_pack(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("out/noise: exists already"), "{said}");
+    assert_eq!(fs::read(trees.at("out/noise")).unwrap(), b"somebody's own");
+    trees.pack(&["--force"]);
+    assert!(fs::read(trees.at("out/noise")).unwrap() == noise[..10_000]);
+}
+
+#[test]
+fn what_is_packed_now_and_was_copied_before_has_one_name_in_the_end() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    let noise = fs::read(trees.at("tree/noise")).unwrap();
+    fs::write(trees.at("tree/noise"), sample(30_000, 9)).unwrap();
+    trees.pack(&[]);
+    assert!(trees.at("out/noise.warp").exists() && !trees.at("out/noise").exists());
+    fs::write(trees.at("tree/noise"), noise).unwrap();
+    trees.pack(&[]);
+    assert!(trees.at("out/noise").exists() && !trees.at("out/noise.warp").exists());
+}
+
+#[test]
+fn what_is_not_packed_by_us_is_not_replaced_and_the_others_are_done() {
+    let trees = Trees::new();
+    fs::create_dir_all(trees.at("out/d")).unwrap();
+    fs::write(trees.at("out/d/b.warp"), "somebody's own").unwrap();
+    fs::write(trees.at("out/noise"), "somebody's own").unwrap();
+    let (output, said) = trees.try_pack(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(said.matches("exists already").count(), 2, "{said}");
+    assert!(said.contains("failed               2"), "{said}");
+    for name in ["out/d/b.warp", "out/noise"] {
+        assert_eq!(fs::read(trees.at(name)).unwrap(), b"somebody's own");
+    }
+    assert!(trees.at("out/a.warp").exists() && trees.at("out/d/c.warp").exists());
+}
+
+#[test]
+fn beside_its_original_a_packed_file_of_another_state_is_not_replaced() {
+    let trees = Trees::new();
+    let pack = || {
+        let mut command = warpfs();
+        command.args(["pack", "-rq"]).arg(trees.at("tree/d"));
+        command.output().unwrap()
+    };
+    assert!(pack().status.success() && pack().status.success());
+    fs::write(trees.at("tree/d/b"), sample(50_000, 50)).unwrap();
+    assert_eq!(pack().status.code(), Some(1));
+    assert!(decoded(&trees.at("tree/d/b.warp")).unwrap() == sample(40_000, 1));
+}
+
+#[test]
+fn outputs_of_files_that_are_gone_stay() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    fs::remove_file(trees.at("tree/d/c")).unwrap();
+    trees.pack(&[]);
+    assert!(trees.at("out/d/c.warp").exists());
+}
+
+#[test]
+fn a_killed_run_is_finished_by_the_next_and_leaves_no_temporary_file() {
+    let trees = Trees::new();
+    fs::set_permissions(trees.at("tree/d"), PermissionsExt::from_mode(0o750)).unwrap();
+    let large = sample(3 << 20, 1);
+    for number in 0..8 {
+        fs::write(trees.at(&format!("tree/d/large-{number}")), &large).unwrap();
+    }
+    let mut found = 0;
+    for _ in 0..4 {
+        let mut child = warpfs()
+            .args(["pack", "-rq", "--codec", "brotli", "--chunk-size", "64K"])
+            .args(["-o", "out", "tree"])
+            .current_dir(trees.0.path())
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(5) && child.try_wait().unwrap().is_none() {
+            if trees.at("out/d").exists() && !strays(&trees.at("out")).is_empty() {
+                break;
+            }
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        if trees.at("out").exists() {
+            found += strays(&trees.at("out")).len();
+        }
+    }
+    assert!(found > 0, "no run was killed while it wrote");
+    trees.pack(&[]);
+    assert!(strays(&trees.at("out")).is_empty());
+    assert_eq!(
+        fs::metadata(trees.at("out/d")).unwrap().mode() & 0o7777,
+        0o750
+    );
+    for number in 0..8 {
+        let packed = trees.at(&format!("out/d/large-{number}.warp"));
+        assert!(decoded(&packed).unwrap() == large);
+    }
+}
+
+#[test]
+fn temporary_files_in_use_and_those_of_others_are_left_alone() {
+    let trees = Trees::new();
+    fs::create_dir(trees.at("out")).unwrap();
+    let names = [
+        ".a.warp.0123456789abcdef.part",
+        ".other.warp.0123456789abcdef.part",
+        ".a.warp.part",
+        ".noise.0123456789abcdef.part",
+    ];
+    for name in names {
+        fs::write(trees.at("out").join(name), "part").unwrap();
+    }
+    let held = File::open(trees.at("out").join(names[0])).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    trees.pack(&[]);
+    let exists = |name: &str| Path::new(&trees.at("out")).join(name).exists();
+    assert_eq!(names.map(exists), [true, true, true, false]);
+    drop(held);
+    trees.pack(&[]);
+    assert_eq!(names.map(exists), [false, true, true, false]);
+}
+
+#[test]
+fn a_second_unpack_of_a_tree_does_only_what_is_missing() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    let unpack = || {
+        let output = warpfs()
+            .args(["unpack", "-r", "-o", "back", "out"])
+            .current_dir(trees.0.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    unpack();
+    fs::remove_file(trees.at("back/d/c")).unwrap();
+    let said = unpack();
+    assert!(said.contains("1 files unpacked"), "{said}");
+    shell(trees.0.path(), "diff -r tree back");
+    let marks = shell(trees.0.path(), "getfattr -Rdm - back");
+    assert!(!marks.contains("user.warpfs"), "{marks}");
+}
