@@ -20,6 +20,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
+use super::MountOptions;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::mount_table::{self, FILE_SYSTEM_TYPE, Mounted};
 
@@ -55,7 +56,7 @@ pub(super) fn mount(
     source: &Path,
     mount_point: &Path,
     onto_file: bool,
-    allow_other: bool,
+    options: &MountOptions,
 ) -> Result<(OwnedFd, Mount)> {
     let missing = |error| matches!(error, Errno::NOENT | Errno::NXIO | Errno::NODEV);
     if rustix::fs::stat(DEVICE).is_err_and(missing) {
@@ -63,8 +64,8 @@ pub(super) fn mount(
             "there is no {DEVICE}: load the kernel module fuse, or let the container use the device"
         )));
     }
-    let connection = match mount_directly(source, mount_point, onto_file, allow_other) {
-        Err(Errno::PERM | Errno::ACCESS) => mount_by_helper(source, mount_point, allow_other)?,
+    let connection = match mount_directly(source, mount_point, onto_file, options) {
+        Err(Errno::PERM | Errno::ACCESS) => mount_by_helper(source, mount_point, options)?,
         other => other.context("cannot mount here", mount_point)?,
     };
     let topmost = mount_table::topmost_at(mount_point).inspect_err(|_| {
@@ -86,7 +87,7 @@ fn mount_directly(
     source: &Path,
     mount_point: &Path,
     onto_file: bool,
-    allow_other: bool,
+    wanted: &MountOptions,
 ) -> Result<OwnedFd, Errno> {
     let connection = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let root_mode = if onto_file { 0o100_000 } else { 0o040_000 };
@@ -96,22 +97,29 @@ fn mount_directly(
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
     );
-    if allow_other {
+    if wanted.allow_other {
         options.push_str(",allow_other");
     }
+    for label in &wanted.security_labels {
+        options.push(',');
+        options.push_str(label);
+    }
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::NOEXEC, wanted.no_exec);
+    flags.set(MountFlags::NOSYMFOLLOW, wanted.no_symlinks);
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     rustix::mount::mount(
         source,
         mount_point,
         FILE_SYSTEM_TYPE,
-        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
+        flags,
         options.as_c_str(),
     )?;
     Ok(connection)
 }
 
 /// Has fusermount3 mount for us. It sends the connection's descriptor through the socket that the environment names.
-fn mount_by_helper(source: &Path, mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+fn mount_by_helper(source: &Path, mount_point: &Path, wanted: &MountOptions) -> Result<OwnedFd> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -122,8 +130,19 @@ fn mount_by_helper(source: &Path, mount_point: &Path, allow_other: bool) -> Resu
     rustix::io::fcntl_setfd(&theirs, FdFlags::empty())
         .context("cannot make a socket to mount", mount_point)?;
     let mut options = OsStr::new("ro,nosuid,nodev,default_permissions,subtype=warpfs,").to_owned();
-    if allow_other {
+    if wanted.allow_other {
         options.push("allow_other,");
+    }
+    if wanted.no_exec {
+        options.push("noexec,");
+    }
+    // These it does not know, and says so, rather than that they are not heeded.
+    if wanted.no_symlinks {
+        options.push("nosymfollow,");
+    }
+    for label in &wanted.security_labels {
+        options.push(label);
+        options.push(",");
     }
     options.push("fsname=");
     options.push(escape_commas(source.as_os_str()));
@@ -228,6 +247,22 @@ impl Mount {
             }
             other => other,
         })
+    }
+
+    /// Unmounts unless it is in use, and says whether it is gone. One that another mount covers stays too. Where it lies in
+    /// several places, the one it was first mounted at goes last.
+    ///
+    /// # Errors
+    /// The mount cannot be looked for, or the system refuses.
+    pub(super) fn end_unless_used(&self) -> Result<bool> {
+        let places = mount_table::of_device(self.device)?;
+        if places.iter().any(|place| place.covered) {
+            return Ok(false);
+        }
+        match self.take_away(&places, |place| unmount(place, false)) {
+            Err(error) if is_busy(&error) => Ok(false),
+            other => other.map(|_| true),
+        }
     }
 
     /// Unmounts if the connection to its server is broken. Who can no longer be sure that the mount is there asks for
