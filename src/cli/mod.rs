@@ -47,10 +47,16 @@ struct Arguments {
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct Volume {
     /// No progress and no summaries; errors are always shown
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        display_order = 900
+    )]
     quiet: bool,
     /// Say more: a line for every chunk (number, sizes, time, MB/s), or in a mount's log what is done without
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     verbose: bool,
 }
 
