@@ -7,6 +7,7 @@
 //! Every chunk is checked by the record of digests, if the file has one, before anything of it goes out; the whole is proved by
 //! the checksum at the end. Asked for it, a job goes on behind damage and says what is lost ([`Loss`]).
 
+mod proof;
 mod salvage;
 mod sink;
 
@@ -15,22 +16,19 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+pub(crate) use proof::hexadecimal;
 pub use salvage::Loss;
-pub(crate) use sink::Sink;
+pub(crate) use sink::{Placed, Sink};
 
+use self::proof::Proof;
 use self::salvage::salvage;
-use self::sink::Place;
 use crate::archive::{Archive, Verify};
 use crate::codec;
-use crate::digest::{
-    Assembler, ChainingValue, Content, Leaf, Subtrees, hashes_in_parallel, leaf_digests, subtrees,
-};
+use crate::digest::{Content, Leaf, Subtrees, leaf_digests, subtrees};
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::{Footer, GROUP_LEN};
+use crate::format::Footer;
 use crate::job::{ChunkReport, Control, threads_for};
 use crate::ordered::{self, Buffers, resize};
-use crate::output::Writeback;
-use crate::record::Builder;
 use crate::zeros::is_zero;
 
 /// How many bytes more than its payload has a chunk may be announced to have and is believed. Measuring is decoding, so what
@@ -178,158 +176,6 @@ fn length_of(losses: &[Loss]) -> u64 {
     lengths.sum()
 }
 
-/// What proves the whole, put together chunk by chunk in order.
-struct Proof {
-    checksum: Option<Assembler>,
-    /// Whether the chunks' parts of the checksum are computed by who decodes them.
-    parallel: bool,
-    group_len: u64,
-    record: Option<Builder>,
-    /// What is wrong with the record, where that was to be gone on behind.
-    damaged_record: Option<Error>,
-    pages: u64,
-    /// Whether bytes go out before all is proved.
-    streams: bool,
-}
-
-impl Proof {
-    fn none() -> Self {
-        Self {
-            checksum: None,
-            parallel: false,
-            group_len: GROUP_LEN,
-            record: None,
-            damaged_record: None,
-            pages: 0,
-            streams: true,
-        }
-    }
-
-    fn new(job: &Decoding<'_>, sink: &Sink<'_>) -> Self {
-        let table = job.archive.table();
-        let starts = (0..table.len()).filter_map(|chunk| table.original_range(chunk));
-        let layout = job.archive.record().map(|record| *record.layout());
-        let group_len = layout
-            .and_then(|layout| layout.group_len)
-            .unwrap_or(GROUP_LEN);
-        let parallel = job.digest.is_some_and(|footer| {
-            hashes_in_parallel(footer.checksum, starts.map(|range| range.start))
-        });
-        let checksum = job
-            .digest
-            .map(|footer| Assembler::new(footer.checksum, parallel, group_len));
-        Self {
-            checksum,
-            parallel,
-            group_len,
-            record: layout.filter(|_| job.proves_record).map(Builder::new),
-            damaged_record: None,
-            pages: 0,
-            streams: matches!(sink, Sink::Stream(..)),
-        }
-    }
-
-    /// Whether a chunk's bytes are needed when its turn comes.
-    fn needs_bytes(&self) -> bool {
-        self.checksum.is_some() && !self.parallel
-    }
-
-    /// Adds the next chunk.
-    fn push(
-        &mut self,
-        job: &Decoding<'_>,
-        decoded: &mut Decoded,
-        content: Content<'_>,
-    ) -> Result<()> {
-        let mut groups = Vec::new();
-        if let Some(assembler) = &mut self.checksum {
-            match decoded.subtrees.take() {
-                Some(subtrees) => assembler.push_subtrees(subtrees),
-                None => assembler.push_content(content),
-            }
-            groups = assembler.take_groups();
-        }
-        let compared = match decoded.lost.first() {
-            Some(unchecked) if self.record.is_some() => Err(unchecked.why.clone()),
-            _ => self.compare_pages(job, decoded, groups),
-        };
-        match compared {
-            Err(error) if job.keep_going && is_of_record(&error) => {
-                self.record = None;
-                self.damaged_record = Some(error);
-                Ok(())
-            }
-            compared => compared,
-        }
-    }
-
-    fn compare_pages(
-        &mut self,
-        job: &Decoding<'_>,
-        decoded: &Decoded,
-        groups: Vec<ChainingValue>,
-    ) -> Result<()> {
-        if let Some(builder) = &mut self.record {
-            let chunk = job.archive.table().original_range(decoded.chunk);
-            builder.push(chunk.unwrap_or_default(), &decoded.leaves, groups);
-            while let Some(page) = builder.next_page() {
-                compare_page(job.archive, &mut self.pages, &page)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, job: &Decoding<'_>) -> Result<()> {
-        let mut groups = Vec::new();
-        if let Some((footer, assembler)) = job.digest.zip(self.checksum) {
-            let (digest, last) = assembler.finish();
-            compare(footer, &digest)?;
-            groups = last;
-        }
-        if let Some(error) = self.damaged_record {
-            return Err(error);
-        }
-        if let Some((record, builder)) = job.archive.record().zip(self.record) {
-            let original_size = job.archive.table().original_size();
-            let (pages, directory) = builder.finish(original_size, groups);
-            for page in pages {
-                compare_page(job.archive, &mut self.pages, &page)?;
-            }
-            if !record.has_directory(&directory) {
-                return Err(ErrorKind::DamagedRecord("its directory").into());
-            }
-        }
-        Ok(())
-    }
-}
-
-fn compare_page(archive: &Archive, number: &mut u64, page: &[u8]) -> Result<()> {
-    if let Some(record) = archive.record()
-        && !archive.page_is(record, *number, page)?
-    {
-        return Err(ErrorKind::DamagedRecord("a page of it").into());
-    }
-    *number += 1;
-    Ok(())
-}
-
-fn compare(footer: &Footer, computed: &[u8]) -> Result<()> {
-    if footer.digest == computed {
-        return Ok(());
-    }
-    Err(ErrorKind::ChecksumMismatch {
-        checksum: footer.checksum,
-        stored: hexadecimal(&footer.digest),
-        computed: hexadecimal(computed),
-    }
-    .into())
-}
-
-/// A digest as people write it.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 struct Decoder<'a> {
     job: &'a Decoding<'a>,
     /// The bytes of the original that are wanted.
@@ -366,7 +212,8 @@ enum Kept {
 /// What whoever decodes a chunk has to know.
 #[derive(Clone, Copy)]
 struct Wanted<'a> {
-    place: Place<'a>,
+    /// Where its bytes go, if they do not go out in order.
+    placed: Option<&'a dyn Placed>,
     /// The length of the groups to hash the chunk by, in bytes, if it is to be hashed right away.
     hash: Option<u64>,
     /// Whether the bytes are needed when the chunk's turn comes.
@@ -385,18 +232,13 @@ impl Decoder<'_> {
     ) -> Result<(u64, Vec<Loss>)> {
         let (archive, control) = (self.job.archive, self.job.control);
         let threads = threads_for(self.job.threads, chunks.len() as u64);
-        let mut writeback = None;
-        let (place, mut stream) = match sink {
-            Sink::Nowhere => (Place::Nowhere, None),
-            Sink::File(file, path) => {
-                writeback = Some(Writeback::new(file));
-                (Place::Write(file, path), None)
-            }
-            Sink::Compare(file, path) => (Place::Compare(file, path), None),
-            Sink::Stream(stream, path) => (Place::Nowhere, Some((stream, *path))),
+        let (placed, mut stream) = match sink {
+            Sink::Nowhere => (None, None),
+            Sink::Placed(placed) => (Some(*placed), None),
+            Sink::Stream(stream, path) => (None, Some((stream, *path))),
         };
         let wanted = Wanted {
-            place,
+            placed,
             hash: proof.parallel.then_some(proof.group_len),
             keep: proof.needs_bytes() || stream.is_some(),
             proved_later: proof.checksum.is_some()
@@ -421,8 +263,8 @@ impl Decoder<'_> {
                     Kept::Bytes(bytes) => Content::Bytes(bytes),
                 };
                 let part = self.wanted(decoded.chunk);
-                if let Some(writeback) = &mut writeback {
-                    writeback.written_up_to(self.sink_offset(decoded.chunk, part.end));
+                if let Some(placed) = placed {
+                    placed.placed_up_to(self.sink_offset(decoded.chunk, part.end));
                 }
                 if let Some((stream, path)) = &mut stream {
                     content.pieces(part, |bytes| {
@@ -540,7 +382,9 @@ impl Decoder<'_> {
         };
         let part = self.wanted(chunk);
         let offset = self.sink_offset(chunk, part.start);
-        wanted.place.take(content, part, offset)?;
+        if let Some(placed) = wanted.placed {
+            placed.place(content, part, offset)?;
+        }
         let hash = wanted.hash.filter(|_| lost.iter().all(|loss| loss.kept));
         let subtrees = hash.map(|group_len| subtrees(held.start, content, group_len));
         let content = match bytes {

@@ -5,9 +5,11 @@
 //! change time is left out on purpose: a rename over a held file changes it, and the held file still has every byte it
 //! had.
 
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io;
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "files")]
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 
 /// The state of a file: equal identities mean the same bytes.
@@ -27,10 +29,25 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// The identity of an open file.
-    pub(crate) fn of(file: impl AsFd) -> rustix::io::Result<Self> {
+    #[cfg(feature = "files")]
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
         Ok(Self::from(&found))
+    }
+
+    /// The identity of an open file.
+    #[cfg(not(feature = "files"))]
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let (device, inode) = which(file, &metadata)?;
+        Ok(Self {
+            device,
+            inode,
+            born: metadata.created().map_or((0, 0), since_1970),
+            size: metadata.len(),
+            modified: since_1970(metadata.modified()?),
+        })
     }
 
     /// The modification time.
@@ -52,6 +69,37 @@ impl Identity {
     }
 }
 
+/// Seconds since 1970, and nanoseconds; a time before is its distance from there, negative.
+#[cfg(not(feature = "files"))]
+fn since_1970(time: SystemTime) -> (i64, u32) {
+    let (seconds, nanoseconds, sign) = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => (after.as_secs(), after.subsec_nanos(), 1),
+        Err(error) => {
+            let before = error.duration();
+            (before.as_secs(), before.subsec_nanos(), -1)
+        }
+    };
+    (
+        i64::try_from(seconds).unwrap_or(i64::MAX) * sign,
+        nanoseconds,
+    )
+}
+
+/// Device and inode of an open file.
+#[cfg(all(unix, not(feature = "files")))]
+fn which(_: &File, metadata: &std::fs::Metadata) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Volume and file number of an open file.
+#[cfg(all(windows, not(feature = "files")))]
+fn which(file: &File, _: &std::fs::Metadata) -> io::Result<(u64, u64)> {
+    let information = winapi_util::file::information(file)?;
+    Ok((information.volume_serial_number(), information.file_index()))
+}
+
+#[cfg(feature = "files")]
 impl From<&Statx> for Identity {
     fn from(found: &Statx) -> Self {
         Self {
@@ -86,11 +134,11 @@ mod tests {
         fs::write(directory.path().join("new"), "another").unwrap();
         fs::rename(directory.path().join("new"), &path).unwrap();
         assert_eq!(Identity::of(&held).unwrap(), before);
-        let other = Identity::of(fs::File::open(&path).unwrap()).unwrap();
+        let other = Identity::of(&fs::File::open(&path).unwrap()).unwrap();
         assert_ne!(other.inode, before.inode);
 
         fs::write(&path, "yet another").unwrap();
-        let written = Identity::of(fs::File::open(&path).unwrap()).unwrap();
+        let written = Identity::of(&fs::File::open(&path).unwrap()).unwrap();
         assert_eq!(written.inode, other.inode);
         assert_ne!(written, other);
     }

@@ -37,7 +37,8 @@ impl Info {
     ///
     /// # Errors
     /// Header, table or footer is damaged, the file was cut short, or it cannot be read.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         Self::from_file(open_regular(path)?, path)
     }
 

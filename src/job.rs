@@ -1,4 +1,37 @@
 //! What every whole-file job is given beside its options: someone who looks on, and a way to stop it.
+//!
+//! ```
+//! use std::path::Path;
+//! use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+//! use warpfs::job::{ChunkReport, Control, Observer};
+//! use warpfs::verify::{VerifyOptions, verify_file};
+//! use warpfs::ErrorKind;
+//!
+//! /// Counts the bytes that are done, and has enough of them at some point.
+//! struct Enough<'a> {
+//!     done: AtomicU64,
+//!     cancelled: &'a AtomicBool,
+//! }
+//!
+//! impl Observer for Enough<'_> {
+//!     fn chunk(&self, _: &Path, chunk: &ChunkReport) {
+//!         if self.done.fetch_add(chunk.original_size, Ordering::Relaxed) > 50_000 {
+//!             self.cancelled.store(true, Ordering::Relaxed);
+//!         }
+//!     }
+//! }
+//!
+//! let cancelled = AtomicBool::new(false);
+//! let observer = Enough { done: AtomicU64::new(0), cancelled: &cancelled };
+//! let control = Control { observer: &observer, cancelled: &cancelled };
+//! let options = VerifyOptions { threads: Some(1), ..VerifyOptions::default() };
+//! let stopped = verify_file("tests/data/v2-zstd-blake3.warp", options, control).unwrap_err();
+//! assert!(matches!(stopped.kind(), ErrorKind::Cancelled));
+//! assert!(observer.done.into_inner() > 50_000);
+//!
+//! // With nobody looking on:
+//! verify_file("tests/data/v2-zstd-blake3.warp", options, Control::default()).unwrap();
+//! ```
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -63,6 +96,17 @@ pub struct Control<'a> {
     /// Once set, from a signal handler say, the job stops with [`crate::ErrorKind::Cancelled`] before its next chunk,
     /// and what it was writing is removed.
     pub cancelled: &'a AtomicBool,
+}
+
+/// Nobody looks on, and nothing stops the job.
+impl Default for Control<'static> {
+    fn default() -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self {
+            observer: &Unobserved,
+            cancelled: &NEVER,
+        }
+    }
 }
 
 /// Does not look.

@@ -1,11 +1,12 @@
 //! What the machine, and the control groups the process is in, let it use.
 
-use rustix::process::Resource;
+/// What a machine is taken to have that does not say, in bytes.
+const UNKNOWN_MEMORY: u64 = 4 << 30;
 
 /// The memory this process may use, in bytes: the machine's, or the smallest limit of the control groups it is in.
 pub(crate) fn usable_memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    let machine = info.totalram.saturating_mul(u64::from(info.mem_unit));
+    let information = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let machine = memory_of(&information).unwrap_or(UNKNOWN_MEMORY);
     let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     cgroup_limit_files(&membership)
         .filter_map(|file| std::fs::read_to_string(file).ok())
@@ -14,9 +15,19 @@ pub(crate) fn usable_memory() -> u64 {
         .fold(machine, u64::min)
 }
 
+/// The machine's memory in bytes, by the text of /proc/meminfo.
+fn memory_of(information: &str) -> Option<u64> {
+    let line = information
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 /// How many descriptors this process may have open at once.
+#[cfg(feature = "files")]
 pub(crate) fn usable_descriptors() -> usize {
-    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     })
@@ -65,6 +76,13 @@ mod tests {
                 "/sys/fs/cgroup/unified/memory.max",
             ]
         );
+    }
+
+    #[test]
+    fn the_machine_says_how_much_memory_it_has() {
+        let text = "MemTotal:       24689292 kB\nMemFree:         1000000 kB\n";
+        assert_eq!(memory_of(text), Some(24_689_292 << 10));
+        assert_eq!(memory_of("MemTotal: many kB\n"), None);
         assert!(usable_memory() > 0);
     }
 }

@@ -8,6 +8,7 @@
 //! All names are made, renamed and removed through one descriptor of the directory ([`Place`]), opened at the beginning.
 
 mod attributes;
+mod contents;
 mod writeback;
 
 use std::ffi::{OsStr, OsString};
@@ -21,7 +22,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 pub(crate) use attributes::{copy_attributes, times_of};
-pub(crate) use writeback::{Appender, Writeback};
+pub(crate) use contents::{Compared, Filled};
+pub(crate) use writeback::Appender;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::place::Place;

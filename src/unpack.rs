@@ -1,20 +1,22 @@
 //! From a `.warp` file back to its original: decoded in parallel, checked on the way, with holes where there are zeros.
 
-use std::fs::File;
+#[cfg(feature = "files")]
+mod files;
+
 use std::io::Write;
 use std::ops::Range;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, Stat};
+#[cfg(feature = "files")]
+pub use files::unpack_file;
+#[cfg(feature = "files")]
+pub(crate) use files::unpack_opened;
 
-use crate::archive::{Archive, open_regular};
+use crate::archive::Archive;
 use crate::decoding::{Decoding, Sink, without_damaged_record};
 use crate::error::{Error, IoContext, Result};
-use crate::job::{Control, Unobserved, thread_count};
-use crate::output::NewFile;
-use crate::pack::{Summary, check_unchanged};
-use crate::place::Place;
+use crate::job::{Control, thread_count};
+use crate::pack::Summary;
 
 /// How to unpack.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -34,38 +36,10 @@ pub struct UnpackOptions {
 
 /// The name of the original: `name` without its `.warp`. `None` if it does not end so, or is nothing else.
 pub fn original_name(name: &Path) -> Option<PathBuf> {
-    let file_name = name.file_name()?.as_bytes().strip_suffix(b".warp")?;
-    if file_name.is_empty() {
+    if name.extension()? != "warp" || matches!(name.file_stem()?.as_encoded_bytes(), b"." | b"..") {
         return None;
     }
-    let file_name = std::ffi::OsString::from_vec(file_name.to_vec());
-    Some(name.with_file_name(file_name))
-}
-
-/// Unpacks a file as `output`.
-///
-/// # Errors
-/// The input is damaged or changed meanwhile; the output exists or cannot be written. Then there is no output, and the
-/// input is kept.
-pub fn unpack_file(
-    input: &Path,
-    output: &Path,
-    options: &UnpackOptions,
-    control: Control<'_>,
-) -> Result<Summary> {
-    let file = open_regular(input)?;
-    let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
-    let output = Place::of(output)?;
-    let named = match options.remove {
-        true => Some(Place::removable(input, &stat, options.force)?),
-        false => None,
-    };
-    let (new, summary) = unpack_opened(&file, &stat, input, output, options, control)?;
-    new.publish()?;
-    if let Some(named) = named {
-        named.remove(&stat)?;
-    }
-    Ok(summary)
+    Some(name.with_extension(""))
 }
 
 /// Unpacks a file into `output`, in order; errors in writing call it standard output. What was written before an error was
@@ -74,12 +48,12 @@ pub fn unpack_file(
 /// # Errors
 /// The input is damaged or changed meanwhile, or the output cannot be written.
 pub fn unpack_to(
-    input: &Path,
+    input: impl AsRef<Path>,
     output: &mut (dyn Write + Send),
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let open = |verify| Archive::open(input, verify, control.cancelled);
+    let open = |verify| Archive::open(input.as_ref(), verify, control.cancelled);
     let (archive, refused) = without_damaged_record(open, options.keep_going)?;
     let refused = refused.as_ref();
     let name = Path::new("standard output");
@@ -92,42 +66,6 @@ pub fn unpack_to(
     )?;
     output.flush().context("cannot write", name)?;
     Ok(summary(&archive, lost))
-}
-
-/// Unpacks a file that is open; `input` is its name. What is written, and compared if the input is to be removed, is left
-/// to be published.
-pub(crate) fn unpack_opened(
-    file: &File,
-    stat: &Stat,
-    input: &Path,
-    output: Place,
-    options: &UnpackOptions,
-    control: Control<'_>,
-) -> Result<(NewFile, Summary)> {
-    let open = |verify| {
-        let own = file.try_clone().context("cannot open", input)?;
-        Archive::from_file(own, input, verify, control.cancelled)
-    };
-    let (archive, refused) = without_damaged_record(open, options.keep_going)?;
-    let refused = refused.as_ref();
-    let new = NewFile::create(output, options.force, stat)?;
-    let size = wanted(&archive, options)?.map_or(archive.header().original_size, |range| {
-        range.end - range.start
-    });
-    new.file()
-        .set_len(size)
-        .context("cannot make room for the original", new.target())?;
-    let mut sink = Sink::File(new.file(), new.target());
-    let done = decode(&archive, refused, options, control, &mut sink);
-    let done = match options.remove {
-        true => done.and_then(|lost| read_back(&archive, &new, options, control).map(|()| lost)),
-        false => done,
-    };
-    // A file that was changed is not a damaged one.
-    check_unchanged(file, stat, input)?;
-    let lost = done?;
-    new.copy_attributes(file, stat)?;
-    Ok((new, summary(&archive, lost)))
 }
 
 fn decode(
@@ -174,33 +112,6 @@ fn wanted(archive: &Archive, options: &UnpackOptions) -> Result<Option<Range<u64
     }
 }
 
-/// Compares a file just written, as it is on the disk, with what it was unpacked from.
-fn read_back(
-    archive: &Archive,
-    new: &NewFile,
-    options: &UnpackOptions,
-    control: Control<'_>,
-) -> Result<()> {
-    new.sync()?;
-    // So that what is compared comes from the disk and not from memory, as far as the system goes along.
-    let _ = rustix::fs::fadvise(new.file(), 0, None, Advice::DontNeed);
-    let unobserved = Control {
-        observer: &Unobserved,
-        ..control
-    };
-    let mut sink = Sink::Compare(new.file(), new.target());
-    let job = Decoding {
-        archive,
-        threads: thread_count(options.threads),
-        control: unobserved,
-        digest: archive.footer(),
-        proves_record: false,
-        keep_going: false,
-        refused: None,
-    };
-    job.all(&mut sink).map(|_| ())
-}
-
 /// What an archive says of itself, and how many bytes of it are lost.
 pub(crate) fn summary(archive: &Archive, lost: u64) -> Summary {
     Summary {
@@ -223,6 +134,8 @@ mod tests {
         assert_eq!(original("b.warp.warp"), Some("b.warp".into()));
         assert_eq!(original("a.warp/b"), None);
         assert_eq!(original("a/.warp"), None);
+        assert_eq!(original("a/..warp"), None);
+        assert_eq!(original("a/...warp"), None);
         assert_eq!(original("/"), None);
     }
 }

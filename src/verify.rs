@@ -23,7 +23,12 @@ pub struct VerifyOptions {
 ///
 /// # Errors
 /// The first damage found, in the order of the file; or the file cannot be read.
-pub fn verify_file(path: &Path, options: VerifyOptions, control: Control<'_>) -> Result<Summary> {
+pub fn verify_file(
+    path: impl AsRef<Path>,
+    options: VerifyOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let path = path.as_ref();
     verify_opened(open_regular(path)?, path, options, control)
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use warpfs::ErrorKind;
 use warpfs::format::{Checksum, Codec};
-use warpfs::job::{ChunkReport, Control, Observer, Unobserved};
+use warpfs::job::{ChunkReport, Control, Observer};
 use warpfs::pack::{PackOptions, pack_file};
 use warpfs::unpack::{UnpackOptions, unpack_file};
 use warpfs::verify::{VerifyOptions, verify_file};
@@ -38,14 +38,6 @@ macro_rules! run {
         let said = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), said, output.stdout)
     }};
-}
-
-fn never() -> Control<'static> {
-    static NEVER: AtomicBool = AtomicBool::new(false);
-    Control {
-        observer: &Unobserved,
-        cancelled: &NEVER,
-    }
 }
 
 /// Text that compresses, different at every place.
@@ -114,7 +106,7 @@ fn every_codec_checksum_and_size_comes_back_and_threads_do_not_change_a_byte() {
                             ..PackOptions::default()
                         };
                         let summary =
-                            pack_file(&at("x"), &at("x.warp"), &options, never()).unwrap();
+                            pack_file(at("x"), at("x.warp"), &options, Control::default()).unwrap();
                         let packed = fs::read(at("x.warp")).unwrap();
                         assert_eq!(summary.packed_size, packed.len() as u64);
                         packed
@@ -125,12 +117,12 @@ fn every_codec_checksum_and_size_comes_back_and_threads_do_not_change_a_byte() {
                     assert_eq!(packed[0], fs::read("tests/data/v2-empty.warp").unwrap());
                 }
                 verify_file(
-                    &at("x.warp"),
+                    at("x.warp"),
                     VerifyOptions {
                         threads: Some(3),
                         ..VerifyOptions::default()
                     },
-                    never(),
+                    Control::default(),
                 )
                 .unwrap();
                 for threads in [1, 4] {
@@ -139,7 +131,7 @@ fn every_codec_checksum_and_size_comes_back_and_threads_do_not_change_a_byte() {
                         force: true,
                         ..UnpackOptions::default()
                     };
-                    unpack_file(&at("x.warp"), &at("back"), &options, never()).unwrap();
+                    unpack_file(at("x.warp"), at("back"), &options, Control::default()).unwrap();
                     assert!(fs::read(at("back")).unwrap() == original, "{codec} {len}");
                 }
             }
@@ -326,9 +318,9 @@ fn a_file_that_changes_while_it_is_packed_is_not_packed_and_not_removed() {
         let meddler = Meddler(meddle);
         let control = Control {
             observer: &meddler,
-            ..never()
+            ..Control::default()
         };
-        let error = pack_file(&at("x"), &at("x.warp"), &options, control).unwrap_err();
+        let error = pack_file(at("x"), at("x.warp"), &options, control).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InputChanged), "{error}");
         assert_eq!(names(directory.path()), ["x"]);
     }
@@ -349,7 +341,7 @@ fn a_cancelled_job_leaves_nothing_behind() {
         chunk_size: Some(4096),
         ..PackOptions::default()
     };
-    let error = pack_file(&at("x"), &at("x.warp"), &options, control).unwrap_err();
+    let error = pack_file(at("x"), at("x.warp"), &options, control).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Cancelled));
     assert_eq!(names(directory.path()), ["x"]);
 }
@@ -879,10 +871,10 @@ fn an_empty_file_that_grows_while_it_is_packed_is_not_packed() {
     let observer = Beginner(grow);
     let control = Control {
         observer: &observer,
-        ..never()
+        ..Control::default()
     };
     let options = PackOptions::default();
-    let error = pack_file(&at("x"), &at("x.warp"), &options, control).unwrap_err();
+    let error = pack_file(at("x"), at("x.warp"), &options, control).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InputChanged), "{error}");
     assert_eq!(names(directory.path()), ["x"]);
 }
@@ -1008,7 +1000,7 @@ fn a_file_that_did_not_get_its_name_is_not_counted_as_packed() {
     let meddler = Meddler(|| fs::write(at("tree/x.warp"), "faster").unwrap());
     let control = Control {
         observer: &meddler,
-        ..never()
+        ..Control::default()
     };
     let options = PackOptions {
         chunk_size: Some(4096),

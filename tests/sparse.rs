@@ -10,22 +10,12 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use warpfs::format::Codec;
-use warpfs::job::{Control, Unobserved};
+use warpfs::job::Control;
 use warpfs::pack::{PackOptions, pack_file};
 use warpfs::unpack::{UnpackOptions, unpack_file};
 use warpfs::verify::{VerifyOptions, verify_file};
-
-static NEVER: AtomicBool = AtomicBool::new(false);
-
-fn control() -> Control<'static> {
-    Control {
-        observer: &Unobserved,
-        cancelled: &NEVER,
-    }
-}
 
 /// Makes a file of `size` bytes with data at each of `islands` and nowhere else.
 fn sparse_file(path: &Path, size: u64, islands: &[u64]) {
@@ -45,11 +35,16 @@ fn round_trip(size: u64, islands: &[u64], options: &PackOptions) {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     sparse_file(&at("disk"), size, islands);
-    let summary = pack_file(&at("disk"), &at("disk.warp"), options, control()).unwrap();
+    let summary = pack_file(at("disk"), at("disk.warp"), options, Control::default()).unwrap();
     assert_eq!(summary.original_size, size);
-    verify_file(&at("disk.warp"), VerifyOptions::default(), control()).unwrap();
+    verify_file(
+        at("disk.warp"),
+        VerifyOptions::default(),
+        Control::default(),
+    )
+    .unwrap();
     let unpacking = UnpackOptions::default();
-    unpack_file(&at("disk.warp"), &at("back"), &unpacking, control()).unwrap();
+    unpack_file(at("disk.warp"), at("back"), &unpacking, Control::default()).unwrap();
     let back = File::open(at("back")).unwrap();
     let metadata = back.metadata().unwrap();
     assert_eq!(metadata.len(), size);
@@ -108,14 +103,14 @@ fn a_file_that_is_one_hole_is_packed_without_being_read() {
     let at = |name: &str| directory.path().join(name);
     sparse_file(&at("hole"), 1 << 30, &[]);
     let summary = pack_file(
-        &at("hole"),
-        &at("hole.warp"),
+        at("hole"),
+        at("hole.warp"),
         &PackOptions::default(),
-        control(),
+        Control::default(),
     );
     assert!(summary.unwrap().packed_size < 1 << 20);
     let unpacking = UnpackOptions::default();
-    unpack_file(&at("hole.warp"), &at("back"), &unpacking, control()).unwrap();
+    unpack_file(at("hole.warp"), at("back"), &unpacking, Control::default()).unwrap();
     let metadata = at("back").metadata().unwrap();
     assert_eq!((metadata.len(), metadata.blocks()), (1 << 30, 0));
 }

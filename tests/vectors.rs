@@ -12,11 +12,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 use warpfs::info::Info;
-use warpfs::job::{Control, Unobserved};
+use warpfs::job::Control;
 use warpfs::unpack::{UnpackOptions, unpack_file, unpack_to};
 use warpfs::verify::{VerifyOptions, verify_file};
 
@@ -48,11 +47,7 @@ fn within_64_mib(arguments: &[&str], file: &Path) -> Output {
 
 #[test]
 fn good_files_decode_to_their_originals() {
-    static NEVER: AtomicBool = AtomicBool::new(false);
-    let control = Control {
-        observer: &Unobserved,
-        cancelled: &NEVER,
-    };
+    let control = Control::default();
     let directory = tempfile::tempdir().unwrap();
     let vectors = manifest("manifest.json");
     assert!(vectors.len() > 15);
@@ -60,21 +55,21 @@ fn good_files_decode_to_their_originals() {
         let text = |key: &str| vector[key].as_str().unwrap();
         let name = text("file");
         let original = directory.path().join(name);
-        unpack_file(&data(name), &original, &UnpackOptions::default(), control).unwrap();
+        unpack_file(data(name), &original, &UnpackOptions::default(), control).unwrap();
         assert_eq!(sha256(&original), text("sha256"), "{name}");
 
         let mut streamed = Vec::new();
         unpack_to(
-            &data(name),
+            data(name),
             &mut streamed,
             &UnpackOptions::default(),
             control,
         )
         .unwrap();
         assert!(streamed == fs::read(&original).unwrap(), "{name}");
-        verify_file(&data(name), VerifyOptions::default(), control).unwrap();
+        verify_file(data(name), VerifyOptions::default(), control).unwrap();
 
-        let info = Info::read(&data(name)).unwrap();
+        let info = Info::read(data(name)).unwrap();
         assert_eq!(info.codec().name(), text("codec"), "{name}");
         assert_eq!(
             info.version().number(),

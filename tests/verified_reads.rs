@@ -15,10 +15,9 @@ use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use common::{Mounted, Random, mixed, pack, run, sample, shell, vector, warpfs};
-use warpfs::job::{Control, Unobserved};
+use warpfs::job::Control;
 use warpfs::unpack::{UnpackOptions, unpack_to};
 use warpfs::{Engine, EngineOptions, Verify};
 
@@ -232,11 +231,7 @@ fn no_flipped_byte_anywhere_in_a_file_gives_a_wrong_byte() {
     let mounted = Mounted::new(&source, &["--ttl", "0"]);
     let strict = Mounted::new(&source, &["--ttl", "0", "--verify", "strict"]);
     let engine = Engine::new(&EngineOptions::default()).unwrap();
-    let cancelled = AtomicBool::new(false);
-    let control = Control {
-        observer: &Unobserved,
-        cancelled: &cancelled,
-    };
+    let control = Control::default();
     let mut random = Random(4);
     let [mut by_mount, mut by_strict, mut by_library, mut by_unpack] = [Outcomes::default(); 4];
     for number in 0..flips {
@@ -417,7 +412,7 @@ fn strict_reads_refuse_a_record_that_the_checksum_does_not_prove() {
                 verify: checks,
                 ..EngineOptions::default()
             });
-            let reader = engine.unwrap().open(&at("one.warp"))?;
+            let reader = engine.unwrap().open(at("one.warp"))?;
             let mut bytes = vec![0; 5000];
             reader.read_at(&mut bytes, 20_000).map(|_| bytes)
         };

@@ -19,8 +19,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Mode, OFlags};
-
 pub(crate) use contents::Contents;
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
@@ -347,8 +345,23 @@ pub(crate) fn open_regular(path: &Path) -> Result<File> {
 ///
 /// # Errors
 /// The system's.
+#[cfg(feature = "files")]
 pub(crate) fn open_at_once(path: &Path) -> Result<File> {
+    use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).context("cannot open", path)?;
     Ok(File::from(file))
+}
+
+/// Opens a file for reading. Something else that opening would wait for is looked at first.
+///
+/// # Errors
+/// The system's, or it is neither a file nor a directory.
+#[cfg(not(feature = "files"))]
+fn open_at_once(path: &Path) -> Result<File> {
+    let kind = std::fs::metadata(path).context("cannot open", path)?;
+    match kind.is_file() || kind.is_dir() {
+        true => File::open(path).context("cannot open", path),
+        false => Err(Error::unusable("not a regular file").in_file(path)),
+    }
 }

@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::identity::Identity;
@@ -29,11 +28,8 @@ impl Source for File {
             // The system refuses to look where no file can reach.
             let within = usize::try_from(FARTHEST.saturating_sub(place)).unwrap_or(usize::MAX);
             let len = rest.len().min(within);
-            match FileExt::read_at(
-                self,
-                rest.get_mut(..len).unwrap_or_default(),
-                place.min(FARTHEST),
-            ) {
+            let room = rest.get_mut(..len).unwrap_or_default();
+            match read_once(self, room, place.min(FARTHEST)) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -44,8 +40,18 @@ impl Source for File {
     }
 
     fn identity(&self) -> io::Result<Identity> {
-        Ok(Identity::of(self)?)
+        Identity::of(self)
     }
+}
+
+#[cfg(unix)]
+fn read_once(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_once(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
 impl<S: Source> Source for Arc<S> {

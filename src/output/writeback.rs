@@ -28,7 +28,7 @@ const STEP: u64 = 8 << 20;
 const BEGIN_AT: u64 = 32 << 20;
 
 /// The writeback of one file that is written from front to back.
-pub(crate) struct Writeback<'a> {
+pub(super) struct Writeback<'a> {
     file: &'a File,
     /// Up to where it was asked for.
     begun: u64,
@@ -41,7 +41,7 @@ struct Thread {
 }
 
 impl<'a> Writeback<'a> {
-    pub(crate) fn new(file: &'a File) -> Self {
+    pub(super) fn new(file: &'a File) -> Self {
         Self {
             file,
             begun: 0,
@@ -50,7 +50,7 @@ impl<'a> Writeback<'a> {
     }
 
     /// Notes that all bytes in front of `end` have been written, and will not be again. Returns at once.
-    pub(crate) fn written_up_to(&mut self, end: u64) {
+    pub(super) fn written_up_to(&mut self, end: u64) {
         let end = end / STEP * STEP;
         if end < BEGIN_AT || end <= self.begun {
             return;

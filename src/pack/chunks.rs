@@ -1,30 +1,23 @@
 //! The chunks of one input, from its bytes to the finished container.
 
-use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use rustix::fs::Stat;
-
-use super::choice::{Choice, SAMPLE_LEN, choose};
-use super::input::{SizedInput, fill};
+use super::choice::Choice;
 use super::record::Record;
-use super::spool::Spool;
+use super::spool::Aside;
 use super::{PackOptions, Summary};
 use crate::codec;
 use crate::digest::{
     Assembler, Content, Leaf, Subtrees, hashes_in_parallel, leaf_digests, subtrees,
 };
 use crate::error::{Error, IoContext, Result};
-use crate::format::{
-    Checksum, Codec, Fingerprint, FixedHeader, Footer, GROUP_LEN, Layout, Version,
-};
-use crate::job::{ChunkReport, Control, thread_count, threads_for};
+use crate::format::{Checksum, Fingerprint, FixedHeader, Footer, GROUP_LEN, Layout};
+use crate::job::{ChunkReport, Control, thread_count};
 use crate::ordered::{self, Buffers, resize};
-use crate::output::{Appender, NewFile};
 use crate::zeros::is_zero;
 
 /// How much is gathered before it is written, in bytes: chunks of zeros have payloads of a few bytes.
@@ -36,130 +29,13 @@ pub(super) struct Packed {
     pub(super) digest: Option<Footer>,
 }
 
-/// Packs a file of known size.
-pub(super) fn pack_sized(
-    file: &File,
-    path: &Path,
-    stat: Stat,
-    new: &mut NewFile,
-    options: &PackOptions,
-    control: Control<'_>,
-) -> Result<Packed> {
-    let input = SizedInput::new(file, path, stat);
-    let size = input.size();
-    let choice = choose(options, Some(size), thread_count(None), || {
-        let mut sample = vec![0; size.min(SAMPLE_LEN as u64) as usize];
-        input.read(&(0..sample.len() as u64), &mut sample)?;
-        Ok(sample)
-    })
-    .map_err(|error| error.in_file(path))?;
-    let chunk_count = size.div_ceil(choice.chunk_size);
-    let header = FixedHeader {
-        version: Version::V2,
-        codec: choice.codec,
-        original_size: size,
-        // The choice made sure that it fits.
-        chunk_count: u32::try_from(chunk_count).unwrap_or(u32::MAX),
-    };
-    let mut offset = 0;
-    let mut data = 0;
-    let next = || {
-        if offset >= size {
-            return Ok(None);
-        }
-        let range = offset..size.min(offset + choice.chunk_size);
-        if data < range.end && data <= offset {
-            data = input.next_data(offset)?.unwrap_or(size);
-        }
-        offset = range.end;
-        let load = match data >= range.end {
-            true => Load::Hole,
-            false => Load::Data,
-        };
-        Ok(Some(Item { range, load }))
-    };
-    let read = |range: &Range<u64>, buffer: &mut [u8]| input.read(range, buffer);
-    let target = Appender::new(new.file(), header.payload_start());
-    let encoder = Encoder::new(choice, options, path, control);
-    let threads = threads_for(encoder.threads, chunk_count);
-    let encoded = encoder.run(threads, next, read, target, new)?;
-    input.check_unchanged()?;
-    encoded.finish(header, new)
-}
-
-/// Packs what can only be read once, in order, to its end.
-pub(super) fn pack_stream(
-    file: &File,
-    path: &Path,
-    new: &mut NewFile,
-    options: &PackOptions,
-    control: Control<'_>,
-) -> Result<Packed> {
-    let mut stream = file;
-    let mut sample = vec![0; SAMPLE_LEN];
-    let sample_len = fill(&mut stream, &mut sample, control.cancelled, path)?;
-    sample.truncate(sample_len);
-    let choice = match sample.is_empty() {
-        // An empty file is a bare header with this codec.
-        true => choose(options, Some(0), 1, || Ok(Vec::new())).map(|choice| Choice {
-            codec: Codec::Snappy,
-            ..choice
-        }),
-        false => choose(options, None, thread_count(None), || Ok(sample.clone())),
-    }
-    .map_err(|error| error.in_file(path))?;
-    let mut spool = Spool::new(new)?;
-    let encoder = Encoder::new(choice, options, path, control);
-    let mut offset = 0_u64;
-    let mut count = 0_u32;
-    let next = || {
-        let mut bytes = encoder.buffers.take();
-        resize(&mut bytes, choice.chunk_size)?;
-        // The sample first, then what follows it.
-        let begun = sample.len().min(bytes.len());
-        let (sampled, room) = bytes.split_at_mut(begun);
-        sampled.copy_from_slice(sample.get(..begun).unwrap_or(&[]));
-        sample.drain(..begun);
-        let read = fill(&mut stream, room, control.cancelled, path)?;
-        bytes.truncate(begun + read);
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        count = count.checked_add(1).ok_or_else(|| {
-            Error::unusable("more chunks than can be counted: choose a larger --chunk-size")
-                .in_file(path)
-        })?;
-        let range = offset..offset + bytes.len() as u64;
-        offset = range.end;
-        Ok(Some(Item {
-            range,
-            load: Load::Loaded(bytes),
-        }))
-    };
-    // Nothing is left to be read: the items bring their bytes.
-    let read = |_: &Range<u64>, _: &mut [u8]| Ok(());
-    let encoded = encoder.run(encoder.threads, next, read, &mut spool, new)?;
-    let header = FixedHeader {
-        version: Version::V2,
-        codec: choice.codec,
-        original_size: encoded.original_size,
-        chunk_count: u32::try_from(encoded.sizes.len()).unwrap_or(u32::MAX),
-    };
-    let mut target = new.file();
-    target
-        .seek(SeekFrom::Start(header.payload_start()))
-        .context("cannot write", new.target())?;
-    spool.copy_to(target, new.target())?;
-    encoded.finish(header, new)
-}
-
 /// A chunk to be encoded: where it lies, and how to come by its bytes.
-struct Item {
-    range: Range<u64>,
-    load: Load,
+pub(super) struct Item {
+    pub(super) range: Range<u64>,
+    pub(super) load: Load,
 }
 
-enum Load {
+pub(super) enum Load {
     /// It is to be read.
     Data,
     /// It lies in a hole.
@@ -192,33 +68,38 @@ enum Hash {
 }
 
 /// Encodes the chunks of one input.
-struct Encoder<'a> {
+pub(super) struct Encoder<'a> {
     choice: Choice,
     /// The checksum to compute, and whether it goes into the file.
     checksum: Option<(Checksum, bool)>,
     parallel_hash: bool,
     layout: Layout,
-    threads: usize,
+    pub(super) threads: usize,
     path: &'a Path,
     control: Control<'a>,
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
     /// The payload of a whole chunk of zeros, and that of a shorter one at the end.
     zeros: [OnceLock<Arc<[u8]>>; 2],
 }
 
 /// All chunks encoded and written.
-struct Done {
+pub(super) struct Done {
     /// The payloads' sizes in bytes, for the table; 4 bytes a chunk, for there may be 2^32 of them.
-    sizes: Vec<u32>,
+    pub(super) sizes: Vec<u32>,
     chunk_size: u64,
-    original_size: u64,
+    pub(super) original_size: u64,
     digest: Option<Footer>,
     store_digest: bool,
     record: Record,
 }
 
 impl<'a> Encoder<'a> {
-    fn new(choice: Choice, options: &PackOptions, path: &'a Path, control: Control<'a>) -> Self {
+    pub(super) fn new(
+        choice: Choice,
+        options: &PackOptions,
+        path: &'a Path,
+        control: Control<'a>,
+    ) -> Self {
         // What is to be verified against the input needs a digest, whether or not the file is to have one.
         let unstored = options.remove.then_some((Checksum::Blake3, false));
         let checksum = options
@@ -247,15 +128,15 @@ impl<'a> Encoder<'a> {
     }
 
     /// Encodes all items and writes their payloads to `target`, one behind the other.
-    fn run(
+    pub(super) fn run(
         &self,
         threads: usize,
         next: impl FnMut() -> Result<Option<Item>> + Send,
         read: impl Fn(&Range<u64>, &mut [u8]) -> Result<()> + Sync,
         target: impl Write + Send,
-        new: &NewFile,
+        aside: &dyn Aside,
     ) -> Result<Done> {
-        let target_path = new.target();
+        let target_path = aside.result();
         let mut record = Record::new(self.layout);
         let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, target);
         let mut sizes = Vec::new();
@@ -307,7 +188,7 @@ impl<'a> Encoder<'a> {
                     groups = assembler.take_groups();
                 }
                 groups.retain(|_| self.layout.group_len.is_some());
-                record.push(encoded.range, &encoded.leaves, groups, new)
+                record.push(encoded.range, &encoded.leaves, groups, aside)
             },
         )
         .map_err(|error| error.in_file(self.path))?;
@@ -323,7 +204,7 @@ impl<'a> Encoder<'a> {
                 Footer { checksum, digest }
             });
         last_groups.retain(|_| self.layout.group_len.is_some());
-        record.finish(original_size, last_groups, new)?;
+        record.finish(original_size, last_groups, aside)?;
         Ok(Done {
             sizes,
             chunk_size: self.choice.chunk_size,
@@ -418,48 +299,19 @@ impl<'a> Encoder<'a> {
 }
 
 impl Done {
-    /// Writes the header and the table in front of the payloads, the footer and the record of digests behind them.
-    fn finish(self, header: FixedHeader, new: &NewFile) -> Result<Packed> {
-        let payload_len: u64 = self.sizes.iter().map(|&size| u64::from(size)).sum();
-        let payload_end = header.payload_start() + payload_len;
-        let mut packed_size = payload_end;
-        let mut fingerprint = Fingerprint::default();
-        self.write_beginning(&header, new.file(), &mut fingerprint)
-            .context("cannot write", new.target())?;
-        // An empty file is a bare header.
-        if !self.sizes.is_empty() {
-            let footer = match &self.digest {
-                Some(footer) if self.store_digest => footer.to_bytes(),
-                _ => Vec::new(),
-            };
-            fingerprint.update(&footer);
-            packed_size += footer.len() as u64;
-            let mut end = new.file();
-            end.seek(SeekFrom::Start(payload_end))
-                .and_then(|_| end.write_all(&footer))
-                .context("cannot write", new.target())?;
-            packed_size += self.record.write(new, fingerprint.digest())?;
-        }
-        Ok(Packed {
-            summary: Summary {
-                codec: header.codec,
-                chunks: header.chunk_count,
-                original_size: header.original_size,
-                packed_size,
-                lost: 0,
-            },
-            digest: self.digest,
-        })
+    /// How many bytes all payloads take.
+    pub(super) fn payload_len(&self) -> u64 {
+        self.sizes.iter().map(|&size| u64::from(size)).sum()
     }
 
-    fn write_beginning(
+    /// Writes what goes in front of the payloads, the header and the table; gives its fingerprint.
+    pub(super) fn write_beginning(
         &self,
         header: &FixedHeader,
-        mut file: &File,
-        fingerprint: &mut Fingerprint,
-    ) -> std::io::Result<()> {
-        file.rewind()?;
-        let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, file);
+        output: impl Write,
+    ) -> std::io::Result<Fingerprint> {
+        let mut fingerprint = Fingerprint::default();
+        let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, output);
         let mut write = |bytes: &[u8]| {
             fingerprint.update(bytes);
             writer.write_all(bytes)
@@ -474,6 +326,42 @@ impl Done {
             write(&size.to_le_bytes())?;
             left -= size;
         }
-        writer.flush()
+        writer.flush()?;
+        drop(writer);
+        Ok(fingerprint)
+    }
+
+    /// Writes what goes behind the payloads, the footer and the record of digests; `beginning` is the fingerprint of what is in
+    /// front of them.
+    pub(super) fn write_ending(
+        self,
+        header: &FixedHeader,
+        beginning: Fingerprint,
+        mut output: impl Write,
+        path: &Path,
+    ) -> Result<Packed> {
+        let mut packed_size = header.payload_start() + self.payload_len();
+        // An empty file is a bare header.
+        if !self.sizes.is_empty() {
+            let footer = match &self.digest {
+                Some(footer) if self.store_digest => footer.to_bytes(),
+                _ => Vec::new(),
+            };
+            let mut fingerprint = beginning;
+            fingerprint.update(&footer);
+            output.write_all(&footer).context("cannot write", path)?;
+            packed_size += footer.len() as u64;
+            packed_size += self.record.write(output, path, fingerprint.digest())?;
+        }
+        Ok(Packed {
+            summary: Summary {
+                codec: header.codec,
+                chunks: header.chunk_count,
+                original_size: header.original_size,
+                packed_size,
+                lost: 0,
+            },
+            digest: self.digest,
+        })
     }
 }

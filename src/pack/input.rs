@@ -4,20 +4,86 @@
 //! are asked for and not read.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Advice, SeekFrom, Stat};
+use rustix::fs::{Advice, Stat};
 use rustix::io::Errno;
 
+use super::PackOptions;
+use super::choice::{SAMPLE_LEN, choose};
+use super::chunks::{Encoder, Item, Load, Packed};
 use crate::error::{ErrorKind, IoContext, Result};
+use crate::format::{FixedHeader, Version};
+use crate::job::{Control, thread_count, threads_for};
+use crate::output::{Appender, NewFile};
 
 /// How long a silent pipe is waited for before a look at whether to stop, in nanoseconds.
 const POLL_INTERVAL: i64 = 100_000_000;
+
+/// Packs a file of known size.
+pub(super) fn pack_sized(
+    file: &File,
+    path: &Path,
+    stat: Stat,
+    new: &NewFile,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<Packed> {
+    let input = SizedInput::new(file, path, stat);
+    let size = input.size();
+    let choice = choose(options, Some(size), thread_count(None), || {
+        let mut sample = vec![0; size.min(SAMPLE_LEN as u64) as usize];
+        input.read(&(0..sample.len() as u64), &mut sample)?;
+        Ok(sample)
+    })
+    .map_err(|error| error.in_file(path))?;
+    let chunk_count = size.div_ceil(choice.chunk_size);
+    let header = FixedHeader {
+        version: Version::V2,
+        codec: choice.codec,
+        original_size: size,
+        // The choice made sure that it fits.
+        chunk_count: u32::try_from(chunk_count).unwrap_or(u32::MAX),
+    };
+    let mut offset = 0;
+    let mut data = 0;
+    let next = || {
+        if offset >= size {
+            return Ok(None);
+        }
+        let range = offset..size.min(offset + choice.chunk_size);
+        if data < range.end && data <= offset {
+            data = input.next_data(offset)?.unwrap_or(size);
+        }
+        offset = range.end;
+        let load = match data >= range.end {
+            true => Load::Hole,
+            false => Load::Data,
+        };
+        Ok(Some(Item { range, load }))
+    };
+    let read = |range: &Range<u64>, buffer: &mut [u8]| input.read(range, buffer);
+    let target = Appender::new(new.file(), header.payload_start());
+    let encoder = Encoder::new(choice, options, path, control);
+    let threads = threads_for(encoder.threads, chunk_count);
+    let encoded = encoder.run(threads, next, read, target, new)?;
+    input.check_unchanged()?;
+    let mut output = new.file();
+    let mut write = || {
+        output.rewind()?;
+        let beginning = encoded.write_beginning(&header, output)?;
+        output.seek(SeekFrom::Start(
+            header.payload_start() + encoded.payload_len(),
+        ))?;
+        Ok::<_, io::Error>(beginning)
+    };
+    let beginning = write().context("cannot write", new.target())?;
+    encoded.write_ending(&header, beginning, output, new.target())
+}
 
 /// A regular file of known size.
 pub(crate) struct SizedInput<'a> {
@@ -50,7 +116,7 @@ impl<'a> SizedInput<'a> {
         if !self.sparse {
             return Ok(Some(offset));
         }
-        match rustix::fs::seek(self.file, SeekFrom::Data(offset)) {
+        match rustix::fs::seek(self.file, rustix::fs::SeekFrom::Data(offset)) {
             Ok(data) => Ok(Some(data)),
             Err(Errno::NXIO) => Ok(None),
             // Not every file system tells; then everything is data.
@@ -60,7 +126,7 @@ impl<'a> SizedInput<'a> {
     }
 
     fn next_hole(&self, offset: u64) -> Result<u64> {
-        match rustix::fs::seek(self.file, SeekFrom::Hole(offset)) {
+        match rustix::fs::seek(self.file, rustix::fs::SeekFrom::Hole(offset)) {
             Ok(hole) => Ok(hole),
             Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => Ok(u64::MAX),
             Err(error) => Err(error).context("cannot look for holes in", self.path),
@@ -132,44 +198,28 @@ fn state(stat: &Stat) -> impl PartialEq + use<> {
     )
 }
 
-/// Fills `buffer` from a stream as far as the stream goes, and says how far. A pipe that has nothing to give is waited
-/// for, with an eye on `cancelled`.
-pub(crate) fn fill(
-    file: &mut &File,
-    buffer: &mut [u8],
-    cancelled: &AtomicBool,
-    path: &Path,
-) -> Result<usize> {
-    let interval = Timespec {
-        tv_sec: 0,
-        tv_nsec: POLL_INTERVAL,
-    };
-    let mut filled = 0;
-    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
-        loop {
-            if cancelled.load(Ordering::Relaxed) {
-                return Err(ErrorKind::Cancelled.into());
-            }
-            let mut fds = [PollFd::new(*file, PollFlags::IN)];
-            match poll(&mut fds, Some(&interval)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => break,
-                Err(error) => return Err(error).context("cannot wait for", path),
-            }
-        }
-        match file.read(room) {
-            Ok(0) => break,
-            Ok(len) => filled += len,
-            // Somebody else may have read what there was.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock
-                ) => {}
-            Err(error) => return Err(crate::Error::io("cannot read", error).in_file(path)),
+/// A stream of which each read comes back within [`POLL_INTERVAL`], interrupted if there is nothing to read: who waits can then
+/// be told to stop.
+pub(super) struct Polled<'a>(pub(super) &'a File);
+
+impl Read for Polled<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let interval = Timespec {
+            tv_sec: 0,
+            tv_nsec: POLL_INTERVAL,
+        };
+        let mut fds = [PollFd::new(self.0, PollFlags::IN)];
+        match poll(&mut fds, Some(&interval))? {
+            0 => Err(io::ErrorKind::Interrupted.into()),
+            _ => match self.0.read(buffer) {
+                // Somebody else may have read what there was.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(io::ErrorKind::Interrupted.into())
+                }
+                read => read,
+            },
         }
     }
-    Ok(filled)
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@
 
 use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 
-use super::spool::Spool;
+use super::spool::{Aside, Spool};
 use crate::digest::{ChainingValue, Leaf};
 use crate::error::{IoContext, Result};
 use crate::format::{Fingerprint, Layout, RECORD_MAGIC, TAIL_LEN, Tail};
-use crate::output::NewFile;
 use crate::record::Builder;
 
 /// How much is kept in memory before it is spooled, in bytes.
@@ -43,11 +43,11 @@ impl Record {
         chunk: Range<u64>,
         leaves: &[Leaf],
         groups: Vec<ChainingValue>,
-        new: &NewFile,
+        aside: &dyn Aside,
     ) -> Result<()> {
         self.builder.push(chunk, leaves, groups);
         while let Some(page) = self.builder.next_page() {
-            self.gather(&page, new)?;
+            self.gather(&page, aside)?;
         }
         Ok(())
     }
@@ -57,43 +57,49 @@ impl Record {
         &mut self,
         original_size: u64,
         groups: Vec<ChainingValue>,
-        new: &NewFile,
+        aside: &dyn Aside,
     ) -> Result<()> {
         let builder = std::mem::replace(&mut self.builder, Builder::new(self.layout));
         let (pages, directory) = builder.finish(original_size, groups);
         for page in pages {
-            self.gather(&page, new)?;
+            self.gather(&page, aside)?;
         }
         self.directory = directory;
         Ok(())
     }
 
-    fn gather(&mut self, page: &[u8], new: &NewFile) -> Result<()> {
+    fn gather(&mut self, page: &[u8], aside: &dyn Aside) -> Result<()> {
         self.gathered.extend(page);
         if self.gathered.len() < GATHERED_LEN {
             return Ok(());
         }
         let mut spool = match self.spool.take() {
             Some(spool) => spool,
-            None => Spool::new(new)?,
+            None => Spool::new(aside)?,
         };
         spool
             .write_all(&self.gathered)
-            .context("cannot write", new.target())?;
+            .context("cannot write", aside.result())?;
         self.gathered.clear();
         self.spool = Some(spool);
         Ok(())
     }
 
-    /// Writes the record where `new` stands; `beginning` is the fingerprint of header, table and footer. Says how long it is, in
+    /// Writes the record to `output`, called `path` in messages; `beginning` is the fingerprint of header, table and footer. Says how
+    /// long it is, in
     /// bytes.
-    pub(super) fn write(mut self, new: &NewFile, beginning: u64) -> Result<u64> {
-        let mut file = new.file();
-        file.write_all(&RECORD_MAGIC)
-            .context("cannot write", new.target())?;
+    pub(super) fn write(
+        mut self,
+        mut output: impl Write,
+        path: &Path,
+        beginning: u64,
+    ) -> Result<u64> {
+        output
+            .write_all(&RECORD_MAGIC)
+            .context("cannot write", path)?;
         let mut pages_len = self.gathered.len() as u64;
         if let Some(spool) = self.spool {
-            pages_len += spool.copy_to(new.file(), new.target())?;
+            pages_len += spool.copy_to(&mut output, path)?;
         }
         let mut directory = Fingerprint::default();
         directory.update(&self.directory);
@@ -106,8 +112,9 @@ impl Record {
         };
         self.gathered.extend(&self.directory);
         self.gathered.extend(tail.to_bytes());
-        file.write_all(&self.gathered)
-            .context("cannot write", new.target())?;
+        output
+            .write_all(&self.gathered)
+            .context("cannot write", path)?;
         Ok(record_len)
     }
 }

@@ -1,5 +1,5 @@
-//! Where the payloads of a stream, and the record of a large file, wait for what goes in front of them: in an unnamed file
-//! beside the target.
+//! Where the payloads of a stream, and the record of a large file, wait for what goes in front of them: in an unnamed file,
+//! beside the target if that has a place.
 //!
 //! A disk that cannot take what is written says so when that is synced, and to nobody who reads it back: then the bytes
 //! may be others. To sync a file that is to be thrown away would cost as much as writing it twice, so its bytes are hashed
@@ -11,10 +11,45 @@ use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
 use crate::format::Fingerprint;
+#[cfg(feature = "files")]
 use crate::output::NewFile;
 
 /// How much is copied at a time, in bytes.
 const BUFFER_LEN: usize = 256 << 10;
+
+/// Where to set something aside while a result is made.
+pub(super) trait Aside: Sync {
+    /// What the result is called in messages.
+    fn result(&self) -> &Path;
+
+    /// An unnamed file that is gone when it is closed.
+    fn file(&self) -> Result<File>;
+}
+
+/// Beside the result, where there is room for it.
+#[cfg(feature = "files")]
+impl Aside for NewFile {
+    fn result(&self) -> &Path {
+        self.target()
+    }
+
+    fn file(&self) -> Result<File> {
+        self.spool()
+    }
+}
+
+/// In the system's directory of temporary files, for a result that is called so and has no place.
+pub(super) struct Unnamed<'a>(pub(super) &'a Path);
+
+impl Aside for Unnamed<'_> {
+    fn result(&self) -> &Path {
+        self.0
+    }
+
+    fn file(&self) -> Result<File> {
+        tempfile::tempfile().context("cannot make a temporary file for", self.0)
+    }
+}
 
 /// See the module's description.
 pub(super) struct Spool {
@@ -23,10 +58,9 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// A spool for what `new` is to hold.
-    pub(super) fn new(new: &NewFile) -> Result<Self> {
+    pub(super) fn new(aside: &dyn Aside) -> Result<Self> {
         Ok(Self {
-            file: new.spool()?,
+            file: aside.file()?,
             written: Fingerprint::default(),
         })
     }

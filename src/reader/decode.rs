@@ -40,7 +40,7 @@ impl Decoded {
 }
 
 impl Shared {
-    fn key(&self, unit: Unit) -> Key {
+    pub(super) fn key(&self, unit: Unit) -> Key {
         Key {
             contents: self.archive.contents().number,
             unit,
@@ -54,7 +54,7 @@ impl Shared {
     }
 
     /// Checks that the file reaches to the end of a chunk's payload, before memory is taken for it.
-    fn check_whole(&self, chunk: u32) -> Result<()> {
+    pub(super) fn check_whole(&self, chunk: u32) -> Result<()> {
         let payload = self.archive.table().compressed_range(chunk);
         match payload.is_some_and(|payload| payload.end > self.archive.file_len()) {
             true => Err(ErrorKind::EndsInside(Part::Payload).into()),
@@ -144,7 +144,7 @@ impl Shared {
 
     /// The lengths of the buffers to decode a whole chunk with, in bytes. That for its payload, which then is the room to check
     /// it with, is rounded up: payloads are of all lengths, and the buffer of one is to fit the next.
-    fn room_lengths(&self, chunk: u32) -> [usize; 2] {
+    pub(super) fn room_lengths(&self, chunk: u32) -> [usize; 2] {
         let [payload, original] = self.lengths(chunk);
         let room = payload.max(self.archive.room_beside(&self.bytes(chunk)));
         match room <= ROUNDED_UP_TO {
@@ -154,7 +154,11 @@ impl Shared {
     }
 
     /// Decodes a whole chunk into the second buffer, with the first as room for its payload.
-    fn fill(&self, chunk: u32, [mut room, mut original]: [Buffer; 2]) -> Result<Arc<Buffer>> {
+    pub(super) fn fill(
+        &self,
+        chunk: u32,
+        [mut room, mut original]: [Buffer; 2],
+    ) -> Result<Arc<Buffer>> {
         let [length, _] = self.lengths(chunk);
         let payload = room.get_mut(..length).unwrap_or_default();
         self.archive.decode(chunk, payload, &mut original)?;
@@ -219,14 +223,14 @@ impl Shared {
         }
     }
 
-    fn chunk_key(&self, chunk: u32) -> ChunkKey {
+    pub(super) fn chunk_key(&self, chunk: u32) -> ChunkKey {
         ChunkKey {
             contents: self.archive.contents().number,
             chunk,
         }
     }
 
-    fn stream_memory(&self, chunk: u32) -> Result<u64> {
+    pub(super) fn stream_memory(&self, chunk: u32) -> Result<u64> {
         let codec = self.archive.header().codec;
         let unstreamable = ErrorKind::Unstreamable { codec };
         let memory = self.archive.stream_memory(chunk)?;
@@ -241,7 +245,7 @@ impl Shared {
 
     /// Brings a chunk's decoder to `offset`. What it comes by goes into the cache as far as there is memory: it took time, and
     /// who reads backwards will want it. `scratch` takes the rest.
-    fn pass(
+    pub(super) fn pass(
         &self,
         lease: &mut Lease<'_>,
         chunk: u32,
@@ -289,21 +293,26 @@ impl Shared {
     }
 
     /// The piece that holds the byte at `position`, in bytes from the chunk's beginning, and which bytes of the original it has.
-    fn piece_at(&self, chunk: u32, position: u64) -> (Unit, Range<u64>) {
+    pub(super) fn piece_at(&self, chunk: u32, position: u64) -> (Unit, Range<u64>) {
         let whole = self.bytes(chunk);
         let offset = whole.start + position;
         let piece = piece_number(&whole, offset);
         (Unit { chunk, piece }, piece_bytes(&whole, offset))
     }
 
-    fn seek(&self, lease: &mut Lease<'_>, chunk: u32, offset: u64) -> Result<u64> {
+    pub(super) fn seek(&self, lease: &mut Lease<'_>, chunk: u32, offset: u64) -> Result<u64> {
         match lease.stream() {
             Some(stream) => self.archive.seek_stream(chunk, stream, offset),
             None => Ok(0),
         }
     }
 
-    fn decode_on(&self, lease: &mut Lease<'_>, chunk: u32, output: &mut [u8]) -> Result<()> {
+    pub(super) fn decode_on(
+        &self,
+        lease: &mut Lease<'_>,
+        chunk: u32,
+        output: &mut [u8],
+    ) -> Result<()> {
         if let Some(stream) = lease.stream() {
             self.archive.decode_on(chunk, stream, output)?;
         }
@@ -314,207 +323,13 @@ impl Shared {
     }
 
     /// Puts a decoder aside that has more to decode.
-    fn put_aside(&self, mut lease: Lease<'_>, chunk: u32) {
+    pub(super) fn put_aside(&self, mut lease: Lease<'_>, chunk: u32) {
         let bytes = self.bytes(chunk);
         if position_of(&mut lease) < bytes.end - bytes.start {
             lease.put_aside();
             // Who waits for memory may now take this decoder's.
             self.engine.cache.budget().announce();
         }
-    }
-
-    /// Has the workers decode original bytes ahead of their reader.
-    pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>) {
-        let mut offset = ahead.start;
-        while let Some((unit, bytes)) = self
-            .archive
-            .contents()
-            .unit_holding(offset, self.engine.one_call)
-            && bytes.start < ahead.end
-        {
-            let chunk = unit.chunk;
-            if unit.piece.is_some() {
-                let whole = self.bytes(chunk);
-                let until = whole.end.min(ahead.end);
-                let (from, to) = (bytes.start - whole.start, until - whole.start);
-                self.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to));
-                offset = until;
-            } else {
-                self.spawn(move |shared| shared.decode_unit_ahead(unit, &bytes));
-                offset = self.bytes(chunk).end;
-            }
-        }
-    }
-
-    /// Hands work to the workers, who drop it when the reader is gone by then.
-    fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
-        let shared = Arc::downgrade(self);
-        self.engine.workers.spawn(move || {
-            if let Some(shared) = shared.upgrade() {
-                work(&shared);
-            }
-        });
-    }
-
-    fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>) {
-        let cache = &self.engine.cache;
-        let key = self.key(unit);
-        // What is missing is reported to who asks for it.
-        if !self.prefetch.still_wants(bytes)
-            || cache.knows(key)
-            || self.check_whole(unit.chunk).is_err()
-        {
-            return;
-        }
-        let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
-            return self.engine.counters.prefetch_refused.add(1);
-        };
-        let lengths = self.room_lengths(unit.chunk);
-        let make_room = || self.engine.make_room();
-        let acquired = cache
-            .budget()
-            .acquire(lengths, Urgency::Speculation, make_room);
-        let Ok(Some(buffers)) = acquired else {
-            drop(ahead);
-            return self.engine.counters.prefetch_refused.add(1);
-        };
-        let Some(mark) = cache.enter_ahead(key, ahead) else {
-            return;
-        };
-        let outcome = self.fill(unit.chunk, buffers);
-        mark.land(outcome.clone());
-        match outcome {
-            Ok(_) => self.engine.counters.prefetched_chunks.add(1),
-            Err(error) => drop(self.report(error, unit.chunk)),
-        }
-    }
-
-    /// Decodes a chunk's pieces ahead of any reader, `from` and `to` in bytes from the chunk's beginning; or does so when who
-    /// is at it has done.
-    fn decode_chunk_ahead(self: &Arc<Self>, chunk: u32, from: u64, to: u64) {
-        if self.check_whole(chunk).is_err() {
-            return;
-        }
-        match self.go_on_ahead(chunk, from, to) {
-            Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
-                self.archive.contents().decode_only_whole(chunk);
-                self.decode_unit_ahead(Unit { chunk, piece: None }, &self.bytes(chunk));
-            }
-            Err(error) => drop(self.report(error, chunk)),
-            Ok(()) => {}
-        }
-    }
-
-    fn go_on_ahead(self: &Arc<Self>, chunk: u32, from: u64, to: u64) -> Result<()> {
-        let Some(from) = self.first_missing(chunk, from..to) else {
-            return Ok(());
-        };
-        let shared = Arc::downgrade(self);
-        let again = move || {
-            if let Some(shared) = shared.upgrade() {
-                shared.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to));
-            }
-        };
-        // To come to any other place from the chunk's beginning is more than a guess is worth: the reader brings a decoder
-        // along.
-        let begin = from == 0;
-        let streams = &self.engine.streams;
-        let Taken::Lease(mut lease) = streams.take_ahead(self.chunk_key(chunk), from, begin, again)
-        else {
-            return Ok(());
-        };
-        if self.first_missing(chunk, from..to) != Some(from) {
-            // It was brought in since the first look, and its decoder stands behind it.
-            self.put_aside(lease, chunk);
-            return self.go_on_ahead(chunk, from, to);
-        }
-        if lease.stream().is_none() {
-            let beside = self.stream_memory(chunk)?;
-            let make_room = || self.engine.make_room();
-            let budget = self.engine.cache.budget();
-            let room = budget.acquire_beside([], beside, Urgency::Speculation, make_room);
-            let Ok(Some(([], room))) = room else {
-                self.engine.counters.prefetch_refused.add(1);
-                return Ok(());
-            };
-            lease.begin(self.archive.open_stream(chunk)?, room);
-        }
-        if position_of(&mut lease) < from {
-            self.seek(&mut lease, chunk, from)?;
-        }
-        let mut position = position_of(&mut lease);
-        lease.came_to(position);
-        while position < to && self.wants_piece(chunk, position.max(from)) {
-            if position < from {
-                // Whoever reads now has to come by here as well, and waits for this decoder.
-                let next = self.next_piece(chunk, position);
-                self.pass(&mut lease, chunk, next.min(from), &mut [])?;
-            } else if !self.decode_piece_ahead(&mut lease, chunk, position)? {
-                break;
-            }
-            position = position_of(&mut lease);
-            lease.came_to(position);
-        }
-        self.put_aside(lease, chunk);
-        Ok(())
-    }
-
-    /// Where the first of a chunk's pieces begins that is still wanted and is not there yet; all in bytes from the chunk's
-    /// beginning.
-    fn first_missing(&self, chunk: u32, bytes: Range<u64>) -> Option<u64> {
-        let mut from = bytes.start;
-        while from < bytes.end {
-            let (unit, _) = self.piece_at(chunk, from);
-            let ready = self.engine.cache.is_ready(self.key(unit));
-            if !ready && self.wants_piece(chunk, from) {
-                return Some(from);
-            }
-            from = self.next_piece(chunk, from);
-        }
-        None
-    }
-
-    /// Where the piece ends that holds the byte at `position`, both in bytes from the chunk's beginning.
-    fn next_piece(&self, chunk: u32, position: u64) -> u64 {
-        let (_, piece) = self.piece_at(chunk, position);
-        piece.end - self.bytes(chunk).start
-    }
-
-    /// Whether a reader has yet to come to the piece that holds the byte at `position`, in bytes from the chunk's beginning.
-    fn wants_piece(&self, chunk: u32, position: u64) -> bool {
-        let (_, piece) = self.piece_at(chunk, position);
-        self.prefetch.still_wants(&piece)
-    }
-
-    /// Decodes the next piece ahead of any reader; says whether it did. It does not if memory is short.
-    fn decode_piece_ahead(&self, lease: &mut Lease<'_>, chunk: u32, position: u64) -> Result<bool> {
-        let (unit, whole) = self.piece_at(chunk, position);
-        let rest = self.bytes(chunk).start + position..whole.end;
-        let cache = &self.engine.cache;
-        let Some(ahead) = cache.go_ahead(rest.end - rest.start) else {
-            self.engine.counters.prefetch_refused.add(1);
-            return Ok(false);
-        };
-        let make_room = || self.engine.make_room();
-        let lengths = [
-            (rest.end - rest.start) as usize,
-            self.archive.room_beside(&whole),
-        ];
-        let acquired = cache
-            .budget()
-            .acquire(lengths, Urgency::Speculation, make_room);
-        let Ok(Some([mut piece, mut room])) = acquired else {
-            self.engine.counters.prefetch_refused.add(1);
-            return Ok(false);
-        };
-        self.decode_on(lease, chunk, &mut piece)?;
-        let key = self.key(unit);
-        if rest == whole && !cache.is_ready(key) {
-            self.archive.check(&whole, &piece, &mut room)?;
-            cache.supply(key, piece, Some(ahead));
-            self.engine.counters.prefetched_pieces.add(1);
-        }
-        Ok(true)
     }
 
     /// Adds the place to an error and logs it, but every chunk's only once, and a file's change only once.
@@ -546,6 +361,6 @@ impl Shared {
     }
 }
 
-fn position_of(lease: &mut Lease<'_>) -> u64 {
+pub(super) fn position_of(lease: &mut Lease<'_>) -> u64 {
     lease.stream().map_or(0, |stream| stream.position())
 }

@@ -65,7 +65,25 @@ impl Default for EngineOptions {
     }
 }
 
-/// See the module's description.
+/// What readers share: a cache of decoded chunks under one budget, and the threads that decode ahead. One for all files of a
+/// program bounds its memory.
+///
+/// ```
+/// use warpfs::{Engine, EngineOptions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::new(&EngineOptions { cache_size: 32 << 20, ..EngineOptions::default() })?;
+/// let texts = engine.open("tests/data/v2-lz4-xxh64.warp")?;
+/// let others = engine.open("tests/data/v2-snappy-none.warp")?;
+/// let mut bytes = vec![0; 4096];
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| texts.read_at(&mut [0; 100], 5_000));
+///     others.read_at(&mut bytes, 10)
+/// })?;
+/// assert!(engine.stats().memory_used <= 32 << 20);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Engine {
     pub(super) cache: Cache,
@@ -124,7 +142,8 @@ impl Engine {
     /// # Errors
     /// The system's, or those of a file that is not what it should be. A file that was cut short is opened: reads of
     /// what is gone fail.
-    pub fn open(self: &Arc<Self>, path: &Path) -> Result<Reader> {
+    pub fn open(self: &Arc<Self>, path: impl AsRef<Path>) -> Result<Reader> {
+        let path = path.as_ref();
         let file = File::open(path).context("cannot open", path)?;
         let identity = file.identity().context("cannot examine", path)?;
         self.open_file(path, Arc::new(file), identity)

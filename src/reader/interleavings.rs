@@ -6,7 +6,7 @@ use crate::archive::Unit;
 use crate::cache::Key;
 use crate::error::ErrorKind;
 use crate::format::Codec;
-use crate::job::{Control, Unobserved};
+use crate::job::Control;
 use crate::memory::Budget;
 use crate::pack::{PackOptions, pack_file};
 use crate::sync::explore;
@@ -14,7 +14,6 @@ use shuttle::thread;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 const SMALL: u64 = 8 << 10;
@@ -50,10 +49,7 @@ impl Packed {
                     force: true,
                     ..PackOptions::default()
                 };
-                let control = Control {
-                    observer: &Unobserved,
-                    cancelled: &AtomicBool::new(false),
-                };
+                let control = Control::default();
                 let original = packing.directory.path().join("original");
                 pack_file(&original, &packing.path(), &options, control).unwrap();
             },

@@ -4,6 +4,7 @@
 //! without keeping any. What a unit's decoding costs is paid on the thread that asks; the units a sequential reader will want
 //! next are decoded meanwhile by the engine's workers.
 
+mod ahead;
 mod decode;
 mod engine;
 mod holes;
@@ -27,12 +28,13 @@ use crate::error::Result;
 use crate::format::{Checksum, FixedHeader};
 use crate::prefetch::Prefetch;
 
-/// A `.warp` file open for reading its original bytes, at any offset and by many threads.
+/// A `.warp` file open for reading its original bytes, at any offset and by many threads: [`Reader::read_at`] takes `&self`.
+/// [`Read`] and [`Seek`] are for one thread that goes through it.
 ///
 /// ```
 /// use std::io::{Read, Seek, SeekFrom};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut reader = warpfs::Reader::open("tests/data/v2-zstd-blake3.warp".as_ref())?;
+/// let mut reader = warpfs::Reader::open("tests/data/v2-zstd-blake3.warp")?;
 /// assert_eq!(reader.len(), 100_003);
 /// let mut bytes = [0; 16];
 /// reader.read_at(&mut bytes, 65_000)?;
@@ -68,7 +70,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Engine::new(&EngineOptions::default())?.open(path)
     }
 
@@ -296,7 +298,7 @@ mod tests {
         for version in ["v1", "v2"] {
             for codec in ["lz4", "zstd", "snappy", "brotli"] {
                 let reader = small_engine()
-                    .open(&vector(&format!("{version}-{codec}-blake3.warp")))
+                    .open(vector(&format!("{version}-{codec}-blake3.warp")))
                     .unwrap();
                 assert_eq!(reader.len(), original.len() as u64);
                 for (offset, length) in [
@@ -429,7 +431,7 @@ mod tests {
             ..EngineOptions::default()
         })
         .unwrap();
-        let reader = engine.open(&vector("v2-zeros-10MiB.warp")).unwrap();
+        let reader = engine.open(vector("v2-zeros-10MiB.warp")).unwrap();
         let error = reader.read_at(&mut [0; 10], 0).unwrap_err();
         assert!(error.to_string().contains("--cache-size"), "{error}");
     }
@@ -437,12 +439,12 @@ mod tests {
     #[test]
     fn zeros_are_found_to_be_a_hole_and_text_is_not() {
         let zeros = small_engine_for_zeros()
-            .open(&vector("v2-zeros-10MiB.warp"))
+            .open(vector("v2-zeros-10MiB.warp"))
             .unwrap();
         assert_eq!(zeros.next_data(5).unwrap(), None);
         assert_eq!(zeros.next_hole(5).unwrap(), Some(5));
         assert_eq!(zeros.next_hole(10 << 20).unwrap(), None);
-        let mixed = small_engine().open(&vector("v2-zstd-none.warp")).unwrap();
+        let mixed = small_engine().open(vector("v2-zstd-none.warp")).unwrap();
         assert_eq!(mixed.next_data(7).unwrap(), Some(7));
         assert_eq!(mixed.next_hole(7).unwrap(), Some(100_003));
     }
@@ -460,7 +462,7 @@ mod tests {
     #[test]
     fn many_threads_on_one_reader_agree_with_the_original() {
         let original = mixed();
-        let reader = small_engine().open(&vector("v2-brotli-none.warp")).unwrap();
+        let reader = small_engine().open(vector("v2-brotli-none.warp")).unwrap();
         std::thread::scope(|scope| {
             for thread in 0..8_usize {
                 let (reader, original) = (&reader, &original);

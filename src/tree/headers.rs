@@ -181,7 +181,7 @@ mod tests {
         let source = Source::open(root.path(), root.path().to_path_buf(), Vec::new()).unwrap();
         let directory = source.directory(b"").unwrap();
         let headers = Headers::new(NonZeroUsize::new(2).unwrap());
-        let identity = || Identity::of(fs::File::open(&path).unwrap()).unwrap();
+        let identity = || Identity::of(&fs::File::open(&path).unwrap()).unwrap();
         let before = identity();
         let header = headers.of(&source, &directory, b"x.warp", &before).unwrap();
         assert_eq!(header.original_size, 100_003);

@@ -4,9 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use warpfs::job::{Control, Unobserved};
+use warpfs::job::Control;
 use warpfs::unpack::{UnpackOptions, unpack_to};
 
 use super::{pack, sample, warpfs};
@@ -274,11 +273,7 @@ impl Job {
 
 /// What a packed file holds, if it is sound.
 pub fn decoded(path: &Path) -> Option<Vec<u8>> {
-    static NEVER: AtomicBool = AtomicBool::new(false);
-    let control = Control {
-        observer: &Unobserved,
-        cancelled: &NEVER,
-    };
+    let control = Control::default();
     let mut bytes = Vec::new();
     unpack_to(path, &mut bytes, &UnpackOptions::default(), control).ok()?;
     Some(bytes)

@@ -18,7 +18,7 @@ use warpfs::error::Result;
 use warpfs::format::{Codec, MAGIC};
 use warpfs::fuzzing;
 use warpfs::info::Info;
-use warpfs::job::{Control, Loss, Observer, Unobserved};
+use warpfs::job::{Control, Loss, Observer};
 use warpfs::unpack::{UnpackOptions, unpack_to};
 use warpfs::verify::{VerifyOptions, verify_file};
 use warpfs::{Engine, EngineOptions, ErrorKind, Reader, Verify};
@@ -165,10 +165,7 @@ impl Write for Bounded {
 }
 
 fn unpack(path: &Path, seen: &mut Seen, random: &mut Random) -> Unpacked {
-    let control = Control {
-        observer: &Unobserved,
-        cancelled: &NEVER,
-    };
+    let control = Control::default();
     let mut options = UnpackOptions {
         threads: Some(1),
         ..UnpackOptions::default()

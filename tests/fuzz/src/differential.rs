@@ -4,13 +4,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::LazyLock;
-use std::sync::atomic::AtomicBool;
 
 use arbitrary::{Arbitrary, Unstructured};
 use tempfile::TempDir;
 use warpfs::format::{Checksum, Codec};
 use warpfs::info::Info;
-use warpfs::job::{Control, Unobserved};
+use warpfs::job::Control;
 use warpfs::pack::{Level, MIN_CHUNK_SIZE, PackOptions, pack_file};
 use warpfs::unpack::{UnpackOptions, unpack_file, unpack_to};
 use warpfs::verify::{VerifyOptions, verify_file};
@@ -24,7 +23,6 @@ const LONGEST: usize = 1 << 20;
 /// From which length on Brotli's best qualities take too long, in bytes.
 const SHORT: usize = 32 << 10;
 
-static NEVER: AtomicBool = AtomicBool::new(false);
 static DIRECTORY: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 
 #[derive(Debug, Arbitrary)]
@@ -82,10 +80,7 @@ pub fn run(data: &[u8]) {
     for path in [&packed, &unpacked] {
         let _ = fs::remove_file(path);
     }
-    let control = Control {
-        observer: &Unobserved,
-        cancelled: &NEVER,
-    };
+    let control = Control::default();
     let summary = pack_file(&input, &packed, &options, control).unwrap();
     assert_eq!(summary.original_size, original.len() as u64);
     let length = fs::metadata(&packed).unwrap().len();

@@ -1,0 +1,265 @@
+//! Packing files as they lie on the disk: the name, the attributes and the promises to whoever has but one copy.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{Advice, FileType, OFlags, Stat};
+
+use super::input::{Polled, check_unchanged, pack_sized};
+use super::stream::pack_stream;
+use super::{PackOptions, Summary};
+use crate::archive::{Archive, Verify, open_at_once};
+use crate::decoding::{Decoding, Sink};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::format::{FIXED_HEADER_LEN, FixedHeader, Footer};
+use crate::job::{Control, thread_count};
+use crate::output::{Compared, NewFile};
+use crate::place::Place;
+
+/// Packs a file, or whatever can be read to its end under that name, as `output`.
+///
+/// ```
+/// use warpfs::job::Control;
+/// use warpfs::pack::{PackOptions, pack_file};
+/// use warpfs::unpack::{UnpackOptions, unpack_file};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = tempfile::tempdir()?;
+/// let [packed, copy] = ["words.warp", "copy"].map(|name| directory.path().join(name));
+/// let options = PackOptions { chunk_size: Some(64 << 10), ..PackOptions::default() };
+/// let summary = pack_file("Cargo.lock", &packed, &options, Control::default())?;
+/// assert!(summary.packed_size < summary.original_size / 2);
+///
+/// unpack_file(&packed, &copy, &UnpackOptions::default(), Control::default())?;
+/// assert_eq!(std::fs::read(&copy)?, std::fs::read("Cargo.lock")?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// The input cannot be read, is packed already, or changed meanwhile; the output exists or cannot be written. Then there
+/// is no output, and the input is kept.
+pub fn pack_file(
+    input: impl AsRef<Path>,
+    output: impl AsRef<Path>,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let (input, output) = (input.as_ref(), output.as_ref());
+    let file = open_at_once(input)?;
+    let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::Directory {
+        return Err(Error::unusable("is a directory: add -r to pack what is in it").in_file(input));
+    }
+    if kind == FileType::RegularFile && !options.force && is_packed(&file, &stat, input)? {
+        return Err(
+            Error::unusable("is packed already; add --force to pack it once more").in_file(input),
+        );
+    }
+    let output = Place::of(output)?;
+    let named = match options.remove {
+        true => Some(Place::removable(input, &stat, options.force)?),
+        false => None,
+    };
+    let written = pack_opened(&file, &stat, input, output, options, control)?;
+    let summary = written.summary;
+    let new = written.complete(&file, &stat, input, options, control)?;
+    new.publish()?;
+    if let Some(named) = named {
+        named.remove(&stat)?;
+    }
+    Ok(summary)
+}
+
+/// Packs standard input, to its end, as `output`.
+///
+/// # Errors
+/// As [`pack_file`].
+pub fn pack_standard_input(
+    output: impl AsRef<Path>,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    let path = Path::new("standard input");
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+    let file = File::from(stdin.context("cannot open", path)?);
+    let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
+    let new = NewFile::create(Place::of(output.as_ref())?, options.force, &stat)?;
+    control.observer.begin(path, None);
+    let packed = pack_stream(
+        &mut Polled(&file),
+        path,
+        &mut new.file(),
+        &new,
+        options,
+        control,
+    );
+    control.observer.end(path);
+    let packed = packed?;
+    check_stream_unchanged(&file, &stat, path)?;
+    new.publish()?;
+    Ok(packed.summary)
+}
+
+/// A packed file that has been written, and no more than that.
+pub(crate) struct Written {
+    new: NewFile,
+    digest: Option<Footer>,
+    pub(crate) summary: Summary,
+}
+
+impl Written {
+    /// Makes it ready to be published: with the attributes of the input, and compared with it if it is to be removed.
+    pub(crate) fn complete(
+        self,
+        file: &File,
+        stat: &Stat,
+        input: &Path,
+        options: &PackOptions,
+        control: Control<'_>,
+    ) -> Result<NewFile> {
+        if options.remove {
+            let read = read_back(&self.new, self.digest, file, input, options, control);
+            // A file that was changed is what explains that it is another by now.
+            check_unchanged(file, stat, input)?;
+            read?;
+        }
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            self.new.copy_attributes(file, stat)?;
+        }
+        Ok(self.new)
+    }
+}
+
+/// Packs a file that is open; `input` is its name.
+pub(crate) fn pack_opened(
+    file: &File,
+    stat: &Stat,
+    input: &Path,
+    output: Place,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<Written> {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let new = NewFile::create(output, options.force, stat)?;
+    // Files that are made up as they are read, as in /proc, say that they are empty.
+    let sized = kind == FileType::RegularFile && stat.st_size > 0;
+    control.observer.begin(
+        input,
+        sized.then_some(u64::try_from(stat.st_size).unwrap_or(0)),
+    );
+    let packed = match sized {
+        true => pack_sized(file, input, *stat, &new, options, control),
+        false => pack_stream(
+            &mut Polled(file),
+            input,
+            &mut new.file(),
+            &new,
+            options,
+            control,
+        ),
+    };
+    control.observer.end(input);
+    let packed = packed?;
+    if !sized {
+        check_stream_unchanged(file, stat, input)?;
+    }
+    Ok(Written {
+        new,
+        digest: packed.digest,
+        summary: packed.summary,
+    })
+}
+
+/// Checks that what was read to its end is what it was before, if that can be said of it.
+fn check_stream_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()> {
+    match FileType::from_raw_mode(before.st_mode) {
+        FileType::RegularFile => check_unchanged(file, before, path),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file is packed by the rule that decides how a mount shows it: its fixed header, and room for its table.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn is_packed(file: &File, stat: &Stat, path: &Path) -> Result<bool> {
+    let mut beginning = [0; FIXED_HEADER_LEN];
+    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    match file.read_exact_at(&mut beginning, 0) {
+        Ok(()) => {
+            Ok(FixedHeader::parse(&beginning).is_ok_and(|header| header.check_room(len).is_ok()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error).context("cannot read", path),
+    }
+}
+
+/// Decodes the whole of a file just written, checks it against the digest of what was packed, and compares it with what the
+/// input holds now: neither times nor holes are to be believed where the only other copy is to go. Times are coarse on
+/// some file systems, and a store into a mapped page that was written to before does not change them.
+fn read_back(
+    new: &NewFile,
+    digest: Option<Footer>,
+    file: &File,
+    input: &Path,
+    options: &PackOptions,
+    control: Control<'_>,
+) -> Result<()> {
+    new.sync()?;
+    // So that what is verified comes from the disk and not from memory, as far as the system goes along.
+    let _ = rustix::fs::fadvise(new.file(), 0, None, Advice::DontNeed);
+    let own = new
+        .file()
+        .try_clone()
+        .context("cannot open", new.target())?;
+    let unobserved = Control {
+        observer: &crate::job::Unobserved,
+        ..control
+    };
+    let compare = || {
+        let archive = Archive::from_file(own, new.target(), Verify::Fast, control.cancelled)?;
+        let job = Decoding {
+            archive: &archive,
+            threads: thread_count(options.threads),
+            control: unobserved,
+            digest: digest.as_ref(),
+            proves_record: true,
+            keep_going: false,
+            refused: None,
+        };
+        job.all(&mut Sink::Placed(&Compared { file, path: input }))
+            .map(drop)
+    };
+    compare().map_err(|error| match error.kind() {
+        ErrorKind::Cancelled | ErrorKind::Io { .. } => error,
+        why => {
+            let failure = Error::unusable(format!("what was written does not verify: {why}"));
+            match error.chunk().zip(error.offset()) {
+                Some((chunk, offset)) => failure.in_chunk(chunk, offset),
+                None => failure,
+            }
+            .in_file(new.target())
+        }
+    })
+}
+
+/// Opens a directory's entry for reading, whatever it has become since it was listed: a symbolic link is refused, a pipe
+/// does not block.
+pub(crate) fn open_entry(
+    directory: impl AsFd,
+    name: &std::ffi::OsStr,
+    path: &Path,
+) -> Result<(File, Stat)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, rustix::fs::Mode::empty())
+        .context("cannot open", path)?;
+    let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::new(ErrorKind::InputChanged).in_file(path));
+    }
+    Ok((File::from(file), stat))
+}

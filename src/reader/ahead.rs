@@ -1,0 +1,211 @@
+//! Decoding ahead of a reader, by the engine's workers.
+//!
+//! All of it is a guess: what a reader has come to meanwhile, or wants no more, is passed over; memory is asked for and never
+//! waited for; and what fails is told to whoever asks for it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Shared;
+use super::decode::position_of;
+use super::streams::Lease;
+use super::streams::Taken;
+use crate::archive::Unit;
+use crate::error::{ErrorKind, Result};
+use crate::memory::Urgency;
+
+impl Shared {
+    /// Has the workers decode original bytes ahead of their reader.
+    pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>) {
+        let mut offset = ahead.start;
+        while let Some((unit, bytes)) = self
+            .archive
+            .contents()
+            .unit_holding(offset, self.engine.one_call)
+            && bytes.start < ahead.end
+        {
+            let chunk = unit.chunk;
+            if unit.piece.is_some() {
+                let whole = self.bytes(chunk);
+                let until = whole.end.min(ahead.end);
+                let (from, to) = (bytes.start - whole.start, until - whole.start);
+                self.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to));
+                offset = until;
+            } else {
+                self.spawn(move |shared| shared.decode_unit_ahead(unit, &bytes));
+                offset = self.bytes(chunk).end;
+            }
+        }
+    }
+
+    /// Hands work to the workers, who drop it when the reader is gone by then.
+    fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let shared = Arc::downgrade(self);
+        self.engine.workers.spawn(move || {
+            if let Some(shared) = shared.upgrade() {
+                work(&shared);
+            }
+        });
+    }
+
+    fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>) {
+        let cache = &self.engine.cache;
+        let key = self.key(unit);
+        // What is missing is reported to who asks for it.
+        if !self.prefetch.still_wants(bytes)
+            || cache.knows(key)
+            || self.check_whole(unit.chunk).is_err()
+        {
+            return;
+        }
+        let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
+            return self.engine.counters.prefetch_refused.add(1);
+        };
+        let lengths = self.room_lengths(unit.chunk);
+        let make_room = || self.engine.make_room();
+        let acquired = cache
+            .budget()
+            .acquire(lengths, Urgency::Speculation, make_room);
+        let Ok(Some(buffers)) = acquired else {
+            drop(ahead);
+            return self.engine.counters.prefetch_refused.add(1);
+        };
+        let Some(mark) = cache.enter_ahead(key, ahead) else {
+            return;
+        };
+        let outcome = self.fill(unit.chunk, buffers);
+        mark.land(outcome.clone());
+        match outcome {
+            Ok(_) => self.engine.counters.prefetched_chunks.add(1),
+            Err(error) => drop(self.report(error, unit.chunk)),
+        }
+    }
+
+    /// Decodes a chunk's pieces ahead of any reader, `from` and `to` in bytes from the chunk's beginning; or does so when who
+    /// is at it has done.
+    fn decode_chunk_ahead(self: &Arc<Self>, chunk: u32, from: u64, to: u64) {
+        if self.check_whole(chunk).is_err() {
+            return;
+        }
+        match self.go_on_ahead(chunk, from, to) {
+            Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
+                self.archive.contents().decode_only_whole(chunk);
+                self.decode_unit_ahead(Unit { chunk, piece: None }, &self.bytes(chunk));
+            }
+            Err(error) => drop(self.report(error, chunk)),
+            Ok(()) => {}
+        }
+    }
+
+    fn go_on_ahead(self: &Arc<Self>, chunk: u32, from: u64, to: u64) -> Result<()> {
+        let Some(from) = self.first_missing(chunk, from..to) else {
+            return Ok(());
+        };
+        let shared = Arc::downgrade(self);
+        let again = move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to));
+            }
+        };
+        // To come to any other place from the chunk's beginning is more than a guess is worth: the reader brings a decoder
+        // along.
+        let begin = from == 0;
+        let streams = &self.engine.streams;
+        let Taken::Lease(mut lease) = streams.take_ahead(self.chunk_key(chunk), from, begin, again)
+        else {
+            return Ok(());
+        };
+        if self.first_missing(chunk, from..to) != Some(from) {
+            // It was brought in since the first look, and its decoder stands behind it.
+            self.put_aside(lease, chunk);
+            return self.go_on_ahead(chunk, from, to);
+        }
+        if lease.stream().is_none() {
+            let beside = self.stream_memory(chunk)?;
+            let make_room = || self.engine.make_room();
+            let budget = self.engine.cache.budget();
+            let room = budget.acquire_beside([], beside, Urgency::Speculation, make_room);
+            let Ok(Some(([], room))) = room else {
+                self.engine.counters.prefetch_refused.add(1);
+                return Ok(());
+            };
+            lease.begin(self.archive.open_stream(chunk)?, room);
+        }
+        if position_of(&mut lease) < from {
+            self.seek(&mut lease, chunk, from)?;
+        }
+        let mut position = position_of(&mut lease);
+        lease.came_to(position);
+        while position < to && self.wants_piece(chunk, position.max(from)) {
+            if position < from {
+                // Whoever reads now has to come by here as well, and waits for this decoder.
+                let next = self.next_piece(chunk, position);
+                self.pass(&mut lease, chunk, next.min(from), &mut [])?;
+            } else if !self.decode_piece_ahead(&mut lease, chunk, position)? {
+                break;
+            }
+            position = position_of(&mut lease);
+            lease.came_to(position);
+        }
+        self.put_aside(lease, chunk);
+        Ok(())
+    }
+
+    /// Where the first of a chunk's pieces begins that is still wanted and is not there yet; all in bytes from the chunk's
+    /// beginning.
+    fn first_missing(&self, chunk: u32, bytes: Range<u64>) -> Option<u64> {
+        let mut from = bytes.start;
+        while from < bytes.end {
+            let (unit, _) = self.piece_at(chunk, from);
+            let ready = self.engine.cache.is_ready(self.key(unit));
+            if !ready && self.wants_piece(chunk, from) {
+                return Some(from);
+            }
+            from = self.next_piece(chunk, from);
+        }
+        None
+    }
+
+    /// Where the piece ends that holds the byte at `position`, both in bytes from the chunk's beginning.
+    fn next_piece(&self, chunk: u32, position: u64) -> u64 {
+        let (_, piece) = self.piece_at(chunk, position);
+        piece.end - self.bytes(chunk).start
+    }
+
+    /// Whether a reader has yet to come to the piece that holds the byte at `position`, in bytes from the chunk's beginning.
+    fn wants_piece(&self, chunk: u32, position: u64) -> bool {
+        let (_, piece) = self.piece_at(chunk, position);
+        self.prefetch.still_wants(&piece)
+    }
+
+    /// Decodes the next piece ahead of any reader; says whether it did. It does not if memory is short.
+    fn decode_piece_ahead(&self, lease: &mut Lease<'_>, chunk: u32, position: u64) -> Result<bool> {
+        let (unit, whole) = self.piece_at(chunk, position);
+        let rest = self.bytes(chunk).start + position..whole.end;
+        let cache = &self.engine.cache;
+        let Some(ahead) = cache.go_ahead(rest.end - rest.start) else {
+            self.engine.counters.prefetch_refused.add(1);
+            return Ok(false);
+        };
+        let make_room = || self.engine.make_room();
+        let lengths = [
+            (rest.end - rest.start) as usize,
+            self.archive.room_beside(&whole),
+        ];
+        let acquired = cache
+            .budget()
+            .acquire(lengths, Urgency::Speculation, make_room);
+        let Ok(Some([mut piece, mut room])) = acquired else {
+            self.engine.counters.prefetch_refused.add(1);
+            return Ok(false);
+        };
+        self.decode_on(lease, chunk, &mut piece)?;
+        let key = self.key(unit);
+        if rest == whole && !cache.is_ready(key) {
+            self.archive.check(&whole, &piece, &mut room)?;
+            cache.supply(key, piece, Some(ahead));
+            self.engine.counters.prefetched_pieces.add(1);
+        }
+        Ok(true)
+    }
+}
