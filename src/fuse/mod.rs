@@ -137,7 +137,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
-    let (connection, mount) = mount::mount(&source, &mount_point, onto_file, options)?;
+    let (connection, mut mount) = mount::mount(&source, &mount_point, onto_file, options)?;
     guard.watch(&mount).inspect_err(|_| drop(mount.end()))?;
     tree.mounted_as(mount.device());
     let activity = Arc::new(Activity::default());
@@ -204,6 +204,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
             Ok(())
         }
         Ok(End::Session(outcome)) => {
+            mount.let_connection_go();
             // Nothing is left of an unmounted one; of one whose connection the administrator has broken off, there is.
             let ended = mount.end_if_dead();
             outcome

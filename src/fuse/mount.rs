@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -36,6 +37,8 @@ const TRIES: u32 = 10;
 pub(super) struct Mount {
     mount_point: PathBuf,
     device: (u32, u32),
+    /// What the kernel's requests come from, which tells when the mount has ended; only who serves it has that.
+    connection: Option<OwnedFd>,
 }
 
 /// Whether a mount could be got at to end it.
@@ -80,7 +83,15 @@ pub(super) fn mount(
             );
         }
     };
-    Ok((connection, Mount::known(mount_point, device)))
+    let mount = Mount {
+        connection: Some(
+            connection
+                .try_clone()
+                .context("cannot watch", mount_point)?,
+        ),
+        ..Mount::known(mount_point, device)
+    };
+    Ok((connection, mount))
 }
 
 fn mount_directly(
@@ -209,7 +220,24 @@ impl Mount {
         Self {
             mount_point: mount_point.to_owned(),
             device,
+            connection: None,
         }
+    }
+
+    /// Lets the connection go, which breaks when nobody serves it any more.
+    pub(super) fn let_connection_go(&mut self) {
+        self.connection = None;
+    }
+
+    /// Whether the kernel has ended the mount: then its device number may be another's, however soon that is.
+    fn has_ended(&self) -> bool {
+        let Some(connection) = &self.connection else {
+            return false;
+        };
+        let mut polled = [PollFd::new(connection, PollFlags::empty())];
+        let at_once = Timespec::default();
+        let answered = rustix::event::poll(&mut polled, Some(&at_once));
+        answered.is_ok_and(|count| count > 0)
     }
 
     /// Where it was mounted.
@@ -234,12 +262,16 @@ impl Mount {
 
     /// Unmounts, unless somebody else has done so, wherever it has come to lie meanwhile. A mount that is in use
     /// disappears from the tree at once and ends when its last user does. Beneath another mount at the same place it
-    /// cannot be reached. Only for who serves the mount: as long as he does, the device number is not another's.
+    /// cannot be reached.
     ///
     /// # Errors
     /// The mount cannot be looked for, or the system refuses.
     pub(super) fn end(&self) -> Result<Reach> {
         let places = mount_table::of_device(self.device)?;
+        // Asked after it was looked for: what was found was this one.
+        if self.has_ended() {
+            return Ok(Reach::Ended);
+        }
         self.take_away(&places, |place| match unmount(place, false) {
             Err(error) if is_busy(&error) => {
                 tracing::warn!("{} is still in use: it is detached", place.display());
@@ -256,6 +288,9 @@ impl Mount {
     /// The mount cannot be looked for, or the system refuses.
     pub(super) fn end_unless_used(&self) -> Result<bool> {
         let places = mount_table::of_device(self.device)?;
+        if self.has_ended() {
+            return Ok(true);
+        }
         if places.iter().any(|place| place.covered) {
             return Ok(false);
         }
@@ -288,7 +323,7 @@ impl Mount {
         for place in places.iter().filter(|place| !place.covered) {
             // One of the places may have taken others along.
             let topmost = mount_table::topmost_at(&place.mount_point)?;
-            if topmost.is_some_and(|topmost| topmost.device == self.device) {
+            if topmost.is_some_and(|topmost| topmost.device == self.device) && !self.has_ended() {
                 unmount(&place.mount_point)?;
             }
         }
