@@ -268,6 +268,30 @@ fn an_attribute_copied_from_a_mount_is_listed_once_and_tells_of_this_packing() {
 }
 
 #[test]
+fn a_plain_file_that_was_copied_from_a_mount_does_not_pass_for_a_packed_one() {
+    let packed = source_with("");
+    let mounted = Mounted::new(packed.path(), &[]);
+    let source = tempfile::tempdir().unwrap();
+    shell(
+        source.path(),
+        &format!(
+            "cp --preserve=all {} copy; setfattr -n user.color -v green copy; getfattr -d copy | grep -q user.warpfs.codec",
+            mounted.path("x").display()
+        ),
+    );
+    let mounted = Mounted::new(source.path(), &[]);
+    assert_eq!(
+        shell(&mounted.mount_point, "getfattr -d copy").trim(),
+        "# file: copy\nuser.color=\"green\""
+    );
+    let mut value = [0; 64];
+    let length = rustix::fs::listxattr(mounted.path("copy"), &mut value[..]).unwrap();
+    assert_eq!(&value[..length], b"user.color\0");
+    let told = rustix::fs::getxattr(mounted.path("copy"), "user.warpfs.codec", &mut value[..]);
+    assert_eq!(told, Err(Errno::NODATA));
+}
+
+#[test]
 fn a_listing_with_attributes_reads_no_table() {
     let source = tempfile::tempdir().unwrap();
     fs::File::create(source.path().join("sparse"))

@@ -23,11 +23,10 @@ impl WarpFilesystem {
                 .map_err(|error| Error::io("cannot write down the statistics", error.into()));
         }
         // Asked for others, such as the access lists that every listing looks for, no file is opened.
-        if name.as_bytes().starts_with(PREFIX.as_bytes()) {
+        if is_ours(name.as_bytes()) {
             let shown = self.shown(node)?;
-            if let Some((_, value)) = shown.into_iter().find(|(shown, _)| *shown == name) {
-                return Ok(Some(value.into_bytes()));
-            }
+            let asked = shown.into_iter().find(|(shown, _)| *shown == name);
+            return Ok(asked.map(|(_, value)| value.into_bytes()));
         }
         self.tree.extended_attribute(node, name.as_bytes())
     }
@@ -37,8 +36,7 @@ impl WarpFilesystem {
         let shown = self.shown(node)?;
         let mut names = Vec::new();
         for name in self.tree.extended_attribute_names(node)? {
-            // A copy of a mount's file, packed again, has some of ours.
-            if !shown.iter().any(|(ours, _)| ours.as_bytes() == name) {
+            if !is_ours(&name) {
                 names.extend(name);
                 names.push(0);
             }
@@ -60,6 +58,12 @@ impl WarpFilesystem {
         let reader = reader.ok().flatten();
         Ok(shown_attributes(&header, reader.as_ref()))
     }
+}
+
+/// Whether it is the mount alone that gives an attribute of this name. A copy of a mount's file, made with its attributes, brings
+/// some along that are true no more, and a plain one has none.
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(PREFIX.as_bytes())
 }
 
 /// What `getfattr -d` shows of a packed file. What only an opened file tells is left out for one that cannot be opened.

@@ -83,12 +83,11 @@ pub(super) fn mount(
             );
         }
     };
+    let watched = connection.try_clone().inspect_err(|_| {
+        let _ = unmount(mount_point, true);
+    });
     let mount = Mount {
-        connection: Some(
-            connection
-                .try_clone()
-                .context("cannot watch", mount_point)?,
-        ),
+        connection: Some(watched.context("cannot watch", mount_point)?),
         ..Mount::known(mount_point, device)
     };
     Ok((connection, mount))

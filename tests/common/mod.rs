@@ -19,6 +19,7 @@ pub mod disks;
 pub mod group;
 pub mod jobs;
 pub mod place;
+pub mod shown;
 pub mod system_calls;
 pub mod users;
 
