@@ -472,3 +472,20 @@ fn a_mount_that_ends_takes_no_other_along_that_gets_its_device_number() {
         }
     }
 }
+
+#[test]
+fn a_server_told_to_end_after_its_mount_has_ended_takes_no_other_along() {
+    let source = tempfile::tempdir().unwrap();
+    for _ in 0..20 {
+        let mut ended = Mounted::new(source.path(), &[]);
+        let server = Pid::from_child(&ended.server);
+        // It does not find out before it is told.
+        kill_process(server, Signal::STOP).unwrap();
+        rustix::mount::unmount(&ended.mount_point, rustix::mount::UnmountFlags::empty()).unwrap();
+        let other = Mounted::new(source.path(), &[]);
+        kill_process(server, Signal::TERM).unwrap();
+        kill_process(server, Signal::CONT).unwrap();
+        assert!(ended.server.wait().unwrap().success());
+        assert!(is_mounted(&other.mount_point));
+    }
+}

@@ -8,6 +8,8 @@ mod estimate;
 mod info;
 mod logging;
 mod mount;
+pub(crate) mod mount_helper;
+mod mount_words;
 mod outputs;
 mod pack;
 mod progress;
@@ -47,10 +49,16 @@ struct Arguments {
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct Volume {
     /// No progress and no summaries; errors are always shown
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        display_order = 900
+    )]
     quiet: bool,
     /// Say more: a line for every chunk (number, sizes, time, MB/s), or in a mount's log what is done without
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     verbose: bool,
 }
 
@@ -137,8 +145,16 @@ fn settle(done: warpfs::Result<Outcome>) -> warpfs::Result<Outcome> {
     }
 }
 
+/// The command line, as the manual and the shells' completions describe it.
+pub(crate) fn command_line() -> clap::Command {
+    Arguments::command()
+}
+
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
+    if mount_helper::is_asked_for() {
+        return mount_helper::run();
+    }
     let Arguments { command, volume } = Arguments::parse();
     let outcome = match command {
         Command::Mount(arguments) => arguments.run(volume),
@@ -183,7 +199,7 @@ fn cannot_print(error: io::Error) -> Error {
 
 /// Ends the process as clap does for wrong usage of a command.
 fn wrong_usage(command: &str, message: impl std::fmt::Display) -> ! {
-    let mut program = Arguments::command();
+    let mut program = command_line();
     // So that the usage of a command begins with the program's name.
     program.build();
     let command = match program.find_subcommand_mut(command) {
@@ -231,12 +247,13 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        command_line().debug_assert();
+        mount_helper::command_line().debug_assert();
     }
 
     #[test]
     fn every_command_s_help_ends_with_an_example() {
-        for command in Arguments::command().get_subcommands() {
+        for command in command_line().get_subcommands() {
             let after = command.get_after_help().map(ToString::to_string);
             assert!(
                 after.is_some_and(|after| after.contains("warpfs ")),

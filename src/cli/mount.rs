@@ -1,15 +1,15 @@
 //! `warpfs mount` and `umount`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, FromArgMatches};
 use warpfs::fuse::{self, FOREVER, MountOptions};
 use warpfs::{EngineOptions, Verify};
 
 use super::allocator::give_large_buffers_back;
-use super::logging::{begin_logging, open_log};
-use super::{Outcome, Volume, size, threads_parser, wrong_usage};
+use super::logging::{LogFile, begin_logging};
+use super::{Outcome, Volume, mount_words, size, threads_parser, wrong_usage};
 
 /// Show a tree of .warp files, or one of them, as the originals, read-only
 #[derive(Debug, Args)]
@@ -55,12 +55,30 @@ pub(super) struct Mount {
     /// reach it can read them; they name no files
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
     metrics: Option<String>,
-    /// Append what happens to this file
+    /// Unmount when nobody has used the mount for so long: no request came, no file is open, nobody's working directory lies
+    /// in it
+    #[arg(long, value_name = "SECONDS", value_parser = idle_timeout)]
+    idle_timeout: Option<Duration>,
+    /// Append what happens to this file; it may be rotated. SIGUSR1 has the mount say more, SIGUSR2 less
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
-    /// Options in mount(8)'s words, separated by commas
-    #[arg(short = 'o', value_name = "OPT", value_delimiter = ',')]
+    /// Options in mount(8)'s words, separated by commas: those above by their long names, noexec, nosymfollow, and what
+    /// /etc/fstab may hold
+    #[arg(short = 'o', value_name = "OPT[,OPT...]")]
     options: Vec<String>,
+    #[arg(skip)]
+    no_exec: bool,
+    #[arg(skip)]
+    no_symlinks: bool,
+    #[arg(skip)]
+    security_labels: Vec<String>,
+}
+
+/// Whether options that are not known are passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sloppy {
+    Yes,
+    No,
 }
 
 /// Unmount what `warpfs mount` has mounted
@@ -121,17 +139,39 @@ fn time_to_live(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("'{text}' is no number of seconds, nor \"forever\""))
 }
 
+fn idle_timeout(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok();
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("'{text}' is no number of seconds above 0"))
+}
+
 impl Mount {
-    /// Mounts, and serves until the mount ends.
+    /// What a command line says that names only these two.
+    pub(super) fn new(source: &Path, mountpoint: &Path) -> Self {
+        let words = [Path::new("mount"), Path::new("--"), source, mountpoint];
+        let matches = Self::augment_args(clap::Command::new("mount")).get_matches_from(words);
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Mounts as the command line says, and serves until the mount ends.
     pub(super) fn run(mut self, volume: Volume) -> warpfs::Result<Outcome> {
-        for option in std::mem::take(&mut self.options) {
-            if let Err(why) = self.apply(&option) {
-                wrong_usage("mount", format!("-o {option}: {why}"));
+        for list in std::mem::take(&mut self.options) {
+            for option in mount_words::separate(&list) {
+                if let Err(why) = self.apply(option, Sloppy::No) {
+                    wrong_usage("mount", format!("-o {option}: {why}"));
+                }
             }
         }
+        self.serve(volume)
+    }
+
+    /// Mounts, and serves until the mount ends.
+    pub(super) fn serve(self, volume: Volume) -> warpfs::Result<Outcome> {
         let defaults = EngineOptions::default();
         let log = match &self.log_file {
-            Some(path) => Some(open_log(path)?),
+            Some(path) => Some(LogFile::open(path)?),
             None => None,
         };
         give_large_buffers_back();
@@ -147,6 +187,10 @@ impl Mount {
             },
             time_to_live: self.ttl,
             allow_other: self.allow_other,
+            no_exec: self.no_exec,
+            no_symlinks: self.no_symlinks,
+            security_labels: self.security_labels,
+            idle_timeout: self.idle_timeout,
             foreground,
             auto_unmount: self.auto_unmount,
             metrics: self.metrics,
@@ -155,10 +199,11 @@ impl Mount {
         Ok(Outcome::Done)
     }
 
-    /// Takes an option in mount(8)'s words: our own long options by their names, and those of mount(8) that say what
-    /// is so anyway.
-    fn apply(&mut self, option: &str) -> Result<(), String> {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+    /// Takes an option in mount(8)'s words: our own long options by their names, and what others mean. Of those that
+    /// contradict each other the last holds.
+    pub(super) fn apply(&mut self, option: &str, sloppy: Sloppy) -> Result<(), String> {
+        let (name, quoted) = option.split_once('=').unwrap_or((option, ""));
+        let value = mount_words::unquote(quoted);
         match name.replace('-', "_").as_str() {
             "allow_other" => self.allow_other = true,
             "auto_unmount" => self.auto_unmount = true,
@@ -172,21 +217,26 @@ impl Mount {
             "ttl" => self.ttl = time_to_live(value)?,
             "verify" => self.verify = verify(value)?,
             "metrics" => self.metrics = Some(metrics_address(value)?),
+            "idle_timeout" => self.idle_timeout = Some(idle_timeout(value)?),
             "log_file" => self.log_file = Some(value.into()),
-            "ro"
-            | "nosuid"
-            | "nodev"
-            | "default_permissions"
-            | "defaults"
-            | "auto"
-            | "noauto"
-            | "nofail"
-            | "_netdev"
-            | "user"
-            | "users"
-            | "" => {}
+            "exec" => self.no_exec = false,
+            "noexec" => self.no_exec = true,
+            "symfollow" => self.no_symlinks = false,
+            "nosymfollow" => self.no_symlinks = true,
             "rw" => return Err("a warpfs mount is read-only".to_owned()),
-            name if name.starts_with("x_") || name == "comment" => {}
+            "suid" => {
+                return Err("programs gain no rights in a warpfs mount: leave it out".to_owned());
+            }
+            "dev" => return Err("device files are dead in a warpfs mount: leave it out".to_owned()),
+            "remount" => {
+                return Err(
+                    "a warpfs mount keeps its options: unmount it and mount it anew".to_owned(),
+                );
+            }
+            _ if mount_words::is_security_label(name) => {
+                self.security_labels.push(option.to_owned());
+            }
+            _ if mount_words::asks_nothing(name) || sloppy == Sloppy::Yes => {}
             _ => return Err("unknown option".to_owned()),
         }
         Ok(())

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::unistd::{ForkResult, fork};
+use rustix::process::WaitOptions;
 
 use crate::error::{Error, IoContext, Result};
 
@@ -44,7 +45,7 @@ impl Readiness {
 }
 
 /// Continues in a child process with its own session; the calling process never returns from here: it exits with 0
-/// when the child is ready and with 1 if it ends before that, having said why.
+/// when the child is ready, and if that ends before, having said why, with the child's exit code.
 ///
 /// Must be called while the process has one thread.
 ///
@@ -55,10 +56,10 @@ pub(super) fn detach() -> Result<Readiness> {
     let (ours, theirs) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
     match fork_while_alone(CANNOT_DETACH)? {
-        ForkResult::Parent { .. } => {
+        ForkResult::Parent { child } => {
             drop(theirs);
             let ready = File::from(ours).read_exact(&mut [0]).is_ok();
-            std::process::exit(if ready { 0 } else { 1 });
+            std::process::exit(if ready { 0 } else { exit_code_of(child) });
         }
         ForkResult::Child => {
             drop(ours);
@@ -68,6 +69,15 @@ pub(super) fn detach() -> Result<Readiness> {
             })
         }
     }
+}
+
+/// Waits for a child that has failed, and gives its exit code: 1 if a signal has ended it.
+fn exit_code_of(child: nix::unistd::Pid) -> i32 {
+    let ended = rustix::process::Pid::from_raw(child.as_raw())
+        .and_then(|child| rustix::process::waitpid(Some(child), WaitOptions::empty()).ok()?);
+    ended
+        .and_then(|(_, status)| status.exit_status())
+        .unwrap_or(1)
 }
 
 /// Forks. `action` is what cannot be done if that fails.

@@ -28,6 +28,7 @@ use super::directories::Directories;
 use super::errno::errno;
 use super::files::bad_handle;
 use super::handles::{Handle, Handles};
+use super::idle::Activity;
 use super::observation::Observation;
 use crate::error::Result;
 use crate::reader::Engine;
@@ -47,6 +48,7 @@ pub(super) struct WarpFilesystem {
     pub(super) descriptors: Descriptors,
     directories: Arc<Directories>,
     pub(super) observation: Observation,
+    activity: Arc<Activity>,
     /// The user who mounts.
     pub(super) owner: u32,
     time_to_live: Duration,
@@ -60,6 +62,7 @@ impl WarpFilesystem {
         tree: Tree,
         engine: Arc<Engine>,
         descriptors: Descriptors,
+        activity: Arc<Activity>,
         time_to_live: Duration,
         allow_other: bool,
     ) -> Self {
@@ -72,10 +75,17 @@ impl WarpFilesystem {
             handles,
             descriptors,
             directories,
+            activity,
             time_to_live,
             allow_other,
             passthrough: false,
         }
+    }
+
+    /// Runs the handler of a request that somebody has made, shielded.
+    fn answer(&self, request: &'static str, handler: impl FnOnce()) {
+        self.activity.note();
+        shielded(request, handler);
     }
 
     /// Whether the kernel may keep directories' entries between openings. It looks at no time-to-live of theirs, nor
@@ -172,7 +182,7 @@ impl Filesystem for WarpFilesystem {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        shielded("lookup", || {
+        self.answer("lookup", || {
             match self.tree.lookup(NodeId(parent.0), name.as_bytes()) {
                 Ok(Some(found)) => {
                     reply.entry(&self.time_to_live, &file_attributes(&found), Generation(0));
@@ -187,6 +197,7 @@ impl Filesystem for WarpFilesystem {
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
+        // The kernel's own doing: nobody has asked for anything.
         shielded("forget", || {
             self.directories.forget(NodeId(node.0));
             self.tree.forget(NodeId(node.0), lookups);
@@ -200,21 +211,21 @@ impl Filesystem for WarpFilesystem {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        shielded("getattr", || match self.attributes(NodeId(node.0)) {
+        self.answer("getattr", || match self.attributes(NodeId(node.0)) {
             Ok(attributes) => reply.attr(&self.time_to_live, &file_attributes(&attributes)),
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        shielded("readlink", || match self.tree.read_link(NodeId(node.0)) {
+        self.answer("readlink", || match self.tree.read_link(NodeId(node.0)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        shielded("open", || {
+        self.answer("open", || {
             if flags.acc_mode() == OpenAccMode::O_RDONLY {
                 self.open_file(NodeId(node.0), request.uid(), reply);
             } else {
@@ -236,7 +247,7 @@ impl Filesystem for WarpFilesystem {
     ) {
         // The page cache has the answer of every other read.
         let kept = flags.0 & OFlags::DIRECT.bits() as i32 == 0;
-        shielded("read", || self.read_file(handle, offset, size, kept, reply));
+        self.answer("read", || self.read_file(handle, offset, size, kept, reply));
     }
 
     fn release(
@@ -249,7 +260,7 @@ impl Filesystem for WarpFilesystem {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        shielded("release", || {
+        self.answer("release", || {
             if let Some(Handle::File { node, identity, .. }) =
                 self.handles.remove(handle.0).as_deref()
             {
@@ -268,7 +279,7 @@ impl Filesystem for WarpFilesystem {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        shielded("lseek", || match self.seek_file(handle, offset, whence) {
+        self.answer("lseek", || match self.seek_file(handle, offset, whence) {
             Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Ok(None) => reply.error(Errno::ENXIO),
             Err(error) => reply.error(errno(&error)),
@@ -276,7 +287,7 @@ impl Filesystem for WarpFilesystem {
     }
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        shielded("opendir", || {
+        self.answer("opendir", || {
             let node = NodeId(node.0);
             let (flags, listing) = if self.keeps_entries() {
                 self.directories.open(node, self.tree.children(node))
@@ -299,7 +310,7 @@ impl Filesystem for WarpFilesystem {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        shielded("readdir", || {
+        self.answer("readdir", || {
             let (node, listing) = match self.listing(handle, offset) {
                 Ok(listed) => listed,
                 Err(error) => return reply.error(errno(&error)),
@@ -324,7 +335,7 @@ impl Filesystem for WarpFilesystem {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        shielded("readdirplus", || {
+        self.answer("readdirplus", || {
             let (node, listing) = match self.listing(handle, offset) {
                 Ok(listed) => listed,
                 Err(error) => return reply.error(errno(&error)),
@@ -367,14 +378,14 @@ impl Filesystem for WarpFilesystem {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        shielded("releasedir", || {
+        self.answer("releasedir", || {
             self.handles.remove(handle.0);
             reply.ok();
         });
     }
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        shielded("statfs", || match self.tree.statfs() {
+        self.answer("statfs", || match self.tree.statfs() {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
                 stat.f_bfree,
@@ -397,7 +408,7 @@ impl Filesystem for WarpFilesystem {
         size: u32,
         reply: ReplyXattr,
     ) {
-        shielded("getxattr", || {
+        self.answer("getxattr", || {
             match self.attribute(NodeId(node.0), name, request.uid()) {
                 Ok(Some(value)) => reply_attribute(size, &value, reply),
                 Ok(None) if Tree::has_attributes_like(name.as_bytes()) => {
@@ -411,7 +422,7 @@ impl Filesystem for WarpFilesystem {
     }
 
     fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        shielded("listxattr", || match self.attribute_names(NodeId(node.0)) {
+        self.answer("listxattr", || match self.attribute_names(NodeId(node.0)) {
             Ok(names) => reply_attribute(size, &names, reply),
             Err(error) => reply.error(errno(&error)),
         });

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::unistd::ForkResult;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::COVERED_RETRY;
 use super::background::{fork_while_alone, give_streams_up};
@@ -114,7 +114,7 @@ fn keep_watch(mut line: UnixStream, mount_point: &Path) -> Result<()> {
 /// Leaves the terminal and its signals, and closes all descriptors but one.
 fn give_everything_up(kept: RawFd, mount_point: &Path) -> Result<()> {
     // Unlike an ignored signal, one that is handled does so no longer in a program that is executed.
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
         signal_hook::flag::register(signal, Arc::default())
             .context("cannot outlast signals for", mount_point)?;
     }

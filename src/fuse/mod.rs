@@ -1,6 +1,7 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
-//! `mount` makes and ends the mount, `background` the daemon, `guard` who cleans up after it; `filesystem` answers requests, `files` those about files and
+//! `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `idle` knows when nobody
+//! uses the mount, `guard` who cleans up after it; `filesystem` answers requests, `files` those about files and
 //! `attributes` those about extended attributes; `handles` knows what is open, `descriptors` how much may be,
 //! `directories` what the kernel keeps of listings, `errno` what an error is called; `observation` looks at all that,
 //! `exposition` puts it into Prometheus' words, `metrics` serves them. [`serve`]
@@ -18,12 +19,15 @@ mod files;
 mod filesystem;
 mod guard;
 mod handles;
+mod idle;
 mod metrics;
 mod mount;
+mod notify;
 mod observation;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -37,8 +41,10 @@ use self::background::Readiness;
 use self::descriptors::Descriptors;
 use self::filesystem::WarpFilesystem;
 use self::guard::Guard;
+use self::idle::Activity;
 use self::metrics::Listener;
 use self::mount::{Mount, Reach};
+use self::notify::ServiceManager;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::reader::{Engine, EngineOptions};
 use crate::stats::Stats;
@@ -74,6 +80,14 @@ pub struct MountOptions {
     pub time_to_live: Duration,
     /// Whether other users may use the mount, as far as the files' modes and access lists let them.
     pub allow_other: bool,
+    /// Whether no program may be run from the mount (mount(8)'s `noexec`).
+    pub no_exec: bool,
+    /// Whether the kernel is to follow no symbolic link of the mount (mount(8)'s `nosymfollow`).
+    pub no_symlinks: bool,
+    /// Options for the kernel's security module, as in `context="system_u:object_r:usr_t:s0"`; see mount(8).
+    pub security_labels: Vec<String>,
+    /// After how long to unmount if nobody uses the mount; never, if nothing.
+    pub idle_timeout: Option<Duration>,
     /// Whether to stay in the foreground.
     pub foreground: bool,
     /// Whether the mount is to go as well when this process is killed or crashes. A process more sees to it.
@@ -82,8 +96,8 @@ pub struct MountOptions {
     pub metrics: Option<String>,
 }
 
-/// Mounts and serves until the mount is ended by a signal or an unmount. Unless it stays in the foreground, the calling
-/// process exits here when the mount answers, and only a child of it returns.
+/// Mounts and serves until the mount is ended by a signal, by an unmount, or because nobody uses it. Unless it stays in the
+/// foreground, the calling process exits here when the mount answers, and only a child of it returns.
 ///
 /// `begin_logging` is called once in the process that serves, before anything is logged. Must be called while the
 /// process has one thread.
@@ -115,6 +129,10 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         false => Guard::none(),
     };
     begin_logging();
+    let manager = match options.foreground {
+        true => ServiceManager::from_environment(),
+        false => ServiceManager::none(),
+    };
     // Requests are decoded on the threads that read them; one alone would let a slow read hold up all others.
     let threads = options.engine.threads.max(2);
     let descriptors = Descriptors::take_all(threads);
@@ -129,11 +147,18 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
-    let (connection, mount) = mount::mount(&source, &mount_point, onto_file, options.allow_other)?;
+    let (connection, mut mount) = mount::mount(&source, &mount_point, onto_file, options)?;
     guard.watch(&mount).inspect_err(|_| drop(mount.end()))?;
     tree.mounted_as(mount.device());
-    let allow_other = options.allow_other;
-    let filesystem = WarpFilesystem::new(tree, engine, descriptors, time_to_live, allow_other);
+    let activity = Arc::new(Activity::default());
+    let filesystem = WarpFilesystem::new(
+        tree,
+        engine,
+        descriptors,
+        Arc::clone(&activity),
+        time_to_live,
+        options.allow_other,
+    );
     let observation = filesystem.observation.clone();
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
@@ -168,14 +193,18 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let _metrics = metrics.transpose().inspect_err(|_| drop(mount.end()))?;
     mount.set_readahead(READAHEAD);
     readiness.announce().inspect_err(|_| drop(mount.end()))?;
-    tracing::info!(
+    let what = format!(
         "{} is mounted on {}",
         source.display(),
         mount.mount_point().display()
     );
-    let outcome = match end.recv() {
+    tracing::info!("{what}");
+    manager.ready(what);
+    let unmount = || end_unused(&mount, &manager);
+    let outcome = match idle::wait(&end, &activity, options.idle_timeout, unmount) {
         Ok(End::Signal(signal)) => {
             tracing::info!("ending by signal {signal}");
+            manager.stopping();
             if mount.end()? == Reach::Covered {
                 tracing::warn!(
                     "another mount covers {}: ending when that is unmounted",
@@ -188,6 +217,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
             Ok(())
         }
         Ok(End::Session(outcome)) => {
+            mount.let_connection_go();
             // Nothing is left of an unmounted one; of one whose connection the administrator has broken off, there is.
             let ended = mount.end_if_dead();
             outcome
@@ -201,6 +231,26 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     }
     tracing::info!("{} is unmounted", mount.mount_point().display());
     outcome
+}
+
+/// Ends a mount that nobody has asked anything for a while, unless it is in use all the same. Says whether it did.
+fn end_unused(mount: &Mount, manager: &ServiceManager) -> bool {
+    let place = mount.mount_point().display();
+    match mount.end_unless_used() {
+        Ok(true) => {
+            tracing::info!("nobody uses {place}: ending");
+            manager.stopping();
+            true
+        }
+        Ok(false) => {
+            tracing::debug!("nobody asks for anything, but {place} is in use");
+            false
+        }
+        Err(error) => {
+            tracing::warn!("nobody uses {place}, but it stays: {error}");
+            false
+        }
+    }
 }
 
 /// Ends a mount as soon as no other covers it. Gone before that, the server would leave a dead one beneath.

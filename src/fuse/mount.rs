@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -20,6 +21,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
+use super::MountOptions;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::mount_table::{self, FILE_SYSTEM_TYPE, Mounted};
 
@@ -35,6 +37,8 @@ const TRIES: u32 = 10;
 pub(super) struct Mount {
     mount_point: PathBuf,
     device: (u32, u32),
+    /// What the kernel's requests come from, which tells when the mount has ended; only who serves it has that.
+    connection: Option<OwnedFd>,
 }
 
 /// Whether a mount could be got at to end it.
@@ -55,7 +59,7 @@ pub(super) fn mount(
     source: &Path,
     mount_point: &Path,
     onto_file: bool,
-    allow_other: bool,
+    options: &MountOptions,
 ) -> Result<(OwnedFd, Mount)> {
     let missing = |error| matches!(error, Errno::NOENT | Errno::NXIO | Errno::NODEV);
     if rustix::fs::stat(DEVICE).is_err_and(missing) {
@@ -63,8 +67,8 @@ pub(super) fn mount(
             "there is no {DEVICE}: load the kernel module fuse, or let the container use the device"
         )));
     }
-    let connection = match mount_directly(source, mount_point, onto_file, allow_other) {
-        Err(Errno::PERM | Errno::ACCESS) => mount_by_helper(source, mount_point, allow_other)?,
+    let connection = match mount_directly(source, mount_point, onto_file, options) {
+        Err(Errno::PERM | Errno::ACCESS) => mount_by_helper(source, mount_point, options)?,
         other => other.context("cannot mount here", mount_point)?,
     };
     let topmost = mount_table::topmost_at(mount_point).inspect_err(|_| {
@@ -79,14 +83,21 @@ pub(super) fn mount(
             );
         }
     };
-    Ok((connection, Mount::known(mount_point, device)))
+    let watched = connection.try_clone().inspect_err(|_| {
+        let _ = unmount(mount_point, true);
+    });
+    let mount = Mount {
+        connection: Some(watched.context("cannot watch", mount_point)?),
+        ..Mount::known(mount_point, device)
+    };
+    Ok((connection, mount))
 }
 
 fn mount_directly(
     source: &Path,
     mount_point: &Path,
     onto_file: bool,
-    allow_other: bool,
+    wanted: &MountOptions,
 ) -> Result<OwnedFd, Errno> {
     let connection = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let root_mode = if onto_file { 0o100_000 } else { 0o040_000 };
@@ -96,22 +107,29 @@ fn mount_directly(
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
     );
-    if allow_other {
+    if wanted.allow_other {
         options.push_str(",allow_other");
     }
+    for label in &wanted.security_labels {
+        options.push(',');
+        options.push_str(label);
+    }
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::NOEXEC, wanted.no_exec);
+    flags.set(MountFlags::NOSYMFOLLOW, wanted.no_symlinks);
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     rustix::mount::mount(
         source,
         mount_point,
         FILE_SYSTEM_TYPE,
-        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
+        flags,
         options.as_c_str(),
     )?;
     Ok(connection)
 }
 
 /// Has fusermount3 mount for us. It sends the connection's descriptor through the socket that the environment names.
-fn mount_by_helper(source: &Path, mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+fn mount_by_helper(source: &Path, mount_point: &Path, wanted: &MountOptions) -> Result<OwnedFd> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -122,8 +140,19 @@ fn mount_by_helper(source: &Path, mount_point: &Path, allow_other: bool) -> Resu
     rustix::io::fcntl_setfd(&theirs, FdFlags::empty())
         .context("cannot make a socket to mount", mount_point)?;
     let mut options = OsStr::new("ro,nosuid,nodev,default_permissions,subtype=warpfs,").to_owned();
-    if allow_other {
+    if wanted.allow_other {
         options.push("allow_other,");
+    }
+    if wanted.no_exec {
+        options.push("noexec,");
+    }
+    // These it does not know, and says so, rather than that they are not heeded.
+    if wanted.no_symlinks {
+        options.push("nosymfollow,");
+    }
+    for label in &wanted.security_labels {
+        options.push(label);
+        options.push(",");
     }
     options.push("fsname=");
     options.push(escape_commas(source.as_os_str()));
@@ -190,7 +219,24 @@ impl Mount {
         Self {
             mount_point: mount_point.to_owned(),
             device,
+            connection: None,
         }
+    }
+
+    /// Lets the connection go, which breaks when nobody serves it any more.
+    pub(super) fn let_connection_go(&mut self) {
+        self.connection = None;
+    }
+
+    /// Whether the kernel has ended the mount: then its device number may be another's, however soon that is.
+    fn has_ended(&self) -> bool {
+        let Some(connection) = &self.connection else {
+            return false;
+        };
+        let mut polled = [PollFd::new(connection, PollFlags::empty())];
+        let at_once = Timespec::default();
+        let answered = rustix::event::poll(&mut polled, Some(&at_once));
+        answered.is_ok_and(|count| count > 0)
     }
 
     /// Where it was mounted.
@@ -215,12 +261,16 @@ impl Mount {
 
     /// Unmounts, unless somebody else has done so, wherever it has come to lie meanwhile. A mount that is in use
     /// disappears from the tree at once and ends when its last user does. Beneath another mount at the same place it
-    /// cannot be reached. Only for who serves the mount: as long as he does, the device number is not another's.
+    /// cannot be reached.
     ///
     /// # Errors
     /// The mount cannot be looked for, or the system refuses.
     pub(super) fn end(&self) -> Result<Reach> {
         let places = mount_table::of_device(self.device)?;
+        // Asked after it was looked for: what was found was this one.
+        if self.has_ended() {
+            return Ok(Reach::Ended);
+        }
         self.take_away(&places, |place| match unmount(place, false) {
             Err(error) if is_busy(&error) => {
                 tracing::warn!("{} is still in use: it is detached", place.display());
@@ -228,6 +278,25 @@ impl Mount {
             }
             other => other,
         })
+    }
+
+    /// Unmounts unless it is in use, and says whether it is gone. One that another mount covers stays too. Where it lies in
+    /// several places, the one it was first mounted at goes last.
+    ///
+    /// # Errors
+    /// The mount cannot be looked for, or the system refuses.
+    pub(super) fn end_unless_used(&self) -> Result<bool> {
+        let places = mount_table::of_device(self.device)?;
+        if self.has_ended() {
+            return Ok(true);
+        }
+        if places.iter().any(|place| place.covered) {
+            return Ok(false);
+        }
+        match self.take_away(&places, |place| unmount(place, false)) {
+            Err(error) if is_busy(&error) => Ok(false),
+            other => other.map(|_| true),
+        }
     }
 
     /// Unmounts if the connection to its server is broken. Who can no longer be sure that the mount is there asks for
@@ -253,7 +322,7 @@ impl Mount {
         for place in places.iter().filter(|place| !place.covered) {
             // One of the places may have taken others along.
             let topmost = mount_table::topmost_at(&place.mount_point)?;
-            if topmost.is_some_and(|topmost| topmost.device == self.device) {
+            if topmost.is_some_and(|topmost| topmost.device == self.device) && !self.has_ended() {
                 unmount(&place.mount_point)?;
             }
         }

@@ -1,0 +1,197 @@
+//! A mount as a service: it tells the service manager when it answers and when it ends, and its log can be turned up, turned
+//! down and rotated while it runs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::{Child, Command, Stdio};
+
+use common::place::{Place, umount};
+use common::{Mounted, PATIENCE, is_mounted, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A service, ended with the test.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(place: &Place, socket: &str, arguments: &[&str]) -> Service {
+    let mut command: Command = place.command(arguments);
+    command.env("NOTIFY_SOCKET", socket).stderr(Stdio::null());
+    Service(command.spawn().unwrap())
+}
+
+fn heard(socket: &UnixDatagram) -> String {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut text = [0; 4096];
+    let length = socket.recv(&mut text).unwrap();
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}
+
+#[test]
+fn the_service_manager_is_told_when_the_mount_answers_and_when_it_ends() {
+    let place = Place::new();
+    let path = place.own.path().join("notify");
+    let by_path = (
+        UnixDatagram::bind(&path).unwrap(),
+        path.to_str().unwrap().to_owned(),
+    );
+    let name = format!("warpfs-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let by_name = (
+        UnixDatagram::bind_addr(&address).unwrap(),
+        format!("@{name}"),
+    );
+    for (socket, name) in [by_path, by_name] {
+        let mut service = start(&place, &name, &["-f"]);
+        let ready = heard(&socket);
+        // Looked at by this process only now: it is there already.
+        assert!(is_mounted(&place.mount_point()));
+        assert!(ready.starts_with("READY=1\nSTATUS="), "{ready}");
+        assert!(
+            ready.contains(place.mount_point().to_str().unwrap()),
+            "{ready}"
+        );
+        let server = Pid::from_child(&service.0);
+        kill_process(server, Signal::TERM).unwrap();
+        assert_eq!(heard(&socket), "STOPPING=1");
+        assert!(service.0.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn a_mount_in_the_background_tells_nobody_and_a_deaf_manager_is_no_hindrance() {
+    let place = Place::new();
+    let path = place.own.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut service = start(&place, path.to_str().unwrap(), &[]);
+    assert!(service.0.wait().unwrap().success());
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut [0; 64]).is_err());
+    assert!(umount(&place.mount_point()).status.success());
+    place.wait_for_the_end();
+
+    for deaf in ["/nowhere/notify", "not-absolute", "", "@"] {
+        let mut service = start(&place, deaf, &["-f"]);
+        wait_until("the mount", || is_mounted(&place.mount_point()));
+        assert!(fs::read_dir(place.mount_point()).is_ok());
+        assert!(umount(&place.mount_point()).status.success());
+        assert!(service.0.wait().unwrap().success(), "{deaf}");
+    }
+}
+
+#[test]
+fn signals_have_the_log_say_more_and_less() {
+    let source = tempfile::tempdir().unwrap();
+    let mounted = Mounted::new(source.path(), &["--idle-timeout", "0.2"]);
+    let busy = fs::File::open(&mounted.mount_point).unwrap();
+    let server = Pid::from_child(&mounted.server);
+    let step = |signal: Signal, line: &str| {
+        let before = mounted.logged().len();
+        kill_process(server, signal).unwrap();
+        wait_until(line, || mounted.logged()[before..].contains(line));
+    };
+    let says_details = || {
+        let before = mounted.logged().len();
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        mounted.logged()[before..].contains("is in use")
+    };
+    assert!(!says_details());
+    step(Signal::USR1, " INFO log level is debug now");
+    assert!(says_details());
+    // There is no more than that.
+    step(Signal::USR1, " INFO log level is debug now");
+    step(Signal::USR2, " INFO log level is info now");
+    assert!(!says_details());
+    step(Signal::USR2, " INFO log level is warn now");
+    step(Signal::USR2, " WARN log level is error now");
+    step(Signal::USR2, "ERROR log level is error now");
+    step(Signal::USR1, " WARN log level is warn now");
+    step(Signal::USR1, " INFO log level is info now");
+    drop(busy);
+}
+
+#[test]
+fn signals_about_the_log_end_neither_server_nor_guard() {
+    let place = Place::new();
+    assert!(place.mount(&["--auto-unmount"]).status.success());
+    let processes = || [place.servers(), place.guards()].concat();
+    let before = processes();
+    assert_eq!(before.len(), 2);
+    for process in &before {
+        for signal in [Signal::USR1, Signal::USR2] {
+            kill_process(Pid::from_raw(*process).unwrap(), signal).unwrap();
+        }
+    }
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(processes(), before);
+    assert!(umount(&place.mount_point()).status.success());
+    place.wait_for_the_end();
+}
+
+#[test]
+fn a_rotated_log_goes_on_under_its_name_even_beneath_the_mount_itself() {
+    let place = Place::new();
+    let log = place.source().join("log");
+    // Over itself: the path of the log then leads through the mount that writes it.
+    let source = place.source();
+    let output = common::warpfs()
+        .args(["mount", "--log-file"])
+        .arg(&log)
+        .args([&source, &source])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let server = server_over_itself(&source);
+    let inside = fs::read_to_string(&log).unwrap();
+    assert!(inside.contains("is mounted on"), "{inside}");
+    kill_process(Pid::from_raw(server).unwrap(), Signal::USR1).unwrap();
+    wait_until("a line more", || {
+        fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("debug now")
+    });
+    assert!(umount(&source).status.success());
+    wait_until("the end", || {
+        fs::read_to_string(&log).unwrap().contains("is unmounted")
+    });
+
+    let log = place.own.path().join("log");
+    let options = ["--log-file", log.to_str().unwrap()];
+    assert!(place.mount(&options).status.success());
+    fs::rename(&log, place.own.path().join("log.1")).unwrap();
+    place.signal(Signal::USR1);
+    wait_until("a log anew", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("debug now"))
+    });
+    assert!(umount(&place.mount_point()).status.success());
+    place.wait_for_the_end();
+}
+
+/// The server of what is mounted over itself.
+fn server_over_itself(mount_point: &std::path::Path) -> i32 {
+    let pattern = format!("mount --log-file .* {} {0}$", mount_point.display());
+    let output = Command::new("pgrep")
+        .args(["-f", "--", &pattern])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap()
+}
