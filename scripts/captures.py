@@ -1,4 +1,4 @@
-"""Runs commands in a terminal of 88 by so many lines, and draws what stands on it at some moment as SVG.
+"""Runs commands in a terminal of 80 by so many lines, and draws what stands on it at some moment as SVG.
 
 Each picture is a real run: nothing of it is written by hand. The files are those of the machine it runs on.
 """
@@ -6,6 +6,7 @@ Each picture is a real run: nothing of it is written by hand. The files are thos
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -19,7 +20,7 @@ from xml.sax.saxutils import escape
 
 import pyte
 
-COLUMNS = 88
+COLUMNS = 80
 CELL_WIDTH, CELL_HEIGHT, MARGIN = 8.4, 18, 14
 FOREGROUND, BACKGROUND = "#d8dee9", "#1f2430"
 COLOURS = {
@@ -101,21 +102,22 @@ def drawn(screen: pyte.Screen, title: str) -> str:
                 begin, end = BLOCKS[rest[1]]
                 shapes.append(rectangle(left, top + begin * CELL_HEIGHT, long, (end - begin) * CELL_HEIGHT, front))
             elif text.strip():
-                stripped = text.lstrip()
-                left += round((len(text) - len(stripped)) * CELL_WIDTH, 2)
-                stripped = stripped.rstrip()
                 weight = ' font-weight="bold"' if bold else ""
                 fill = f' fill="{front}"' if front != FOREGROUND else ""
-                shapes.append(
-                    f'<text x="{left:g}" y="{top + 13:g}" textLength="{len(stripped) * CELL_WIDTH:g}"{fill}{weight}>'
-                    f"{escape(stripped)}</text>"
-                )
+                # Spaces in a row are drawn as one.
+                for words in re.finditer(r"\S+( \S+)*", text):
+                    begin = round(left + words.start() * CELL_WIDTH, 2)
+                    length = round(len(words[0]) * CELL_WIDTH, 2)
+                    shapes.append(
+                        f'<text x="{begin:g}" y="{top + 13:g}" textLength="{length:g}"{fill}{weight}>'
+                        f"{escape(words[0])}</text>"
+                    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img">'
         f"<title>{escape(title)}</title>"
         f'<rect width="100%" height="100%" rx="8" fill="{BACKGROUND}"/>'
-        f'<g font-family="ui-monospace, Menlo, Consolas, monospace" font-size="14" fill="{FOREGROUND}" '
-        f'style="white-space: pre">{"".join(shapes)}</g></svg>\n'
+        f'<g font-family="ui-monospace, Menlo, Consolas, monospace" font-size="14" fill="{FOREGROUND}">'
+        f'{"".join(shapes)}</g></svg>\n'
     )
 
 

@@ -119,9 +119,9 @@ fn info_of_a_version_1_bomb_decodes_nothing() {
     assert!(started.elapsed() < Duration::from_secs(2));
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    assert!(shown.contains("original  1099511627776 bytes"), "{shown}");
+    assert!(shown.contains("original 1099511627776 bytes"), "{shown}");
     assert!(
-        shown.contains("chunks    1, whose sizes only decoding tells"),
+        shown.contains("chunks   1, whose sizes only decoding tells"),
         "{shown}"
     );
     let output = within_64_mib(&["info", "--chunks", "--json"], &path);

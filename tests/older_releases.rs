@@ -236,7 +236,9 @@ fn trees_of_them_are_unpacked_verified_listed_and_not_packed_again() {
     assert!(says(&again).contains("already"), "{}", says(&again));
 
     let info = run(["info", "-r", "--json", source]);
-    let listed: Vec<Value> = serde_json::from_slice(&info.stdout).unwrap();
+    let mut listed: Vec<Value> = serde_json::from_slice(&info.stdout).unwrap();
+    let sums = listed.pop().unwrap();
+    assert_eq!(sums["packed"]["files"], vectors().len());
     assert_eq!(listed.len(), vectors().len());
     for entry in &listed {
         assert!(["0.1.2", "0.7.0", "0.7.1"].contains(&entry["version"].as_str().unwrap()));

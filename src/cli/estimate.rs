@@ -1,6 +1,7 @@
 //! `warpfs estimate`.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use warpfs::estimate::{Estimate, Trial, estimate};
 use warpfs::job::Control;
@@ -8,7 +9,6 @@ use warpfs::job::Control;
 use super::progress::Progress;
 use super::size::{human, percent};
 use super::{Outcome, Volume, cannot_print, stop_on_signals};
-use std::io::Write;
 
 /// Show what packing files or trees would come to, from samples, in a few seconds
 #[derive(Debug, clap::Args)]
@@ -76,14 +76,10 @@ fn print(arguments: &Arguments, found: &Estimate) -> std::io::Result<()> {
     writeln!(out)?;
     let tree = arguments.paths.iter().any(|path| path.is_dir());
     let words = if tree { "-r " } else { "" };
-    let paths: Vec<_> = arguments
-        .paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
+    let paths: Vec<_> = arguments.paths.iter().map(|path| quoted(path)).collect();
     let paths = paths.join(" ");
     for (name, meaning) in [
-        ("archive", "smallest, for what is seldom read"),
+        ("archive", "smallest, seldom read"),
         ("balanced", "the default"),
         ("random", "for databases and disk images"),
     ] {
@@ -91,7 +87,7 @@ fn print(arguments: &Arguments, found: &Estimate) -> std::io::Result<()> {
         writeln!(
             out,
             "{}",
-            warpfs::error::OneLine(format!("{line:<46}  # {meaning}"))
+            warpfs::error::OneLine(format!("{line:<44}  # {meaning}"))
         )?;
     }
     let best = found.purposes.iter().map(|trial| trial.packed_size).min();
@@ -102,6 +98,13 @@ fn print(arguments: &Arguments, found: &Estimate) -> std::io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A path as it is typed in a shell.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    // There is no path with a zero byte in it, which alone cannot be quoted.
+    shlex::try_quote(&path).map_or_else(|_| path.to_string(), |quoted| quoted.into_owned())
 }
 
 fn row(name: &str, trial: &Trial, size: u64) -> String {

@@ -216,26 +216,27 @@ impl<W: Write> Printer<W> {
             Some((checksum, digest)) => format!("{checksum} {digest}"),
             None => "none".to_owned(),
         };
+        // Labels of 9: the line of the longest digest fits a terminal of 80 columns.
         let out = &mut self.out;
-        writeln!(out, "file      {}", OneLine(info.path().display()))?;
-        writeln!(out, "version   {}", version(info.container()))?;
-        writeln!(out, "codec     {}", info.encodings())?;
-        writeln!(out, "original  {}", size(info.original_size()))?;
-        writeln!(out, "packed    {}", size(info.packed_size()))?;
+        writeln!(out, "file     {}", OneLine(info.path().display()))?;
+        writeln!(out, "version  {}", version(info.container()))?;
+        writeln!(out, "codec    {}", info.encodings())?;
+        writeln!(out, "original {}", size(info.original_size()))?;
+        writeln!(out, "packed   {}", size(info.packed_size()))?;
         let ratio = percent(info.packed_size(), info.original_size());
-        writeln!(out, "ratio     {ratio}")?;
+        writeln!(out, "ratio    {ratio}")?;
         let largest = match info.largest_chunk() {
             Some(largest) => format!("the largest of {}", size(largest)),
             None => "whose sizes only decoding tells".to_owned(),
         };
-        writeln!(out, "chunks    {}, {largest}", info.chunk_count())?;
-        writeln!(out, "checksum  {checksum}")?;
+        writeln!(out, "chunks   {}, {largest}", info.chunk_count())?;
+        writeln!(out, "checksum {checksum}")?;
         match (info.record_damage(), info.record_len()) {
-            (Some(_), _) => writeln!(out, "digests   damaged: no read can be checked by them")?,
-            (None, Some(len)) => writeln!(out, "digests   of every part, {}", size(len))?,
+            (Some(_), _) => writeln!(out, "digests  damaged: no read can be checked by them")?,
+            (None, Some(len)) => writeln!(out, "digests  of every part, {}", size(len))?,
             (None, None) => writeln!(
                 out,
-                "digests   none: no part can be checked without the rest"
+                "digests  none: no part can be checked without the rest"
             )?,
         }
         if let Some(map) = self

@@ -35,8 +35,9 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(if tree { None } else { Some(0) }, target);
         let template = match tree {
             true => "{spinner} {binary_bytes} at {binary_bytes_per_sec}, {msg}",
+            // A line that is too long for the terminal would leave its end behind each time it is drawn.
             false => {
-                "[{bar:30}] {binary_bytes}/{binary_total_bytes} at {binary_bytes_per_sec}, {msg}, {eta} left"
+                "[{wide_bar}] {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {msg}, {eta} left"
             }
         };
         if let Ok(style) = ProgressStyle::with_template(template) {

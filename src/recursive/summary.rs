@@ -30,12 +30,15 @@ pub struct TreeSummary {
 }
 
 impl TreeSummary {
-    /// Counts a file that was packed, unpacked or verified.
+    /// Counts a file that was packed, unpacked or verified; one that some bytes of are lost has failed.
     pub(super) fn count(&mut self, made: &Summary) {
+        if made.lost > 0 {
+            self.failed += 1;
+            return;
+        }
         self.files += 1;
         self.original_size += made.original_size;
         self.packed_size += made.packed_size;
-        self.failed += u64::from(made.lost > 0);
     }
 
     /// Counts a file that was copied.

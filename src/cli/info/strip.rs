@@ -70,7 +70,7 @@ fn draw(cells: &[Cell], width: usize, chunks: u32, colours: bool) -> String {
         true => format!("{} of the original, several chunks", human(cell)),
         false => "a chunk".to_owned(),
     };
-    let _ = write!(map, "{:LABEL$}a cell is {each}: ", "");
+    let _ = write!(map, "{:LABEL$}a cell is {each}\n{:LABEL$}", "", "");
     for (look, meaning) in [
         (Look::Zeros, "zeros "),
         (Look::Tenths(0), ""),
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(
             map,
             "0 B         .011223344556677\n\
-             16.00 MiB   8899#\n            a cell is a chunk: . zeros 0-9 tenths left # all\n"
+             16.00 MiB   8899#\n            a cell is a chunk\n            . zeros 0-9 tenths left # all\n"
         );
     }
 
