@@ -26,7 +26,7 @@ pub(crate) use contents::{Compared, Filled};
 pub(crate) use writeback::Appender;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::place::Place;
+use crate::place::{Place, inode_of};
 
 /// The longest part of the target's name that goes into the temporary one, so that it stays within the 255 bytes a file
 /// system allows.
@@ -97,6 +97,16 @@ impl NewFile {
     pub(crate) fn publish(self) -> Result<()> {
         self.sync()?;
         self.name.publish(&self.file)
+    }
+
+    /// As [`NewFile::publish`], and removes the input it was made of, which `stat` is of as it was when it was proved. What
+    /// is given is as of [`Place::remove`].
+    ///
+    /// # Errors
+    /// As [`NewFile::publish`]. If the input was changed meanwhile, it is kept and nothing appears.
+    pub(crate) fn publish_instead(self, input: &Place, stat: &Stat) -> Result<Stat> {
+        self.sync()?;
+        self.name.publish_instead(&self.file, input, stat)
     }
 
     /// The file and its name apart, to be synced together with others and renamed then.
@@ -192,6 +202,22 @@ impl NewName {
             Err(error) => Err(error),
         }
         .context("cannot sync the directory of", &self.target.path)
+    }
+
+    /// As [`NewName::publish`], and removes the input: see [`NewFile::publish_instead`].
+    pub(crate) fn publish_instead(self, file: &File, input: &Place, stat: &Stat) -> Result<Stat> {
+        input.check_unchanged(stat)?;
+        let (directory, name) = self.temporary();
+        let made = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+            .context("cannot examine", &self.target.path)?;
+        let target = self.target.clone();
+        self.publish(file)?;
+        input.remove(stat).inspect_err(|error| {
+            // A result of what is no more would be in the way of every later job.
+            if matches!(error.kind(), ErrorKind::InputChanged) {
+                target.remove_own(inode_of(&made));
+            }
+        })
     }
 }
 

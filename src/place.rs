@@ -107,21 +107,50 @@ impl Place {
         Ok(())
     }
 
-    /// Removes the name, if it still stands for the file that was read, unchanged. Of one of several names the change time
-    /// may differ: removing another changes it.
-    pub(crate) fn remove(&self, stat: &Stat) -> Result<()> {
+    /// Checks that the name still stands for the file that was read, unchanged.
+    pub(crate) fn check_unchanged(&self, stat: &Stat) -> Result<()> {
         let named = self.stat().context("cannot examine", &self.path)?;
-        let written = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-        let changed = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
-        if inode_of(&named) != inode_of(stat)
-            || written(&named) != written(stat)
-            || (stat.st_nlink == 1 && changed(&named) != changed(stat))
-        {
-            return Err(Error::new(ErrorKind::InputChanged).in_file(&self.path));
+        match inode_of(&named) == inode_of(stat) && is_same_state(&named, stat) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::InputChanged).in_file(&self.path)),
         }
-        rustix::fs::unlinkat(&*self.directory, &self.name, AtFlags::empty())
-            .context("cannot remove", &self.path)
     }
+
+    /// Removes the name, if it still stands for the file that was read, unchanged. What is given is the state in which that
+    /// leaves the file, if nobody writes to it meanwhile: removing one of its names changes the change time.
+    pub(crate) fn remove(&self, stat: &Stat) -> Result<Stat> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&*self.directory, &self.name, flags, Mode::empty())
+            .context("cannot examine", &self.path)?;
+        self.check_unchanged(stat)?;
+        rustix::fs::unlinkat(&*self.directory, &self.name, AtFlags::empty())
+            .context("cannot remove", &self.path)?;
+        // If it cannot be told, it counts as changed.
+        let now = rustix::fs::fstat(&file).unwrap_or(*stat);
+        let mut left = *stat;
+        (left.st_ctime, left.st_ctime_nsec) = (now.st_ctime, now.st_ctime_nsec);
+        Ok(left)
+    }
+
+    /// Removes the name, if it stands for that file, as far as that is possible.
+    pub(crate) fn remove_own(&self, inode: (u64, u64)) {
+        if self.stat().is_ok_and(|found| inode_of(&found) == inode) {
+            let _ = rustix::fs::unlinkat(&*self.directory, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// Whether nothing was done to a file from one look to the next: neither its content nor its attributes were changed, nor
+/// its names.
+pub(crate) fn is_same_state(before: &Stat, after: &Stat) -> bool {
+    let changed = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
+    is_same_content(before, after) && changed(before) == changed(after)
+}
+
+/// Whether a file has the size and the modification time that it had.
+pub(crate) fn is_same_content(before: &Stat, after: &Stat) -> bool {
+    let written = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    written(before) == written(after)
 }
 
 /// Device and inode: which file it is.

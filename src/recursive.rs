@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use drawing::Drawing;
 use names::{Batch, Deferred, Leave, New, make_symlink};
-use rustix::fs::{FileType, StatVfsMountFlags};
+use rustix::fs::{FileType, Stat, StatVfsMountFlags};
 
 pub use crate::walk::Selection;
 use several_names::FirstName;
@@ -184,10 +184,10 @@ struct Work {
 enum Outcome {
     /// An earlier run made this of it, or copied it.
     UpToDate(Made),
-    /// An earlier run made this of it, which was compared with it now; it is to be removed.
-    Completed(Summary),
-    /// It was packed or unpacked; the input is to be removed if the task says so.
-    Made(NewFile, Summary),
+    /// An earlier run made this of it, which was compared with it now, in this state; it is to be removed.
+    Completed(Summary, Stat),
+    /// It was packed or unpacked, in this state; the input is to be removed if the task says so.
+    Made(NewFile, Summary, Stat),
     Verified(Summary),
     /// Copied; so many bytes.
     Copied(NewFile, u64),
@@ -289,7 +289,7 @@ impl<'a> Tree<'a> {
     fn take(&self, item: Item, progress: &mut Progress) -> Result<()> {
         let done = match item {
             Item::Failed(error) => Err(error),
-            Item::Done(Ok((work, outcome))) => self.keep(&work, outcome, progress),
+            Item::Done(Ok((work, outcome))) => self.keep(&work, outcome, progress).map(drop),
             Item::Done(Err(error)) => Err(error),
             Item::Leave => {
                 let leave = self.next_leaving().map(Deferred::Leave);
@@ -318,41 +318,36 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Sees to it that what became of a file gets its name, and is counted.
-    fn keep(&self, work: &Work, outcome: Outcome, progress: &mut Progress) -> Result<()> {
+    /// Sees to it that what became of a file gets its name, and is counted. If a name of the file was removed, what is given
+    /// is as of [`Place::remove`].
+    fn keep(&self, work: &Work, outcome: Outcome, progress: &mut Progress) -> Result<Option<Stat>> {
         match outcome {
             // What an input is removed for was synced already, to be read back.
-            Outcome::Made(new, made) if self.task.removes() => {
-                new.publish()?;
+            Outcome::Made(new, made, stat) if self.task.removes() => {
+                let left = new.publish_instead(&work.source(), &stat)?;
                 progress.summary.count(&made);
-                work.source().remove(&work.entry.stat)
+                return Ok(Some(left));
             }
-            Outcome::Made(new, made) => {
+            Outcome::Made(new, made, _) => {
                 let instead = self.earlier_instead(work, true);
-                progress.batch.push_file(new, New::Made(made), instead)
+                progress.batch.push_file(new, New::Made(made), instead)?;
             }
             Outcome::Copied(new, size) => {
                 let instead = self.earlier_instead(work, false);
-                progress.batch.push_file(new, New::Copy(size), instead)
+                progress.batch.push_file(new, New::Copy(size), instead)?;
             }
-            Outcome::Completed(made) => {
+            Outcome::Completed(made, stat) => {
                 progress.summary.count(&made);
-                work.source().remove(&work.entry.stat)
+                return work.source().remove(&stat).map(Some);
             }
-            Outcome::UpToDate(_) => {
-                progress.summary.up_to_date += 1;
-                Ok(())
-            }
-            Outcome::Verified(made) => {
-                progress.summary.count(&made);
-                Ok(())
-            }
+            Outcome::UpToDate(_) => progress.summary.up_to_date += 1,
+            Outcome::Verified(made) => progress.summary.count(&made),
             Outcome::Left(size) => {
                 progress.summary.left += 1;
                 progress.summary.left_size += size;
-                Ok(())
             }
         }
+        Ok(None)
     }
 
     fn take_symlink(&self, work: &Work, summary: &mut TreeSummary) -> Result<()> {

@@ -11,10 +11,10 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use common::jobs::{decoded, strays};
-use common::{Random, is_mounted, sample, shell, warpfs};
+use common::{Random, is_mounted, sample, shell, wait_until, warpfs};
 
 /// The commands of the walkthrough, in its order, to be run in the directory that holds the tree.
 fn walkthrough() -> Vec<String> {
@@ -186,7 +186,10 @@ fn a_job_killed_between_a_result_and_its_input_s_end_is_finished_by_proving_it()
     tree.line("touch -r before/d/e/deep models/d/e/deep");
     let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("does not verify"), "{said}");
+    assert!(
+        said.contains("deep.warp: is not what its original packs to now: remove one of the two"),
+        "{said}"
+    );
     assert!(!tree.at("models/weights").exists(), "{said}");
     assert!(tree.at("models/d/e/deep").exists(), "{said}");
     fs::remove_file(tree.at("models/d/e/deep")).unwrap();
@@ -198,6 +201,74 @@ fn a_job_killed_between_a_result_and_its_input_s_end_is_finished_by_proving_it()
     // Its time was changed here, by hand.
     tree.line("touch -r before/d/e models/d/e; touch -r before/d models/d; touch -r before models");
     assert_eq!(before, tree.manifest());
+}
+
+/// Runs a job on a tree of `a` and `z`, one file, and a large one in between, and does something when `a` is done.
+fn amid_a_job(tree: &Tree, words: &[&str], done: &str, act: impl FnOnce()) -> (Output, String) {
+    let job = warpfs()
+        .args(words)
+        .current_dir(tree.0.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the first name's end", || !tree.at(done).exists());
+    act();
+    let output = job.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, said)
+}
+
+#[test]
+fn a_further_name_of_a_file_written_to_amid_the_job_is_not_removed() {
+    let tree = Tree::new();
+    fs::remove_dir_all(tree.at("models")).unwrap();
+    fs::create_dir(tree.at("models")).unwrap();
+    let original = sample(200_000, 1);
+    fs::write(tree.at("models/a"), &original).unwrap();
+    fs::hard_link(tree.at("models/a"), tree.at("models/z")).unwrap();
+    let large: Vec<u8> = sample(1 << 20, 2).repeat(16);
+    fs::write(tree.at("models/m"), large).unwrap();
+    let slow = &["--zstd-level", "15", "--codec", "zstd", "--threads", "1"];
+    let words = [&["pack", "-rq", "--in-place"][..], slow, &["models"]].concat();
+    let (output, said) = amid_a_job(&tree, &words, "models/a", || {
+        assert!(tree.at("models/z").exists(), "too late to test anything");
+        tree.line("touch -r models/z time; printf x | dd of=models/z conv=notrunc status=none");
+        tree.line("touch -r time models/z");
+    });
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(fs::read(tree.at("models/z")).unwrap()[1..] == original[1..]);
+    assert!(fs::read(tree.at("models/z")).unwrap()[0] == b'x');
+    assert!(!tree.at("models/z.warp").exists() && !tree.at("models/m").exists());
+    assert!(decoded(&tree.at("models/a.warp")).unwrap() == original);
+    // It is a file like any other to the next run.
+    let (output, said) = tree.run(&["pack", "-rq", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(decoded(&tree.at("models/z.warp")).unwrap()[0] == b'x');
+}
+
+#[test]
+fn attributes_changed_since_a_file_was_packed_are_not_lost_with_it() {
+    let tree = Tree::new();
+    tree.run(&["pack", "-rq", "models"]);
+    tree.line("cd models && chmod 600 weights && chown 1000:1000 weights");
+    tree.line("setfattr -n user.tag -v secret models/weights");
+    let (output, said) = tree.run(&["pack", "-rq", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(!tree.at("models/weights").exists());
+    let found = || {
+        tree.line(
+            "stat -c %a:%u:%g models/weights*; getfattr --only-values -n user.tag models/weights*",
+        )
+    };
+    assert!(found().contains("600:1000:1000\nsecret"), "{}", found());
+    // And the way back.
+    tree.run(&["unpack", "-rq", "models"]);
+    tree.line("chmod 640 models/weights.warp; chmod 644 models/weights");
+    let (output, said) = tree.run(&["unpack", "-rq", "--rm", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(!tree.at("models/weights.warp").exists());
+    assert!(found().contains("640:1000:1000\nsecret"), "{}", found());
 }
 
 #[test]

@@ -150,6 +150,35 @@ fn force_does_not_replace_a_file_of_the_tree_that_is_to_be_packed_itself() {
 }
 
 #[test]
+fn force_does_not_replace_what_has_the_result_s_name_of_a_further_name_of_a_file() {
+    for words in [
+        &["pack", "-rqf", "tree"][..],
+        &["pack", "-rqf", "--rm", "tree"],
+        &["pack", "-rqf", "--in-place", "tree"],
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let precious = sample(70_000, 2);
+        fs::create_dir(at("tree")).unwrap();
+        fs::write(at("tree/a"), sample(60_000, 1)).unwrap();
+        fs::hard_link(at("tree/a"), at("tree/b")).unwrap();
+        fs::write(at("tree/b.warp"), &precious).unwrap();
+        let refused = run(directory.path(), words);
+        assert_refused(
+            &refused,
+            "tree/b.warp: is no packed file, and would be replaced",
+        );
+        assert!(at("tree/b").exists(), "{words:?}");
+        // It was packed itself, as any file.
+        let kept = match at("tree/b.warp").exists() {
+            true => fs::read(at("tree/b.warp")).unwrap(),
+            false => decoded(&at("tree/b.warp.warp")).unwrap(),
+        };
+        assert!(kept == precious, "{words:?}");
+    }
+}
+
+#[test]
 fn links_in_a_tree_are_not_gone_through_and_not_removed() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

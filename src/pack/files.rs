@@ -14,7 +14,7 @@ use crate::decoding::{Decoding, Sink};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{Description, Footer};
 use crate::job::{Control, thread_count};
-use crate::output::{Compared, NewFile};
+use crate::output::{Compared, NewFile, copy_attributes};
 use crate::place::Place;
 
 /// Packs a file, or whatever can be read to its end under that name, as `output`.
@@ -66,9 +66,9 @@ pub fn pack_file(
     let written = pack_opened(&file, &stat, input, output, options, control)?;
     let summary = written.summary;
     let new = written.complete(&file, &stat, input, options, control)?;
-    new.publish()?;
-    if let Some(named) = named {
-        named.remove(&stat)?;
+    match named {
+        Some(named) => new.publish_instead(&named, &stat).map(drop)?,
+        None => new.publish()?,
     }
     Ok(summary)
 }
@@ -268,7 +268,8 @@ fn read_back(
 }
 
 /// Does what is left of packing a file that is to be removed, where an earlier job was stopped in between: proves that the
-/// packed file at `place` holds what the file does, and that both it and its name are on the disk.
+/// packed file at `place` holds what the file does, and that both it and its name are on the disk. It is given the file's
+/// attributes.
 ///
 /// # Errors
 /// It does not, or the system's.
@@ -287,7 +288,16 @@ pub(crate) fn prove_packed(
     let own = packed.try_clone().context("cannot open", &place.path)?;
     let read = read_back(own, &place.path, None, file, input, options, control);
     check_unchanged(file, stat, input)?;
-    read?;
+    read.map_err(|error| match error.kind() {
+        ErrorKind::Unusable(_) => Error::unusable(
+            "is not what its original packs to now: remove one of the two, or use --force",
+        )
+        .in_file(&place.path),
+        _ => error,
+    })?;
+    // The input's may have been changed since it was packed.
+    copy_attributes(file, stat, &packed, &place.path)?;
+    place.sync(&packed)?;
     Ok(Summary {
         encodings: found.encodings,
         chunks: found.chunk_count,

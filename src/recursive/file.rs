@@ -63,9 +63,7 @@ impl Tree<'_> {
                 {
                     return Ok(up_to_date(false, inode));
                 }
-                if options.force && self.output.is_none() {
-                    check_is_no_input(&target)?;
-                }
+                self.check_is_no_input(&target)?;
                 if let Some(why) = self.keeps(work, &stat, &target)? {
                     control.observer.skipped(&entry.path, &why);
                     return as_it_is();
@@ -83,7 +81,7 @@ impl Tree<'_> {
                     return as_it_is();
                 }
                 let new = written.complete(&file, &stat, &entry.path, &options, control)?;
-                Ok(Outcome::Made(new, summary))
+                Ok(Outcome::Made(new, summary, stat))
             }
             (Task::Unpack(options), Some(made)) => {
                 let Some(header) = packed_description(&file, &stat, &entry.path)? else {
@@ -122,7 +120,7 @@ impl Tree<'_> {
                     &options,
                     control,
                 )
-                .map(|(new, summary)| Outcome::Made(new, summary))
+                .map(|(new, summary)| Outcome::Made(new, summary, stat))
             }
         }
     }
@@ -178,7 +176,41 @@ impl Tree<'_> {
     ) -> Result<Outcome> {
         work.source()
             .check_removable(stat, self.has_all_names(stat))?;
-        prove().map(Outcome::Completed)
+        prove().map(|summary| Outcome::Completed(summary, *stat))
+    }
+
+    /// Checks that what has the name of a packed file to be made in the same tree is not to be packed itself: by force it
+    /// would be replaced, and nothing else has its bytes.
+    pub(super) fn check_is_no_input(&self, target: &Place) -> Result<()> {
+        let packs = matches!(self.task, Task::Pack(..));
+        if !packs || !self.task.replaces() || self.output.is_some() {
+            return Ok(());
+        }
+        let Ok((file, stat)) = open_entry(&*target.directory, &target.name, &target.path) else {
+            return Ok(());
+        };
+        if stat.st_size == 0 || is_packed(&file, &stat, &target.path)? {
+            return Ok(());
+        }
+        let why = "is no packed file, and would be replaced by one: pack or move it first";
+        Err(Error::unusable(why).in_file(&target.path))
+    }
+
+    /// Proves that what is at `place` was made of a file that is to be removed, in this state.
+    pub(super) fn prove(
+        &self,
+        place: &Place,
+        file: &File,
+        stat: &Stat,
+        input: &Path,
+    ) -> Result<()> {
+        let control = self.control;
+        match self.task {
+            Task::Pack(options, _) => prove_packed(place, file, stat, input, options, control),
+            Task::Unpack(options) => prove_unpacked(place, file, stat, input, options, control),
+            Task::Verify(_) => return Ok(()),
+        }
+        .map(drop)
     }
 
     /// Whether something else in the source would come to have the name of what is made of this file in another tree.
@@ -194,17 +226,4 @@ impl Tree<'_> {
 
 fn up_to_date(made: bool, inode: (u64, u64)) -> Outcome {
     Outcome::UpToDate(Made { made, inode })
-}
-
-/// Checks that what has the name of a file's result in the same tree is not to be packed itself: by force it would be
-/// replaced, and nothing else has its bytes.
-fn check_is_no_input(target: &Place) -> Result<()> {
-    let Ok((file, stat)) = open_entry(&*target.directory, &target.name, &target.path) else {
-        return Ok(());
-    };
-    if stat.st_size == 0 || is_packed(&file, &stat, &target.path)? {
-        return Ok(());
-    }
-    let why = "is no packed file, and would be replaced by one: pack or move it first";
-    Err(Error::unusable(why).in_file(&target.path))
 }

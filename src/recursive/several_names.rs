@@ -10,14 +10,15 @@ use rustix::fs::Stat;
 
 use super::names::{Deferred, FirstTarget};
 use super::{Outcome, Progress, Tree, Work};
-use crate::error::{ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::output::NewFile;
 use crate::pack::open_entry;
-use crate::place::inode_of;
+use crate::place::{Place, inode_of, is_same_content, is_same_state};
 use crate::walk::{Step, Walk};
 
 /// What a further name of the same file is to be linked with.
 pub(super) struct FirstName {
+    /// The state the file was worked on in; where its names are removed, the state that removing the last one left it in.
     stat: Stat,
     target: FirstTarget,
     made: bool,
@@ -28,14 +29,20 @@ impl Tree<'_> {
     pub(super) fn take_file(&self, work: &Work, progress: &mut Progress) -> Result<()> {
         let entry = &work.entry;
         if let Some(first) = progress.names.get(&inode_of(&entry.stat))
-            && is_same_state(&first.stat, &entry.stat)
+            && work.source().stat().is_ok_and(|now| {
+                inode_of(&now) == inode_of(&entry.stat) && is_same_content(&first.stat, &now)
+            })
         {
             let name = match first.made {
                 true => self.task.name(Path::new(&entry.name)),
                 false => Some(PathBuf::from(&entry.name)),
             };
-            if let Some(name) = name {
-                let target = self.place(work, name);
+            let target = name.map(|name| self.place(work, name));
+            // What is in the way of removing an input may be what an earlier run made of it.
+            let is_free = |target: &Place| {
+                !self.task.removes() || self.task.replaces() || target.stat().is_err()
+            };
+            if let Some(target) = target.filter(is_free) {
                 match target.stat() {
                     Ok(found) if inode_of(&found) == first.target.inode && !self.task.removes() => {
                         progress.summary.up_to_date += 1;
@@ -43,12 +50,12 @@ impl Tree<'_> {
                     }
                     _ => {}
                 }
+                if first.made {
+                    self.check_is_no_input(&target)?;
+                }
                 let replace = self.may_replace(&target, first.made);
                 if first.made && self.task.removes() {
-                    let (file, _) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
-                    first.target.link(target, replace)?.publish(&file)?;
-                    progress.summary.links += 1;
-                    return work.source().remove(&entry.stat);
+                    return self.take_further_name(work, target, replace, progress);
                 }
                 progress.batch.push(Deferred::Link {
                     first: first.target.clone(),
@@ -60,10 +67,10 @@ impl Tree<'_> {
         }
         let outcome = self.process(work, self.threads)?;
         let made = match &outcome {
-            Outcome::Made(new, _) => Some((true, inode_of_new(new)?)),
+            Outcome::Made(new, ..) => Some((true, inode_of_new(new)?)),
             Outcome::Copied(new, _) => Some((false, inode_of_new(new)?)),
             Outcome::UpToDate(earlier) => Some((earlier.made, earlier.inode)),
-            Outcome::Completed(_) | Outcome::Verified(_) | Outcome::Left(_) => None,
+            Outcome::Completed(..) | Outcome::Verified(_) | Outcome::Left(_) => None,
         };
         let first = match made.filter(|_| entry.stat.st_nlink > 1) {
             Some((made, inode)) => {
@@ -85,10 +92,39 @@ impl Tree<'_> {
             }
             None => None,
         };
-        self.keep(work, outcome, progress)?;
-        if let Some(first) = first {
+        let left = self.keep(work, outcome, progress)?;
+        if let Some(mut first) = first {
+            first.stat = left.unwrap_or(first.stat);
             progress.names.insert(inode_of(&entry.stat), first);
         }
+        Ok(())
+    }
+
+    /// Links a further name of a file of which another was removed already, and removes it too. What was done to the file
+    /// since then shows: it is proved again.
+    fn take_further_name(
+        &self,
+        work: &Work,
+        target: Place,
+        replace: bool,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let entry = &work.entry;
+        let (file, stat) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
+        let Some(first) = progress.names.get_mut(&inode_of(&stat)) else {
+            return Err(Error::new(ErrorKind::InputChanged).in_file(&entry.path));
+        };
+        let link = first.target.link(target, replace)?;
+        if !is_same_state(&first.stat, &stat) {
+            let (_, temporary) = link.temporary();
+            let made = Place {
+                name: temporary.to_owned(),
+                ..link.target().clone()
+            };
+            self.prove(&made, &file, &stat, &entry.path)?;
+        }
+        first.stat = link.publish_instead(&file, &work.source(), &stat)?;
+        progress.summary.links += 1;
         Ok(())
     }
 
@@ -119,11 +155,4 @@ impl Tree<'_> {
 fn inode_of_new(new: &NewFile) -> Result<(u64, u64)> {
     let stat = rustix::fs::fstat(new.file()).context("cannot examine", new.target())?;
     Ok(inode_of(&stat))
-}
-
-/// Whether a file was not written to from one look to the next. The change time may differ: removing another of the
-/// file's names changes it.
-fn is_same_state(before: &Stat, after: &Stat) -> bool {
-    let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-    state(before) == state(after)
 }

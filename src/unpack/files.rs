@@ -10,7 +10,7 @@ use crate::archive::{Archive, Verify, open_regular};
 use crate::decoding::{Decoding, Sink, without_damaged_record};
 use crate::error::{IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
-use crate::output::{Compared, Filled, NewFile};
+use crate::output::{Compared, Filled, NewFile, copy_attributes};
 use crate::pack::{Summary, check_unchanged, open_entry};
 use crate::place::Place;
 
@@ -34,9 +34,9 @@ pub fn unpack_file(
         false => None,
     };
     let (new, summary) = unpack_opened(&file, &stat, input, output, options, control)?;
-    new.publish()?;
-    if let Some(named) = named {
-        named.remove(&stat)?;
+    match named {
+        Some(named) => new.publish_instead(&named, &stat).map(drop)?,
+        None => new.publish()?,
     }
     Ok(summary)
 }
@@ -111,7 +111,8 @@ fn read_back(
 }
 
 /// Does what is left of unpacking a file that is to be removed, where an earlier job was stopped in between: proves that the
-/// file at `place` is what it unpacks to, and that both it and its name are on the disk.
+/// file at `place` is what it unpacks to, and that both it and its name are on the disk. It is given the packed file's
+/// attributes.
 ///
 /// # Errors
 /// It is not, or the system's.
@@ -130,5 +131,8 @@ pub(crate) fn prove_unpacked(
     let read = read_back(&archive, &plain, &place.path, options, control);
     check_unchanged(file, stat, input)?;
     read?;
+    // The input's may have been changed since it was unpacked.
+    copy_attributes(file, stat, &plain, &place.path)?;
+    place.sync(&plain)?;
     Ok(summary(&archive, 0))
 }
