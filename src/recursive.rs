@@ -167,7 +167,7 @@ enum Item {
     Small(Work),
     /// To be done in order: whatever is no file, is large, or has several names.
     InOrder(Work),
-    Done(Result<(Work, Outcome)>),
+    Done(Result<Box<(Work, Outcome)>>),
     /// The first of `leaving` is to be taken.
     Leave,
 }
@@ -261,7 +261,9 @@ impl<'a> Tree<'a> {
             || Ok(self.draw(&mut drawing)),
             |(), item| match item {
                 Item::Small(work) => {
-                    let done = self.process(&work, 1).map(|outcome| (work, outcome));
+                    let done = self
+                        .process(&work, 1)
+                        .map(|outcome| Box::new((work, outcome)));
                     stop_if_cancelled(done).map(Item::Done)
                 }
                 item => Ok(item),
@@ -289,7 +291,10 @@ impl<'a> Tree<'a> {
     fn take(&self, item: Item, progress: &mut Progress) -> Result<()> {
         let done = match item {
             Item::Failed(error) => Err(error),
-            Item::Done(Ok((work, outcome))) => self.keep(&work, outcome, progress).map(drop),
+            Item::Done(Ok(done)) => {
+                let (work, outcome) = *done;
+                self.keep(&work, outcome, progress).map(drop)
+            }
             Item::Done(Err(error)) => Err(error),
             Item::Leave => {
                 let leave = self.next_leaving().map(Deferred::Leave);
