@@ -180,6 +180,25 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
     }
     let name = |input: &Path| Some(packed_name(input));
     let plan = plan(inputs, arguments.recursive, output, arguments.force, name)?;
+    let of_trees = [
+        ("--in-place", arguments.in_place),
+        ("--exclude", !arguments.exclude.is_empty()),
+        ("--include", !arguments.include.is_empty()),
+        ("--min-size", arguments.min_size.is_some()),
+    ];
+    // What is not there fails by itself, later, and the others are packed.
+    let is_file = |planned: &&Planned<'_>| {
+        let input = planned.input;
+        !planned.tree && (input == Path::new(STANDARD_INPUT) || input.symlink_metadata().is_ok())
+    };
+    if let Some((flag, _)) = of_trees.iter().find(|(_, given)| *given)
+        && let Some(planned) = plan.iter().find(is_file)
+    {
+        return Err(format!(
+            "'{}' is not a directory, and {flag} is for trees: name the directory, or leave {flag} out",
+            planned.input.display()
+        ));
+    }
     let nameless = |planned: &&Planned<'_>| !planned.tree && planned.output.is_none();
     match plan.iter().find(nameless) {
         Some(planned) => Err(format!("'{}' has no name", planned.input.display())),
