@@ -40,6 +40,10 @@ impl Drawing {
         if let Some(output) = output {
             let (directory, made) = make_root(output)?;
             let stat = rustix::fs::fstat(&directory).context("cannot examine", output)?;
+            if rustix::fs::stat(root).is_ok_and(|root| inode_of(&root) == inode_of(&stat)) {
+                let why = "the output is the input: leave --output out to work beside the files";
+                return Err(Error::unusable(why).in_file(output));
+            }
             // So that a tree packed into itself does not grow forever.
             drawing.walk = Walk::new(root, Some(inode_of(&stat))).selecting(task.selection());
             let directory = Arc::new(directory);
