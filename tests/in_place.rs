@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use common::jobs::{decoded, strays};
-use common::{Random, is_mounted, sample, shell, wait_until, warpfs};
+use common::{Random, is_mounted, sample, shell, system_calls, wait_until, warpfs};
 
 /// The commands of the walkthrough, in its order, to be run in the directory that holds the tree.
 fn walkthrough() -> Vec<String> {
@@ -269,6 +269,75 @@ fn attributes_changed_since_a_file_was_packed_are_not_lost_with_it() {
     assert!(output.status.success(), "{said}");
     assert!(!tree.at("models/weights.warp").exists());
     assert!(found().contains("640:1000:1000\nsecret"), "{}", found());
+}
+
+#[test]
+fn a_file_packed_already_stays_if_it_has_a_name_elsewhere_by_now() {
+    let tree = Tree::new();
+    tree.run(&["pack", "-rq", "models"]);
+    fs::hard_link(tree.at("models/weights"), tree.at("elsewhere")).unwrap();
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("weights: left as it is: of its 2 names"),
+        "{said}"
+    );
+    assert!(tree.at("models/weights").exists() && !tree.at("models/d/e/deep").exists());
+}
+
+#[test]
+fn a_file_written_to_right_before_its_end_is_not_blocked_by_a_result_of_what_it_was() {
+    if !system_calls::can_trace() {
+        return;
+    }
+    for words in [
+        &["pack", "-rq", "--in-place", "models"][..],
+        &["pack", "-q", "--rm", "models/weights"],
+    ] {
+        let tree = Tree::new();
+        // It stops for a while when the result has its name.
+        let injection = Some("renameat2:delay_exit=2000000:when=1");
+        let only = &["--exclude", "d", "--exclude", "sparse", "--exclude", "tiny"][..];
+        let words = match words.contains(&"-rq") {
+            true => [words, only].concat(),
+            false => words.to_vec(),
+        };
+        let job = || system_calls::traced(tree.0.path(), "renameat2", injection, &words).0;
+        let output = std::thread::scope(|scope| {
+            let job = scope.spawn(job);
+            wait_until("the result", || tree.at("models/weights.warp").exists());
+            fs::write(tree.at("models/weights"), sample(100_000, 77)).unwrap();
+            job.join().unwrap()
+        });
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("nothing was kept"), "{said}");
+        assert!(!tree.at("models/weights.warp").exists(), "{said}");
+        assert!(fs::read(tree.at("models/weights")).unwrap() == sample(100_000, 77));
+        let (output, said) = tree.run(&["pack", "-rq", "--in-place", "models"]);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+        assert!(decoded(&tree.at("models/weights.warp")).unwrap() == sample(100_000, 77));
+    }
+}
+
+#[test]
+fn a_file_among_the_arguments_is_not_taken_by_other_rules_than_a_tree_s() {
+    let tree = Tree::new();
+    for flags in [
+        &["--in-place"][..],
+        &["--rm", "--exclude", "*.jpg"],
+        &["--include", "x"],
+        &["--min-size", "1M"],
+    ] {
+        let words = [&["pack", "-rq"][..], flags, &["models/d", "models/weights"]].concat();
+        let (output, said) = tree.run(&words);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains("'models/weights' is not a directory"),
+            "{said}"
+        );
+        assert!(tree.at("models/weights").exists() && tree.at("models/d/text").exists());
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -100,6 +100,24 @@ fn what_has_changed_or_is_new_is_done_and_the_rest_is_not() {
         let packed = trees.at("out").join(format!("{name}.warp"));
         assert!(decoded(&packed).unwrap() == fs::read(trees.at("tree").join(name)).unwrap());
     }
+}
+
+#[test]
+fn what_is_up_to_date_gets_the_owner_and_the_mode_its_source_has_by_now() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    for name in ["tree/d/b", "tree/noise"] {
+        fs::set_permissions(trees.at(name), PermissionsExt::from_mode(0o600)).unwrap();
+        chown(trees.at(name), Some(1000), Some(1000)).unwrap();
+    }
+    let said = trees.pack(&[]);
+    assert!(said.contains("0 files packed"), "{said}");
+    for name in ["out/d/b.warp", "out/noise"] {
+        let found = fs::metadata(trees.at(name)).unwrap();
+        let access = (found.mode() & 0o7777, found.uid(), found.gid());
+        assert_eq!(access, (0o600, 1000, 1000), "{name}");
+    }
+    assert!(trees.pack(&[]).contains("up to date           6"));
 }
 
 #[test]

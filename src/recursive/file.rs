@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, Stat};
 use super::earlier::{self, Found};
 use super::{Made, Outcome, Task, Tree, Work, is_named_packed, plain};
 use crate::error::{Error, Result};
+use crate::output::copy_attributes;
 use crate::pack::{
     PackOptions, Summary, allocated, is_packed, open_entry, pack_opened, packed_description,
     prove_packed,
@@ -47,7 +48,7 @@ impl Tree<'_> {
                     && let Found::UpToDate(inode) = earlier::packed(&target, &stat)
                 {
                     return match options.remove {
-                        false => Ok(up_to_date(true, inode)),
+                        false => self.up_to_date(&target, true, inode, &file, &stat),
                         true => self.complete(work, &stat, || {
                             prove_packed(&target, &file, &stat, &entry.path, options, control)
                         }),
@@ -61,7 +62,8 @@ impl Tree<'_> {
                     && let Found::UpToDate(inode) =
                         earlier::plain(&self.place(work, PathBuf::from(&entry.name)), size, &stat)
                 {
-                    return Ok(up_to_date(false, inode));
+                    let copy = self.place(work, PathBuf::from(&entry.name));
+                    return self.up_to_date(&copy, false, inode, &file, &stat);
                 }
                 self.check_is_no_input(&target)?;
                 if let Some(why) = self.keeps(work, &stat, &target)? {
@@ -98,7 +100,7 @@ impl Tree<'_> {
                         earlier::plain(&target, header.original_size, &stat)
                 {
                     return match options.remove {
-                        false => Ok(up_to_date(true, inode)),
+                        false => self.up_to_date(&target, true, inode, &file, &stat),
                         true => self.complete(work, &stat, || {
                             prove_unpacked(&target, &file, &stat, &entry.path, options, control)
                         }),
@@ -125,6 +127,26 @@ impl Tree<'_> {
         }
     }
 
+    /// Leaves in another tree what an earlier run made of a file, with the file's owner and mode of today: what has been
+    /// closed to others since then must not stay open to them there.
+    fn up_to_date(
+        &self,
+        place: &Place,
+        made: bool,
+        inode: (u64, u64),
+        file: &File,
+        stat: &Stat,
+    ) -> Result<Outcome> {
+        if self.output.is_some() {
+            let (found, found_stat) = open_entry(&*place.directory, &place.name, &place.path)?;
+            let access = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
+            if access(&found_stat) != access(stat) {
+                copy_attributes(file, stat, &found, &place.path)?;
+            }
+        }
+        Ok(Outcome::UpToDate(Made { made, inode }))
+    }
+
     /// Copies a file to the other tree, unless that has been done.
     fn copy(&self, work: &Work, file: &File, stat: &Stat) -> Result<Outcome> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
@@ -132,7 +154,7 @@ impl Tree<'_> {
         if !self.task.replaces()
             && let Found::UpToDate(inode) = earlier::plain(&target, size, stat)
         {
-            return Ok(up_to_date(false, inode));
+            return self.up_to_date(&target, false, inode, file, stat);
         }
         let replace = self.may_replace(&target, false);
         let copy = plain::copy(file, stat, &work.entry.path, target, replace, self.control)?;
@@ -153,6 +175,11 @@ impl Tree<'_> {
                 "left as it is: '{name}' exists already, and is not what this file packs to"
             )));
         }
+        self.keeps_name(work, stat)
+    }
+
+    /// The same of a file that is packed already: why its name is not removed.
+    fn keeps_name(&self, work: &Work, stat: &Stat) -> Result<Option<String>> {
         if !self.task.removes() {
             return Ok(None);
         }
@@ -167,15 +194,17 @@ impl Tree<'_> {
         work.source().check_removable(stat, force).map(|()| None)
     }
 
-    /// Lets a file that was made of another by an earlier job take its place, once it is proved.
+    /// Lets a file that was made of another by an earlier job take its place, once it is proved, unless that frees nothing.
     fn complete(
         &self,
         work: &Work,
         stat: &Stat,
         prove: impl FnOnce() -> Result<Summary>,
     ) -> Result<Outcome> {
-        work.source()
-            .check_removable(stat, self.has_all_names(stat))?;
+        if let Some(why) = self.keeps_name(work, stat)? {
+            self.control.observer.skipped(&work.entry.path, &why);
+            return Ok(Outcome::Left(u64::try_from(stat.st_size).unwrap_or(0)));
+        }
         prove().map(|summary| Outcome::Completed(summary, *stat))
     }
 
@@ -222,8 +251,4 @@ impl Tree<'_> {
                 rustix::fs::statat(&*entry.directory, name, flags).is_ok()
             })
     }
-}
-
-fn up_to_date(made: bool, inode: (u64, u64)) -> Outcome {
-    Outcome::UpToDate(Made { made, inode })
 }
