@@ -158,6 +158,8 @@ struct Tree<'a> {
     leaving: Mutex<VecDeque<Leave>>,
     /// How many names in the tree a file of several has, by its device and inode, if that is to be known.
     names: HashMap<(u64, u64), u64>,
+    /// Which tree is packed into another, for the marks of what is made of it.
+    source: Option<String>,
 }
 
 /// What goes from the walk through the threads and back into order.
@@ -242,10 +244,14 @@ impl<'a> Tree<'a> {
             control,
             leaving: Mutex::default(),
             names: HashMap::new(),
+            source: None,
         }
     }
 
     fn run(mut self, root: &Path) -> Result<TreeSummary> {
+        if self.output.is_some() && matches!(self.task, Task::Pack(..)) {
+            self.source = earlier::source_of(root);
+        }
         if self.output.is_none() && !matches!(self.task, Task::Verify(_)) {
             check_writable(root)?;
         }

@@ -83,6 +83,9 @@ impl Tree<'_> {
                     return as_it_is();
                 }
                 let new = written.complete(&file, &stat, &entry.path, &options, control)?;
+                if let Some(source) = &self.source {
+                    earlier::mark_file(new.file(), source);
+                }
                 Ok(Outcome::Made(new, summary))
             }
             (Task::Unpack(options), Some(made)) => {
@@ -138,8 +141,8 @@ impl Tree<'_> {
         }
         let replace = self.may_replace(&target, false);
         let copy = plain::copy(file, stat, &work.entry.path, target, replace, self.control)?;
-        if matches!(self.task, Task::Pack(..)) {
-            earlier::mark_copy(copy.file());
+        if let Some(source) = &self.source {
+            earlier::mark_file(copy.file(), source);
         }
         Ok(Outcome::Copied(copy, size))
     }
