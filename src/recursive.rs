@@ -15,6 +15,7 @@ mod drawing;
 mod earlier;
 mod file;
 mod names;
+mod names_before;
 mod plain;
 mod several_names;
 mod summary;
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drawing::Drawing;
-use names::{Batch, Deferred, Leave, New, make_symlink};
+use names::{Batch, Deferred, Leave, New, Renewal, make_symlink};
 use rustix::fs::{FileType, StatVfsMountFlags};
 
 pub use crate::walk::Selection;
@@ -297,13 +298,15 @@ impl<'a> Tree<'a> {
             Item::Failed(error) => Err(error),
             Item::Done(Ok((work, outcome))) => self.keep(&work, outcome, progress),
             Item::Done(Err(error)) => Err(error),
-            Item::Leave => {
-                let leave = self.next_leaving().map(Deferred::Leave);
-                leave
-                    .into_iter()
-                    .for_each(|leave| progress.batch.push(leave));
-                Ok(())
-            }
+            Item::Leave => match self.next_leaving() {
+                // What is done in place is done at once, so nothing that changes these times is still to come.
+                Some(leave) if leave.renewal == Renewal::Times => leave.finish(),
+                leave => {
+                    let leave = leave.map(Deferred::Leave).into_iter();
+                    leave.for_each(|leave| progress.batch.push(leave));
+                    Ok(())
+                }
+            },
             Item::Small(work) | Item::InOrder(work) => match work.entry.kind() {
                 FileType::RegularFile => self.take_file(&work, progress),
                 FileType::Symlink => self.take_symlink(&work, &mut progress.summary),

@@ -201,6 +201,35 @@ fn a_job_killed_between_a_result_and_its_input_s_end_is_finished_by_proving_it()
 }
 
 #[test]
+fn directory_times_that_others_have_changed_meanwhile_are_not_put_back() {
+    let tree = Tree::new();
+    for number in 0..3 {
+        fs::write(
+            tree.at(&format!("models/d/large-{number}")),
+            sample(8 << 20, number),
+        )
+        .unwrap();
+    }
+    tree.line("touch -d 2001-02-03T04:05:06.789 models models/d models/d/e");
+    let time = |name: &str| fs::metadata(tree.at(name)).unwrap().mtime();
+    let before = time("models/d");
+    let mut child = warpfs()
+        .args(["pack", "-rq", "--in-place", "--codec", "brotli", "models"])
+        .current_dir(tree.0.path())
+        .spawn()
+        .unwrap();
+    while !tree.at("models/d/large-0.warp").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    fs::write(tree.at("models/d/new"), "").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(tree.at("models/d/large-2.warp").exists());
+    assert!(time("models/d") > before);
+    // Those that nobody else has changed.
+    assert_eq!((time("models"), time("models/d/e")), (before, before));
+}
+
+#[test]
 fn temporary_files_of_a_killed_job_are_cleaned_up_and_not_packed() {
     let tree = Tree::new();
     let part = ".weights.warp.0123456789abcdef.part";

@@ -177,20 +177,21 @@ fn what_was_packed_of_another_tree_is_neither_replaced_nor_removed() {
     }
     fs::create_dir(trees.at("tree/d")).unwrap();
     fs::write(trees.at("tree/d/b"), &noise).unwrap();
+    fs::write(trees.at("tree/d/c"), "too little").unwrap();
     fs::write(trees.at("tree/noise"), &noise[..10_000]).unwrap();
-    let (output, said) = trees.try_pack(&[]);
+    let (output, said) = trees.try_pack(&["--min-size", "1K"]);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    for name in ["a.warp", "alone.warp", "noise"] {
+    for name in ["a.warp", "alone.warp", "d/b.warp", "noise"] {
         let line = format!("out/{name}: exists already");
         assert!(said.contains(&line), "{said}");
     }
     assert!(decoded(&trees.at("out/a.warp")).unwrap() == sample(40_000, 0));
     assert!(decoded(&trees.at("out/alone.warp")).unwrap() == sample(40_000, 1));
     assert!(decoded(&trees.at("out/d/b.warp")).unwrap() == sample(40_000, 1));
+    assert!(decoded(&trees.at("out/d/c.warp")).unwrap() == sample(40_000, 2));
     assert!(fs::read(trees.at("out/noise")).unwrap() == noise);
     // The first tree was moved, and is the same one.
     fs::remove_dir_all(trees.at("tree")).unwrap();
-    fs::remove_file(trees.at("out/d/b")).unwrap();
     fs::rename(trees.at("first"), trees.at("tree")).unwrap();
     fs::write(trees.at("tree/d/b"), sample(50_000, 61)).unwrap();
     trees.pack(&[]);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::names_before::NamesBefore;
 use super::plain::copy_link_attributes;
 use super::{TreeSummary, earlier};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -57,6 +58,8 @@ pub(super) struct Leave {
     pub(super) directory: Arc<OwnedFd>,
     pub(super) path: PathBuf,
     pub(super) renewal: Renewal,
+    /// What was in it, if it is worked on in place.
+    pub(super) before: Option<NamesBefore>,
 }
 
 /// What a directory is given when all that was made in it has its name.
@@ -64,7 +67,7 @@ pub(super) struct Leave {
 pub(super) enum Renewal {
     /// The attributes of the one it was made for. The mark of what was made here stays, or goes.
     Attributes { keep_mark: bool },
-    /// The times it had itself, if files in it were replaced by what was made of them.
+    /// The times it had itself, if files in it were replaced by what was made of them and nothing else was done.
     Times,
 }
 
@@ -217,7 +220,10 @@ impl Leave {
             Renewal::Times => {
                 let now =
                     rustix::fs::fstat(&*self.directory).context("cannot examine", &self.path)?;
-                if (now.st_mtime, now.st_mtime_nsec) == (stat.st_mtime, stat.st_mtime_nsec) {
+                let is_own = |before: &NamesBefore| before.has_only_results_since(&self.directory);
+                if (now.st_mtime, now.st_mtime_nsec) == (stat.st_mtime, stat.st_mtime_nsec)
+                    || !self.before.as_ref().is_some_and(is_own)
+                {
                     return Ok(());
                 }
                 match rustix::fs::futimens(&*self.directory, &times_of(stat)) {
@@ -273,19 +279,20 @@ pub(super) fn make_symlink(
     link.rename()
 }
 
-/// Makes a directory, unless there is one, and opens it; the second says whether it is new. Its attributes come when all
-/// is in it.
+/// Makes a directory, unless there is one, and opens it with such flags; the second says whether it is new. Its attributes
+/// come when all is in it.
 pub(super) fn make_directory(
     parent: impl AsFd,
     name: &std::ffi::OsStr,
     path: &std::path::Path,
+    flags: OFlags,
 ) -> Result<(OwnedFd, bool)> {
     let made = match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         Err(error) => return Err(error).context("cannot make the directory", path),
     };
-    match open_directory(&parent, name, OFlags::NOFOLLOW) {
+    match open_directory(&parent, name, flags) {
         Ok(directory) => Ok((directory, made)),
         Err(Errno::NOTDIR | Errno::LOOP) => Err(Error::new(ErrorKind::Unusable(
             "is in the way: a directory is to have this name".to_owned(),
@@ -312,12 +319,14 @@ mod tests {
     #[test]
     fn what_waits_for_its_name_is_not_removed_by_another_run() {
         let own = tempfile::tempdir().unwrap();
-        std::fs::write(own.path().join("x"), "input").unwrap();
+        for name in ["x", "y"] {
+            std::fs::write(own.path().join(name), "input").unwrap();
+        }
         let target = Place::of(&own.path().join("x.warp")).unwrap();
         let stat = rustix::fs::stat(own.path().join("x")).unwrap();
         let directory = target.directory.clone();
         let mut batch = Batch::default();
-        for name in ["x.warp", "x"] {
+        for name in ["x.warp", "y.warp"] {
             let target = Place {
                 name: name.into(),
                 ..target.clone()
@@ -325,9 +334,9 @@ mod tests {
             let new = NewFile::create(target, true, &stat).unwrap();
             batch.push_file(new, New::Copy(5), None).unwrap();
         }
-        assert_eq!(names_left(&directory).len(), 3);
+        assert_eq!(names_left(&directory).len(), 4);
         batch.settle(&mut TreeSummary::default(), |error| panic!("{error}"));
-        assert_eq!(names_left(&directory), ["x", "x.warp"]);
+        assert_eq!(names_left(&directory), ["x", "x.warp", "y", "y.warp"]);
 
         let first = FirstTarget {
             root: directory.clone(),
@@ -336,8 +345,8 @@ mod tests {
             inode: inode_of(&target.stat().unwrap()),
         };
         let link = first.link(target, true).unwrap();
-        assert_eq!(names_left(&directory).len(), 3);
+        assert_eq!(names_left(&directory).len(), 5);
         drop(link);
-        assert_eq!(names_left(&directory), ["x", "x.warp"]);
+        assert_eq!(names_left(&directory), ["x", "x.warp", "y", "y.warp"]);
     }
 }
