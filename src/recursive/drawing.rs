@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, OFlags};
 
 use super::names::{Leave, Renewal, make_directory};
 use super::names_before::NamesBefore;
@@ -139,7 +139,7 @@ impl Tree<'_> {
         let Some((parent, _)) = drawing.targets.innermost() else {
             return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
         };
-        let (directory, made) = make_directory(&*parent, &entry.name, &target)?;
+        let (directory, made) = make_directory(&*parent, &entry.name, &target, OFlags::NOFOLLOW)?;
         if !made {
             earlier::remove_leftovers(self.task, &entry.directory, &directory);
         }
@@ -193,5 +193,6 @@ fn make_root(output: &Path) -> Result<(OwnedFd, bool)> {
     if let Some(parent) = output.parent() {
         std::fs::create_dir_all(parent).context("cannot make the directory", parent)?;
     }
-    make_directory(CWD, output.as_os_str(), &output)
+    // The user may name a link to a directory; what is in the tree may not be one.
+    make_directory(CWD, output.as_os_str(), &output, OFlags::empty())
 }
