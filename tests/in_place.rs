@@ -230,6 +230,23 @@ fn directory_times_that_others_have_changed_meanwhile_are_not_put_back() {
 }
 
 #[test]
+fn a_name_without_room_for_the_ending_is_no_failure() {
+    let tree = Tree::new();
+    let (long, longest) = ("n".repeat(250), "o".repeat(251));
+    for name in [&long, &longest] {
+        fs::write(tree.at("models").join(name), sample(50_000, 3)).unwrap();
+    }
+    let (output, said) = tree.run(&["pack", "-r", "models", "-o", "out"]);
+    assert!(output.status.success(), "{said}");
+    assert!(tree.at("out").join(&longest).exists());
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("no room for '.warp'"), "{said}");
+    assert!(tree.at("models").join(format!("{long}.warp")).exists());
+    assert!(tree.at("models").join(&longest).exists());
+}
+
+#[test]
 fn temporary_files_of_a_killed_job_are_cleaned_up_and_not_packed() {
     let tree = Tree::new();
     let part = ".weights.warp.0123456789abcdef.part";

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Stat};
+use rustix::io::Errno;
 
 use super::earlier::{self, Found};
 use super::{Made, Outcome, Task, Tree, Work, is_named_packed, plain};
@@ -43,6 +44,11 @@ impl Tree<'_> {
                     return as_it_is();
                 }
                 let target = self.place(work, made.clone());
+                if matches!(target.stat(), Err(Errno::NAMETOOLONG)) {
+                    let why = "taken as it is: its name has no room for '.warp' at the end";
+                    control.observer.skipped(&entry.path, why);
+                    return as_it_is();
+                }
                 if !options.force
                     && let Found::UpToDate(inode) = earlier::packed(&target, &stat)
                 {
