@@ -373,9 +373,17 @@ impl<'a> Tree<'a> {
             .context("cannot read the link", &entry.path)?;
         let target = self.place(work, PathBuf::from(&entry.name));
         let there = rustix::fs::readlinkat(&*target.directory, &target.name, Vec::new());
-        if !self.task.replaces() && there.is_ok_and(|there| there == text) {
-            summary.up_to_date += 1;
-            return Ok(());
+        match there {
+            Ok(there) if !self.task.replaces() => {
+                if there == text {
+                    summary.up_to_date += 1;
+                    return Ok(());
+                }
+                // Links bear no mark that would say whose it is.
+                let why = "is a link to something else than the one it is made of; remove it and try again, or add --force";
+                return Err(Error::unusable(why).in_file(&target.path));
+            }
+            _ => {}
         }
         make_symlink(&text, &entry.stat, target, self.task.replaces())?;
         summary.links += 1;

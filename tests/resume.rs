@@ -199,6 +199,25 @@ fn what_was_packed_of_another_tree_is_neither_replaced_nor_removed() {
 }
 
 #[test]
+fn a_link_that_leads_elsewhere_by_now_is_not_replaced_and_what_to_do_is_said() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    fs::remove_file(trees.at("tree/link")).unwrap();
+    symlink("noise", trees.at("tree/link")).unwrap();
+    let (output, said) = trees.try_pack(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    let line = "out/link: is a link to something else than the one it is made of; remove it";
+    assert!(said.contains(line), "{said}");
+    assert_eq!(fs::read_link(trees.at("out/link")).unwrap(), Path::new("a"));
+    fs::remove_file(trees.at("out/link")).unwrap();
+    trees.pack(&[]);
+    assert_eq!(
+        fs::read_link(trees.at("out/link")).unwrap(),
+        Path::new("noise")
+    );
+}
+
+#[test]
 fn beside_its_original_a_packed_file_of_another_state_is_not_replaced() {
     let trees = Trees::new();
     let pack = || {
