@@ -174,3 +174,20 @@ fn the_output_may_be_a_link_to_a_directory() {
     assert!(own.path().join("elsewhere/b.tmp.warp").exists());
     assert!(own.path().join("out").is_symlink());
 }
+
+#[test]
+fn a_name_that_only_something_left_out_has_is_free() {
+    let own = tree();
+    fs::write(own.path().join("tree/b.tmp.warp"), "somebody's own").unwrap();
+    let words = [
+        "--include",
+        "*.tmp",
+        "--exclude",
+        "src",
+        "--exclude",
+        "cache",
+    ];
+    assert_eq!(pack(&own, &words), ["b.tmp.warp"]);
+    let packed = fs::read(own.path().join("out/b.tmp.warp")).unwrap();
+    assert_ne!(packed, b"somebody's own");
+}

@@ -183,8 +183,7 @@ impl Tree<'_> {
             false => self.task.name(own)?,
         };
         // What has a name of its own in the source has it there too.
-        let taken = !made
-            && rustix::fs::statat(&*work.entry.directory, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let taken = !made && self.is_met(&work.entry, &name);
         let place = self.place(work, name);
         (!taken && self.is_own(&place, !made)).then_some(place)
     }

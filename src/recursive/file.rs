@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::earlier::{self, Found};
@@ -193,11 +193,20 @@ impl Tree<'_> {
     /// Whether something else in the source would come to have the name of what is made of this file in another tree.
     fn is_name_taken(&self, entry: &Entry) -> bool {
         let made = self.task.name(Path::new(&entry.name));
-        self.output.is_some()
-            && made.is_some_and(|name| {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                rustix::fs::statat(&*entry.directory, name, flags).is_ok()
-            })
+        self.output.is_some() && made.is_some_and(|name| self.is_met(entry, &name))
+    }
+
+    /// Whether the walk meets something of that name where it meets an entry.
+    pub(super) fn is_met(&self, entry: &Entry, name: &Path) -> bool {
+        let stat = rustix::fs::statat(&*entry.directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        let selects = |kind| match self.task {
+            Task::Pack(_, tree) => {
+                let relative = entry.relative.with_file_name(name);
+                tree.selection.takes(&relative, kind)
+            }
+            Task::Unpack(_) | Task::Verify(_) => true,
+        };
+        stat.is_ok_and(|stat| selects(FileType::from_raw_mode(stat.st_mode)))
     }
 }
 
