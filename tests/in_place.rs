@@ -8,12 +8,14 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use common::jobs::{decoded, strays};
+use common::users::{ANOTHER, SOMEBODY, as_user, place_of_somebody};
 use common::{Random, is_mounted, sample, shell, warpfs};
 
 /// The commands of the walkthrough, in its order, to be run in the directory that holds the tree.
@@ -244,6 +246,42 @@ fn a_name_without_room_for_the_ending_is_no_failure() {
     assert!(said.contains("no room for '.warp'"), "{said}");
     assert!(tree.at("models").join(format!("{long}.warp")).exists());
     assert!(tree.at("models").join(&longest).exists());
+}
+
+#[test]
+fn what_would_lose_its_owner_mode_or_capabilities_stays_as_it_is_and_is_told() {
+    let tree = Tree::new();
+    shell(&tree.at("models"), "setcap cap_net_raw+ep weights");
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("weights: left as it is: it has capabilities"),
+        "{said}"
+    );
+    assert!(tree.at("models/weights").exists() && !tree.at("models/d/e/deep").exists());
+
+    // A directory that anybody may work in, and a file of somebody else in it.
+    let (place, program) = place_of_somebody();
+    for (name, owner) in [("own", SOMEBODY), ("other", ANOTHER)] {
+        let path = place.source().join(name);
+        fs::write(&path, sample(200_000, 9)).unwrap();
+        chown(&path, Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o4755)).unwrap();
+    }
+    let source = place.source();
+    let pack = ["pack", "-r", "--in-place"].map(OsStr::new);
+    let words = [&[program.as_os_str()][..], &pack, &[source.as_os_str()]].concat();
+    let output = as_user(SOMEBODY, &words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("other: left as it is: this user may not"),
+        "{said}"
+    );
+    let mode = |name: &str| fs::metadata(place.source().join(name)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("own.warp"), mode("other")), (0o4755, 0o4755));
+    assert!(!place.source().join("own").exists() && !place.source().join("other.warp").exists());
+    assert!(strays(&place.source()).is_empty());
 }
 
 #[test]

@@ -43,12 +43,13 @@ impl Tree<'_> {
                 if size == 0 || is_packed(&file, &stat, &entry.path)? || self.is_name_taken(entry) {
                     return as_it_is();
                 }
-                let target = self.place(work, made.clone());
-                if matches!(target.stat(), Err(Errno::NAMETOOLONG)) {
-                    let why = "taken as it is: its name has no room for '.warp' at the end";
+                if tree.in_place && !options.force && has_capabilities(&file) {
+                    let why =
+                        "left as it is: it has capabilities, which a packed file does not keep";
                     control.observer.skipped(&entry.path, why);
                     return as_it_is();
                 }
+                let target = self.place(work, made.clone());
                 if !options.force
                     && let Found::UpToDate(inode) = earlier::packed(&target, &stat)
                 {
@@ -60,6 +61,11 @@ impl Tree<'_> {
                     };
                 }
                 if size < tree.min_size {
+                    return as_it_is();
+                }
+                if matches!(target.stat(), Err(Errno::NAMETOOLONG)) {
+                    let why = "taken as it is: its name has no room for '.warp' at the end";
+                    control.observer.skipped(&entry.path, why);
                     return as_it_is();
                 }
                 if self.output.is_some()
@@ -89,6 +95,11 @@ impl Tree<'_> {
                     return as_it_is();
                 }
                 let new = written.complete(&file, &stat, &entry.path, &options, control)?;
+                if tree.in_place && !options.force && !has_owner_and_mode(new.file(), &stat) {
+                    let why = "left as it is: this user may not give its owner, group or mode to a packed file";
+                    control.observer.skipped(&entry.path, why);
+                    return as_it_is();
+                }
                 if let Some(source) = &self.source {
                     earlier::mark_file(new.file(), source);
                 }
@@ -212,6 +223,18 @@ impl Tree<'_> {
 
 fn up_to_date(made: bool, inode: (u64, u64)) -> Outcome {
     Outcome::UpToDate(Made { made, inode })
+}
+
+/// Whether a program has rights that a packed copy of it would not have: only a privileged user can set them, and nothing else
+/// warpfs does needs that.
+fn has_capabilities(file: &File) -> bool {
+    rustix::fs::fgetxattr(file, "security.capability", &mut [][..] as &mut [u8]).is_ok()
+}
+
+/// Whether a new file got what its input has of this.
+fn has_owner_and_mode(new: &File, of: &Stat) -> bool {
+    let rights = |stat: &Stat| (stat.st_uid, stat.st_gid, stat.st_mode);
+    rustix::fs::fstat(new).is_ok_and(|new| rights(&new) == rights(of))
 }
 
 /// Checks that what has the name of a file's result in the same tree is not to be packed itself: by force it would be
