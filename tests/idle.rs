@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Mounted, is_mounted, sample, shell, vector, wait_until};
+use common::{Bound, Mounted, is_mounted, sample, shell, vector, wait_until};
 
 fn source() -> tempfile::TempDir {
     let source = tempfile::tempdir().unwrap();
@@ -100,6 +100,39 @@ time.sleep(60)";
         mounted.logged().matches("is in use").count() > covered + 1
     });
     shell(Path::new("/"), &format!("umount {}", over.display()));
+    ends_well(&mut mounted);
+}
+
+#[test]
+fn a_bind_mount_and_a_file_open_through_an_overlay_are_use() {
+    let source = source();
+    let mut mounted = Mounted::new(source.path(), &["-v", "--idle-timeout", "0.2"]);
+    let place = tempfile::tempdir().unwrap();
+    let stays = |mounted: &Mounted, what: &str| {
+        let before = mounted.logged().matches("is in use").count();
+        wait_until(what, || {
+            mounted.logged().matches("is in use").count() >= before + 2
+        });
+        assert!(is_mounted(&mounted.mount_point), "{what}");
+    };
+    let original = mounted.mount_point.display().to_string();
+    shell(place.path(), "mkdir bound over upper work");
+    let [bound, over] = ["bound", "over"].map(|name| place.path().join(name));
+    shell(place.path(), &format!("mount --bind {original} bound"));
+    let bind_mount = Bound(&bound);
+    stays(&mounted, "a bind mount");
+    assert!(is_mounted(&bound));
+    let options = format!("lowerdir={original},upperdir=upper,workdir=work");
+    shell(
+        place.path(),
+        &format!("mount -t overlay overlay -o {options} over"),
+    );
+    let overlay = Bound(&over);
+    let open = File::open(over.join("x")).unwrap();
+    drop(bind_mount);
+    stays(&mounted, "a file open through an overlay");
+    drop(open);
+    drop(overlay);
     ends_well(&mut mounted);
 }
 

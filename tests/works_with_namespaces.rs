@@ -19,17 +19,7 @@ use std::process::Output;
 use common::place::{Place, said, umount};
 use common::shown::Shown;
 use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, place_of_somebody};
-use common::{mixed, shell};
-use rustix::mount::{UnmountFlags, unmount};
-
-/// A place that something is mounted on by a test; unmounted when dropped.
-struct Bound<'a>(&'a Path);
-
-impl Drop for Bound<'_> {
-    fn drop(&mut self) {
-        let _ = unmount(self.0, UnmountFlags::DETACH);
-    }
-}
+use common::{Bound, mixed, shell};
 
 fn shown(arguments: &[&str]) -> Shown {
     let shown = Shown::new("mkdir d; seq 200000 > x; seq 100000 > d/y", arguments);

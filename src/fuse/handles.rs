@@ -107,6 +107,12 @@ impl Handles {
         removed
     }
 
+    /// Whether a file or a directory is open.
+    pub(super) fn any_open(&self) -> bool {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        !open.is_empty()
+    }
+
     /// How many files are open; directories are not counted.
     pub(super) fn open_files(&self) -> u64 {
         self.open_files.load(Ordering::Relaxed)

@@ -1,7 +1,8 @@
 //! Whether anybody uses the mount: one that nobody has used for a while may end by itself (`--idle-timeout`).
 //!
-//! What counts is the kernel's requests. A file that is open or mapped, or somebody's working directory, may send none for
-//! hours; but the kernel refuses to unmount what is in use, so that trying to is the only question that needs to be asked.
+//! What counts is the kernel's requests, and what is open: a file that is open or mapped may send none for hours. Of somebody's
+//! working directory the server knows nothing, but the kernel refuses to unmount what is in use, so trying to is how it is
+//! asked. It does not refuse where an overlay, or another mount namespace, has a copy of the mount with nothing open in it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError};

@@ -160,6 +160,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         options.allow_other,
     );
     let observation = filesystem.observation.clone();
+    let handles = Arc::clone(&filesystem.handles);
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
     // Who may use the mount is the kernel's to decide: it knows the mount's owner and options.
@@ -200,8 +201,14 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     );
     tracing::info!("{what}");
     manager.ready(what);
-    let unmount = || end_unused(&mount, &manager);
-    let outcome = match idle::wait(&end, &activity, options.idle_timeout, unmount) {
+    let end_unused = || match handles.any_open() {
+        true => {
+            tracing::debug!("nobody asks for anything, but a file is in use");
+            false
+        }
+        false => unmounted_if_unused(&mount),
+    };
+    let outcome = match idle::wait(&end, &activity, options.idle_timeout, end_unused) {
         Ok(End::Signal(signal)) => {
             tracing::info!("ending by signal {signal}");
             manager.stopping();
@@ -217,6 +224,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
             Ok(())
         }
         Ok(End::Session(outcome)) => {
+            manager.stopping();
             mount.let_connection_go();
             // Nothing is left of an unmounted one; of one whose connection the administrator has broken off, there is.
             let ended = mount.end_if_dead();
@@ -233,13 +241,13 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     outcome
 }
 
-/// Ends a mount that nobody has asked anything for a while, unless it is in use all the same. Says whether it did.
-fn end_unused(mount: &Mount, manager: &ServiceManager) -> bool {
+/// Unmounts what nobody has asked anything for a while and has nothing open in, unless it is in use all the same. Says whether
+/// it did. What an overlay or another mount namespace still has of it is served on, and ends when they let it go.
+fn unmounted_if_unused(mount: &Mount) -> bool {
     let place = mount.mount_point().display();
     match mount.end_unless_used() {
         Ok(true) => {
-            tracing::info!("nobody uses {place}: ending");
-            manager.stopping();
+            tracing::info!("nobody uses {place}: unmounted, ending when nobody has it any more");
             true
         }
         Ok(false) => {

@@ -280,8 +280,8 @@ impl Mount {
         })
     }
 
-    /// Unmounts unless it is in use, and says whether it is gone. One that another mount covers stays too. Where it lies in
-    /// several places, the one it was first mounted at goes last.
+    /// Unmounts unless it is in use, and says whether it is gone. One that another mount covers, or that is bound to a second
+    /// place, is in use.
     ///
     /// # Errors
     /// The mount cannot be looked for, or the system refuses.
@@ -290,7 +290,7 @@ impl Mount {
         if self.has_ended() {
             return Ok(true);
         }
-        if places.iter().any(|place| place.covered) {
+        if places.len() > 1 || places.iter().any(|place| place.covered) {
             return Ok(false);
         }
         match self.take_away(&places, |place| unmount(place, false)) {

@@ -48,6 +48,15 @@ pub fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     output
 }
 
+/// A place that something is mounted on by a test; unmounted when dropped.
+pub struct Bound<'a>(pub &'a Path);
+
+impl Drop for Bound<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 /// Runs a shell script and demands success; gives what it printed.
 pub fn shell(directory: &Path, script: &str) -> String {
     let output = Command::new("bash")
