@@ -122,6 +122,8 @@ pub(crate) struct NewName {
     target: Place,
     temporary: OsString,
     replace: bool,
+    /// What is there, if it is locked for as long as it has a temporary name.
+    lock: Option<File>,
 }
 
 impl NewName {
@@ -146,12 +148,19 @@ impl NewName {
                     target,
                     temporary,
                     replace,
+                    lock: None,
                 };
                 return Ok((name, made));
             }
         }
         made.context("cannot make a file beside it", &target.path)
             .and(Err(Error::new(ErrorKind::Exists).in_file(&target.path)))
+    }
+
+    /// Keeps a file open, and with it the lock that it has.
+    pub(crate) fn locked_by(mut self, lock: Option<File>) -> Self {
+        self.lock = lock;
+        self
     }
 
     /// Where it is for now.
@@ -225,6 +234,7 @@ impl Drop for NewName {
     fn drop(&mut self) {
         // After a rename it is gone already, but for a rename of one name of a file to another, which does nothing.
         let _ = rustix::fs::unlinkat(&*self.target.directory, &self.temporary, AtFlags::empty());
+        drop(self.lock.take());
     }
 }
 

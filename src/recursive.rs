@@ -15,6 +15,7 @@ mod drawing;
 mod earlier;
 mod file;
 mod names;
+mod names_before;
 mod plain;
 mod several_names;
 mod summary;
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drawing::Drawing;
-use names::{Batch, Deferred, Leave, New, make_symlink};
+use names::{Batch, Deferred, Leave, New, Renewal, make_symlink};
 use rustix::fs::{FileType, Stat, StatVfsMountFlags};
 
 pub use crate::walk::Selection;
@@ -158,6 +159,8 @@ struct Tree<'a> {
     leaving: Mutex<VecDeque<Leave>>,
     /// How many names in the tree a file of several has, by its device and inode, if that is to be known.
     names: HashMap<(u64, u64), u64>,
+    /// Which tree is packed into another, for the marks of what is made of it.
+    source: Option<String>,
 }
 
 /// What goes from the walk through the threads and back into order.
@@ -242,10 +245,14 @@ impl<'a> Tree<'a> {
             control,
             leaving: Mutex::default(),
             names: HashMap::new(),
+            source: None,
         }
     }
 
     fn run(mut self, root: &Path) -> Result<TreeSummary> {
+        if self.output.is_some() && matches!(self.task, Task::Pack(..)) {
+            self.source = earlier::source_of(root);
+        }
         if self.output.is_none() && !matches!(self.task, Task::Verify(_)) {
             check_writable(root)?;
         }
@@ -296,13 +303,15 @@ impl<'a> Tree<'a> {
                 self.keep(&work, outcome, progress).map(drop)
             }
             Item::Done(Err(error)) => Err(error),
-            Item::Leave => {
-                let leave = self.next_leaving().map(Deferred::Leave);
-                leave
-                    .into_iter()
-                    .for_each(|leave| progress.batch.push(leave));
-                Ok(())
-            }
+            Item::Leave => match self.next_leaving() {
+                // What is done in place is done at once, so nothing that changes these times is still to come.
+                Some(leave) if leave.renewal == Renewal::Times => leave.finish(),
+                leave => {
+                    let leave = leave.map(Deferred::Leave).into_iter();
+                    leave.for_each(|leave| progress.batch.push(leave));
+                    Ok(())
+                }
+            },
             Item::Small(work) | Item::InOrder(work) => match work.entry.kind() {
                 FileType::RegularFile => self.take_file(&work, progress),
                 FileType::Symlink => self.take_symlink(&work, &mut progress.summary),
@@ -364,9 +373,17 @@ impl<'a> Tree<'a> {
             .context("cannot read the link", &entry.path)?;
         let target = self.place(work, PathBuf::from(&entry.name));
         let there = rustix::fs::readlinkat(&*target.directory, &target.name, Vec::new());
-        if !self.task.replaces() && there.is_ok_and(|there| there == text) {
-            summary.up_to_date += 1;
-            return Ok(());
+        match there {
+            Ok(there) if !self.task.replaces() => {
+                if there == text {
+                    summary.up_to_date += 1;
+                    return Ok(());
+                }
+                // Links bear no mark that would say whose it is.
+                let why = "is a link to something else than the one it is made of; remove it and try again, or add --force";
+                return Err(Error::unusable(why).in_file(&target.path));
+            }
+            _ => {}
         }
         make_symlink(&text, &entry.stat, target, self.task.replaces())?;
         summary.links += 1;

@@ -8,12 +8,14 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use common::jobs::{decoded, strays};
+use common::users::{ANOTHER, SOMEBODY, as_user, place_of_somebody};
 use common::{Random, is_mounted, sample, shell, system_calls, wait_until, warpfs};
 
 /// The commands of the walkthrough, in its order, to be run in the directory that holds the tree.
@@ -338,6 +340,88 @@ fn a_file_among_the_arguments_is_not_taken_by_other_rules_than_a_tree_s() {
         );
         assert!(tree.at("models/weights").exists() && tree.at("models/d/text").exists());
     }
+}
+
+#[test]
+fn directory_times_that_others_have_changed_meanwhile_are_not_put_back() {
+    let tree = Tree::new();
+    for number in 0..3 {
+        fs::write(
+            tree.at(&format!("models/d/large-{number}")),
+            sample(8 << 20, number),
+        )
+        .unwrap();
+    }
+    tree.line("touch -d 2001-02-03T04:05:06.789 models models/d models/d/e");
+    let time = |name: &str| fs::metadata(tree.at(name)).unwrap().mtime();
+    let before = time("models/d");
+    let mut child = warpfs()
+        .args(["pack", "-rq", "--in-place", "--codec", "brotli", "models"])
+        .current_dir(tree.0.path())
+        .spawn()
+        .unwrap();
+    while !tree.at("models/d/large-0.warp").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    fs::write(tree.at("models/d/new"), "").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(tree.at("models/d/large-2.warp").exists());
+    assert!(time("models/d") > before);
+    // Those that nobody else has changed.
+    assert_eq!((time("models"), time("models/d/e")), (before, before));
+}
+
+#[test]
+fn a_name_without_room_for_the_ending_is_no_failure() {
+    let tree = Tree::new();
+    let (long, longest) = ("n".repeat(250), "o".repeat(251));
+    for name in [&long, &longest] {
+        fs::write(tree.at("models").join(name), sample(50_000, 3)).unwrap();
+    }
+    let (output, said) = tree.run(&["pack", "-r", "models", "-o", "out"]);
+    assert!(output.status.success(), "{said}");
+    assert!(tree.at("out").join(&longest).exists());
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("no room for '.warp'"), "{said}");
+    assert!(tree.at("models").join(format!("{long}.warp")).exists());
+    assert!(tree.at("models").join(&longest).exists());
+}
+
+#[test]
+fn what_would_lose_its_owner_mode_or_capabilities_stays_as_it_is_and_is_told() {
+    let tree = Tree::new();
+    shell(&tree.at("models"), "setcap cap_net_raw+ep weights");
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("weights: left as it is: it has capabilities"),
+        "{said}"
+    );
+    assert!(tree.at("models/weights").exists() && !tree.at("models/d/e/deep").exists());
+
+    // A directory that anybody may work in, and a file of somebody else in it.
+    let (place, program) = place_of_somebody();
+    for (name, owner) in [("own", SOMEBODY), ("other", ANOTHER)] {
+        let path = place.source().join(name);
+        fs::write(&path, sample(200_000, 9)).unwrap();
+        chown(&path, Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o4755)).unwrap();
+    }
+    let source = place.source();
+    let pack = ["pack", "-r", "--in-place"].map(OsStr::new);
+    let words = [&[program.as_os_str()][..], &pack, &[source.as_os_str()]].concat();
+    let output = as_user(SOMEBODY, &words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("other: left as it is: this user may not"),
+        "{said}"
+    );
+    let mode = |name: &str| fs::metadata(place.source().join(name)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("own.warp"), mode("other")), (0o4755, 0o4755));
+    assert!(!place.source().join("own").exists() && !place.source().join("other.warp").exists());
+    assert!(strays(&place.source()).is_empty());
 }
 
 #[test]

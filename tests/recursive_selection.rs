@@ -164,3 +164,30 @@ fn what_selects_belongs_to_trees_and_a_wrong_pattern_is_wrong_usage() {
     }
     assert!(own.path().join("tree/a.log").exists());
 }
+
+#[test]
+fn the_output_may_be_a_link_to_a_directory() {
+    let own = tree();
+    fs::create_dir(own.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", own.path().join("out")).unwrap();
+    pack(&own, &["--include", "*.tmp"]);
+    assert!(own.path().join("elsewhere/b.tmp.warp").exists());
+    assert!(own.path().join("out").is_symlink());
+}
+
+#[test]
+fn a_name_that_only_something_left_out_has_is_free() {
+    let own = tree();
+    fs::write(own.path().join("tree/b.tmp.warp"), "somebody's own").unwrap();
+    let words = [
+        "--include",
+        "*.tmp",
+        "--exclude",
+        "src",
+        "--exclude",
+        "cache",
+    ];
+    assert_eq!(pack(&own, &words), ["b.tmp.warp"]);
+    let packed = fs::read(own.path().join("out/b.tmp.warp")).unwrap();
+    assert_ne!(packed, b"somebody's own");
+}

@@ -178,6 +178,64 @@ fn what_is_not_packed_by_us_is_not_replaced_and_the_others_are_done() {
 }
 
 #[test]
+fn what_was_packed_of_another_tree_is_neither_replaced_nor_removed() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    let noise = fs::read(trees.at("tree/noise")).unwrap();
+    // A file packed by itself, and another tree with the same names: one packs to something else, one does not pack.
+    let alone = warpfs()
+        .args(["pack", "-q", "tree/d/b", "-o", "out/alone.warp"])
+        .current_dir(trees.0.path())
+        .status();
+    assert!(alone.unwrap().success());
+    fs::rename(trees.at("tree"), trees.at("first")).unwrap();
+    fs::create_dir(trees.at("tree")).unwrap();
+    for name in ["a", "alone"] {
+        fs::write(trees.at("tree").join(name), sample(30_000, 60)).unwrap();
+    }
+    fs::create_dir(trees.at("tree/d")).unwrap();
+    fs::write(trees.at("tree/d/b"), &noise).unwrap();
+    fs::write(trees.at("tree/d/c"), "too little").unwrap();
+    fs::write(trees.at("tree/noise"), &noise[..10_000]).unwrap();
+    let (output, said) = trees.try_pack(&["--min-size", "1K"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for name in ["a.warp", "alone.warp", "d/b.warp", "noise"] {
+        let line = format!("out/{name}: exists already");
+        assert!(said.contains(&line), "{said}");
+    }
+    assert!(decoded(&trees.at("out/a.warp")).unwrap() == sample(40_000, 0));
+    assert!(decoded(&trees.at("out/alone.warp")).unwrap() == sample(40_000, 1));
+    assert!(decoded(&trees.at("out/d/b.warp")).unwrap() == sample(40_000, 1));
+    assert!(decoded(&trees.at("out/d/c.warp")).unwrap() == sample(40_000, 2));
+    assert!(fs::read(trees.at("out/noise")).unwrap() == noise);
+    // The first tree was moved, and is the same one.
+    fs::remove_dir_all(trees.at("tree")).unwrap();
+    fs::rename(trees.at("first"), trees.at("tree")).unwrap();
+    fs::write(trees.at("tree/d/b"), sample(50_000, 61)).unwrap();
+    trees.pack(&[]);
+    assert!(decoded(&trees.at("out/d/b.warp")).unwrap() == sample(50_000, 61));
+}
+
+#[test]
+fn a_link_that_leads_elsewhere_by_now_is_not_replaced_and_what_to_do_is_said() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    fs::remove_file(trees.at("tree/link")).unwrap();
+    symlink("noise", trees.at("tree/link")).unwrap();
+    let (output, said) = trees.try_pack(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    let line = "out/link: is a link to something else than the one it is made of; remove it";
+    assert!(said.contains(line), "{said}");
+    assert_eq!(fs::read_link(trees.at("out/link")).unwrap(), Path::new("a"));
+    fs::remove_file(trees.at("out/link")).unwrap();
+    trees.pack(&[]);
+    assert_eq!(
+        fs::read_link(trees.at("out/link")).unwrap(),
+        Path::new("noise")
+    );
+}
+
+#[test]
 fn beside_its_original_a_packed_file_of_another_state_is_not_replaced() {
     let trees = Trees::new();
     let pack = || {

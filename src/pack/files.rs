@@ -113,8 +113,7 @@ pub(crate) struct Written {
 impl Written {
     /// The bytes it takes on the disk, as far as the file system says so already.
     pub(crate) fn allocated(&self) -> Result<u64> {
-        let stat = rustix::fs::fstat(self.new.file()).context("cannot examine", self.new.target());
-        stat.map(|stat| allocated(&stat))
+        allocated_when_closed(self.new.file()).context("cannot examine", self.new.target())
     }
 
     /// Makes it ready to be published: with the attributes of the input, and compared with it if it is to be removed.
@@ -314,6 +313,16 @@ pub(crate) fn allocated(stat: &Stat) -> u64 {
         .saturating_mul(512)
 }
 
+/// The bytes a file takes that was written from its beginning to its end: not more than its blocks, for XFS counts what it
+/// has set aside behind the end, and gives it back later.
+fn allocated_when_closed(file: &File) -> rustix::io::Result<u64> {
+    let stat = rustix::fs::fstat(file)?;
+    let block_size = rustix::fs::fstatvfs(file)?.f_frsize;
+    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    let blocks = len.checked_next_multiple_of(block_size).unwrap_or(len);
+    Ok(allocated(&stat).min(blocks))
+}
+
 /// Opens a directory's entry for reading, whatever it has become since it was listed: a symbolic link is refused, a pipe
 /// does not block.
 pub(crate) fn open_entry(
@@ -329,4 +338,21 @@ pub(crate) fn open_entry(
         return Err(Error::new(ErrorKind::InputChanged).in_file(path));
     }
     Ok((File::from(file), stat))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::FallocateFlags;
+
+    #[test]
+    fn what_is_set_aside_behind_the_end_does_not_count() {
+        let file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut &file, &[7; 10_000]).unwrap();
+        let set_aside = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 1 << 20);
+        let stat = rustix::fs::fstat(&file).unwrap();
+        assert!(set_aside.is_err() || allocated(&stat) >= 1 << 20);
+        let allocated = allocated_when_closed(&file).unwrap();
+        assert!((10_000..=64 << 10).contains(&allocated), "{allocated}");
+    }
 }

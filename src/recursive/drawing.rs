@@ -8,9 +8,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, OFlags};
 
 use super::names::{Leave, Renewal, make_directory};
+use super::names_before::NamesBefore;
 use super::{Item, LARGE, Task, Tree, Work, earlier};
 use crate::error::{Error, IoContext, Result};
 use crate::place::inode_of;
@@ -25,6 +26,8 @@ pub(super) struct Drawing {
     root: Option<Arc<OwnedFd>>,
     /// Of another tree, the directory that the walk's goes to, and what it is to be given of that one's.
     targets: Descent<Option<Renewal>>,
+    /// What was in the directories that the walk is in, if they are worked on in place.
+    before: Vec<Option<NamesBefore>>,
 }
 
 impl Drawing {
@@ -36,6 +39,7 @@ impl Drawing {
             linked: HashSet::new(),
             root: None,
             targets: Descent::new(),
+            before: Vec::new(),
         };
         if let Some(output) = output {
             let (directory, made) = make_root(output)?;
@@ -78,7 +82,7 @@ impl Tree<'_> {
             let entry = match drawing.walk.next()? {
                 Err(error) => return Some(Item::Failed(error)),
                 Ok(Step::Leave(entry)) => {
-                    if let Some(left) = self.leave(entry, &mut drawing.targets) {
+                    if let Some(left) = self.leave(entry, drawing) {
                         return Some(left);
                     }
                     continue;
@@ -122,6 +126,11 @@ impl Tree<'_> {
             if !matches!(self.task, Task::Verify(_)) {
                 earlier::remove_leftovers(self.task, &entry.directory, &entry.directory);
             }
+            if self.task.removes() {
+                let packs = matches!(self.task, Task::Pack(..));
+                let before = NamesBefore::of(&entry.directory, packs);
+                drawing.before.push(before);
+            }
             return Ok(());
         };
         // The root is made already.
@@ -134,7 +143,7 @@ impl Tree<'_> {
         let Some((parent, _)) = drawing.targets.innermost() else {
             return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
         };
-        let (directory, made) = make_directory(&*parent, &entry.name, &target)?;
+        let (directory, made) = make_directory(&*parent, &entry.name, &target, OFlags::NOFOLLOW)?;
         if !made {
             earlier::remove_leftovers(self.task, &entry.directory, &directory);
         }
@@ -144,10 +153,11 @@ impl Tree<'_> {
     }
 
     /// Goes back out of a directory, in both trees.
-    fn leave(&self, entry: Entry, targets: &mut Descent<Option<Renewal>>) -> Option<Item> {
+    fn leave(&self, entry: Entry, drawing: &mut Drawing) -> Option<Item> {
+        let before = drawing.before.pop().flatten();
         let (path, directory, renewal, back) = match self.target(&entry) {
             Some(path) => {
-                let (directory, renewal, back) = targets.leave()?;
+                let (directory, renewal, back) = drawing.targets.leave()?;
                 (path, directory, renewal, back)
             }
             None => {
@@ -161,6 +171,7 @@ impl Tree<'_> {
                 directory,
                 path: path.clone(),
                 renewal,
+                before,
             };
             let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             leaving.push_back(leave);
@@ -174,7 +185,7 @@ impl Tree<'_> {
     /// Leaves the directories there are left, as after an interruption.
     pub(super) fn leave_all(&self, drawing: &mut Drawing) {
         while let Some(entry) = drawing.walk.leave() {
-            self.leave(entry, &mut drawing.targets);
+            self.leave(entry, drawing);
         }
     }
 }
@@ -186,5 +197,6 @@ fn make_root(output: &Path) -> Result<(OwnedFd, bool)> {
     if let Some(parent) = output.parent() {
         std::fs::create_dir_all(parent).context("cannot make the directory", parent)?;
     }
-    make_directory(CWD, output.as_os_str(), &output)
+    // The user may name a link to a directory; what is in the tree may not be one.
+    make_directory(CWD, output.as_os_str(), &output, OFlags::empty())
 }

@@ -2,8 +2,8 @@
 //!
 //! What is made of a file has its modification time and says how long it was, so a later run sees without reading it that
 //! nothing is to be done. How it was packed is not compared. Where the file has changed, what is there is replaced only if
-//! it is the job's own: a packed file by its header; a copy and a directory, which have nothing of the kind, by a mark, an
-//! extended attribute that a copy's later change makes void. Where there are no such attributes, changed copies are not
+//! it is the job's own, by a mark: an extended attribute that names the tree it was made of, and that a later change of the
+//! file makes void. So no job replaces or removes what another tree's made. Where there are no such attributes, nothing is
 //! replaced. A killed run's temporary files are told from a living one's by the lock that the latter holds.
 
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use rustix::fs::{
 
 use super::{Task, Tree, Work};
 use crate::output::{is_whole_name, temporary_of};
-use crate::pack::{open_entry, packed_description};
+use crate::pack::{is_packed, open_entry, packed_description};
 use crate::place::{Place, inode_of};
 use crate::walk::names_in;
 
@@ -29,49 +29,38 @@ const DIRECTORY: &[u8] = b"directory";
 /// What is found where a result is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    Nothing,
     /// The result of the file as it is now; its device and inode.
     UpToDate((u64, u64)),
-    /// The result of what the file was before.
-    Outdated,
-    Foreign,
+    /// Nothing, or something else.
+    Other,
 }
 
 /// Looks for a file packed from one with these attributes.
 pub(super) fn packed(place: &Place, original: &Stat) -> Found {
-    if place.stat().is_err() {
-        return Found::Nothing;
-    }
     let Ok((file, stat)) = open_entry(&*place.directory, &place.name, &place.path) else {
-        return Found::Foreign;
+        return Found::Other;
     };
     match packed_description(&file, &stat, &place.path) {
         Ok(Some(header)) => {
             let size = u64::try_from(original.st_size).unwrap_or(0);
             match header.original_size == size && same_time(&stat, original) {
                 true => Found::UpToDate(inode_of(&stat)),
-                false => Found::Outdated,
+                false => Found::Other,
             }
         }
-        Ok(None) | Err(_) => Found::Foreign,
+        Ok(None) | Err(_) => Found::Other,
     }
 }
 
 /// Looks for a plain file of so many bytes, with the time of the one it is made of.
 pub(super) fn plain(place: &Place, size: u64, original: &Stat) -> Found {
     let Ok(stat) = place.stat() else {
-        return Found::Nothing;
+        return Found::Other;
     };
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Found::Foreign;
-    }
-    if u64::try_from(stat.st_size) == Ok(size) && same_time(&stat, original) {
-        return Found::UpToDate(inode_of(&stat));
-    }
-    let opened = open_entry(&*place.directory, &place.name, &place.path);
-    match opened.is_ok_and(|(file, stat)| has_mark(file, &copy_mark(&stat))) {
-        true => Found::Outdated,
-        false => Found::Foreign,
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    match is_file && u64::try_from(stat.st_size) == Ok(size) && same_time(&stat, original) {
+        true => Found::UpToDate(inode_of(&stat)),
+        false => Found::Other,
     }
 }
 
@@ -81,17 +70,29 @@ fn same_time(made: &Stat, of: &Stat) -> bool {
         && (made.st_mtime_nsec == of.st_mtime_nsec || made.st_mtime_nsec == 0)
 }
 
-/// Marks a copy that is complete, its times included.
-pub(super) fn mark_copy(file: impl AsFd) {
+/// What tells the tree at `root` from every other one: its file system and the inode there, also after it was moved and after
+/// the system was started again. `None` if it cannot be examined.
+pub(super) fn source_of(root: &Path) -> Option<String> {
+    let file_system = rustix::fs::statvfs(root).ok()?.f_fsid;
+    let stat = rustix::fs::stat(root).ok()?;
+    // Some file systems, FUSE among them, do not say which one they are.
+    Some(match file_system {
+        0 => format!("device-{:x} {}", stat.st_dev, stat.st_ino),
+        _ => format!("{file_system:x} {}", stat.st_ino),
+    })
+}
+
+/// Marks what was made of a file of that source and is complete, its times included.
+pub(super) fn mark_file(file: impl AsFd, source: &str) {
     if let Ok(stat) = rustix::fs::fstat(&file) {
         // Without a mark it is not replaced, and no more than that.
-        let _ = rustix::fs::fsetxattr(&file, MARK, &copy_mark(&stat), XattrFlags::empty());
+        let _ = rustix::fs::fsetxattr(&file, MARK, &mark_of(&stat, source), XattrFlags::empty());
     }
 }
 
-fn copy_mark(stat: &Stat) -> Vec<u8> {
-    let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec);
-    format!("{} {seconds} {nanoseconds}", stat.st_size).into_bytes()
+fn mark_of(stat: &Stat, source: &str) -> Vec<u8> {
+    let (size, seconds, nanoseconds) = (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    format!("{size} {seconds} {nanoseconds} {source}").into_bytes()
 }
 
 /// Marks a directory that has just been made.
@@ -109,7 +110,8 @@ pub(super) fn unmark(directory: impl AsFd) {
 }
 
 fn has_mark(of: impl AsFd, mark: &[u8]) -> bool {
-    let mut value = [0; 80];
+    // Longer than any mark.
+    let mut value = [0; 160];
     fgetxattr(of, MARK, &mut value[..]).is_ok_and(|len| value.get(..len) == Some(mark))
 }
 
@@ -163,16 +165,14 @@ impl Tree<'_> {
     }
 
     fn is_own(&self, target: &Place, made: bool) -> bool {
-        let Ok(stat) = target.stat() else {
+        let Some(source) = &self.source else {
             return false;
         };
-        let packs = matches!(self.task, Task::Pack(..)) && self.output.is_some();
-        // Of no file at all, so nothing is up to date.
-        let found = match made {
-            true => packed(target, &stat),
-            false => plain(target, u64::MAX, &stat),
-        };
-        packs && matches!(found, Found::Outdated | Found::UpToDate(_))
+        let opened = open_entry(&*target.directory, &target.name, &target.path);
+        opened.is_ok_and(|(file, stat)| {
+            has_mark(&file, &mark_of(&stat, source))
+                && (!made || matches!(is_packed(&file, &stat, &target.path), Ok(true)))
+        })
     }
 
     /// What an earlier run made of a file that is packed now and was not then, or the other way round.
@@ -183,8 +183,7 @@ impl Tree<'_> {
             false => self.task.name(own)?,
         };
         // What has a name of its own in the source has it there too.
-        let taken = !made
-            && rustix::fs::statat(&*work.entry.directory, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let taken = !made && self.is_met(&work.entry, &name);
         let place = self.place(work, name);
         (!taken && self.is_own(&place, !made)).then_some(place)
     }

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::io::Errno;
 
 use super::earlier::{self, Found};
 use super::{Made, Outcome, Task, Tree, Work, is_named_packed, plain};
@@ -43,6 +44,12 @@ impl Tree<'_> {
                 if size == 0 || is_packed(&file, &stat, &entry.path)? || self.is_name_taken(entry) {
                     return as_it_is();
                 }
+                if tree.in_place && !options.force && has_capabilities(&file) {
+                    let why =
+                        "left as it is: it has capabilities, which a packed file does not keep";
+                    control.observer.skipped(&entry.path, why);
+                    return as_it_is();
+                }
                 let target = self.place(work, made.clone());
                 if !options.force
                     && let Found::UpToDate(inode) = earlier::packed(&target, &stat)
@@ -55,6 +62,11 @@ impl Tree<'_> {
                     };
                 }
                 if size < tree.min_size {
+                    return as_it_is();
+                }
+                if matches!(target.stat(), Err(Errno::NAMETOOLONG)) {
+                    let why = "taken as it is: its name has no room for '.warp' at the end";
+                    control.observer.skipped(&entry.path, why);
                     return as_it_is();
                 }
                 if self.output.is_some()
@@ -83,6 +95,14 @@ impl Tree<'_> {
                     return as_it_is();
                 }
                 let new = written.complete(&file, &stat, &entry.path, &options, control)?;
+                if tree.in_place && !options.force && !has_owner_and_mode(new.file(), &stat) {
+                    let why = "left as it is: this user may not give its owner, group or mode to a packed file";
+                    control.observer.skipped(&entry.path, why);
+                    return as_it_is();
+                }
+                if let Some(source) = &self.source {
+                    earlier::mark_file(new.file(), source);
+                }
                 Ok(Outcome::Made(new, summary, stat))
             }
             (Task::Unpack(options), Some(made)) => {
@@ -158,8 +178,8 @@ impl Tree<'_> {
         }
         let replace = self.may_replace(&target, false);
         let copy = plain::copy(file, stat, &work.entry.path, target, replace, self.control)?;
-        if matches!(self.task, Task::Pack(..)) {
-            earlier::mark_copy(copy.file());
+        if let Some(source) = &self.source {
+            earlier::mark_file(copy.file(), source);
         }
         Ok(Outcome::Copied(copy, size))
     }
@@ -245,10 +265,31 @@ impl Tree<'_> {
     /// Whether something else in the source would come to have the name of what is made of this file in another tree.
     fn is_name_taken(&self, entry: &Entry) -> bool {
         let made = self.task.name(Path::new(&entry.name));
-        self.output.is_some()
-            && made.is_some_and(|name| {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                rustix::fs::statat(&*entry.directory, name, flags).is_ok()
-            })
+        self.output.is_some() && made.is_some_and(|name| self.is_met(entry, &name))
     }
+
+    /// Whether the walk meets something of that name where it meets an entry.
+    pub(super) fn is_met(&self, entry: &Entry, name: &Path) -> bool {
+        let stat = rustix::fs::statat(&*entry.directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        let selects = |kind| match self.task {
+            Task::Pack(_, tree) => {
+                let relative = entry.relative.with_file_name(name);
+                tree.selection.takes(&relative, kind)
+            }
+            Task::Unpack(_) | Task::Verify(_) => true,
+        };
+        stat.is_ok_and(|stat| selects(FileType::from_raw_mode(stat.st_mode)))
+    }
+}
+
+/// Whether a program has rights that a packed copy of it would not have: only a privileged user can set them, and nothing else
+/// warpfs does needs that.
+fn has_capabilities(file: &File) -> bool {
+    rustix::fs::fgetxattr(file, "security.capability", &mut [][..] as &mut [u8]).is_ok()
+}
+
+/// Whether a new file got what its input has of this.
+fn has_owner_and_mode(new: &File, of: &Stat) -> bool {
+    let rights = |stat: &Stat| (stat.st_uid, stat.st_gid, stat.st_mode);
+    rustix::fs::fstat(new).is_ok_and(|new| rights(&new) == rights(of))
 }

@@ -6,28 +6,31 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::names_before::NamesBefore;
 use super::plain::copy_link_attributes;
 use super::{TreeSummary, earlier};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::usable_descriptors;
 use crate::output::{NewFile, NewName, copy_attributes, times_of};
-use crate::pack::Summary;
+use crate::pack::{Summary, open_entry};
 use crate::place::{Place, inode_of, open_beneath, open_directory};
 use crate::walk::Entry;
 
 /// How many new files, links and directories are finished at once, at most.
 const MOST_DEFERRED: usize = 256;
-/// How many of the descriptors there may be make room for one of them: each holds one or two directories open, and others
-/// need some too.
+/// How many of the descriptors there may be make room for one of them: each holds one or two directories and a file open,
+/// and others need some too.
 const DESCRIPTORS_FOR_ONE: usize = 6;
 
 /// What waits for new files to be synced.
 pub(super) enum Deferred {
     /// A new file, and what it is. `instead` is then removed: what an earlier run made of the same input.
     Rename {
+        /// Held open, for with it goes the lock that tells another run that its temporary name is in use.
+        file: Arc<File>,
         name: NewName,
         new: New,
         instead: Option<Place>,
@@ -55,6 +58,8 @@ pub(super) struct Leave {
     pub(super) directory: Arc<OwnedFd>,
     pub(super) path: PathBuf,
     pub(super) renewal: Renewal,
+    /// What was in it, if it is worked on in place.
+    pub(super) before: Option<NamesBefore>,
 }
 
 /// What a directory is given when all that was made in it has its name.
@@ -62,7 +67,7 @@ pub(super) struct Leave {
 pub(super) enum Renewal {
     /// The attributes of the one it was made for. The mark of what was made here stays, or goes.
     Attributes { keep_mark: bool },
-    /// The times it had itself, if files in it were replaced by what was made of them.
+    /// The times it had itself, if files in it were replaced by what was made of them and nothing else was done.
     Times,
 }
 
@@ -83,7 +88,7 @@ pub(super) struct Batch {
     /// How many there may be.
     most: usize,
     /// A new file on each file system there are some on, by device, to sync all through.
-    file_systems: Vec<(u64, File)>,
+    file_systems: Vec<(u64, Arc<File>)>,
 }
 
 impl Default for Batch {
@@ -109,12 +114,18 @@ impl Batch {
         instead: Option<Place>,
     ) -> Result<()> {
         let (file, name) = file.finish();
-        let stat = rustix::fs::fstat(&file).context("cannot examine", &name.target().path)?;
+        let file = Arc::new(file);
+        let stat = rustix::fs::fstat(&*file).context("cannot examine", &name.target().path)?;
         let mut devices = self.file_systems.iter();
         if !devices.any(|&(device, _)| device == stat.st_dev) {
-            self.file_systems.push((stat.st_dev, file));
+            self.file_systems.push((stat.st_dev, file.clone()));
         }
-        self.deferred.push(Deferred::Rename { name, new, instead });
+        self.deferred.push(Deferred::Rename {
+            file,
+            name,
+            new,
+            instead,
+        });
         Ok(())
     }
 
@@ -138,14 +149,26 @@ impl Batch {
                 (Deferred::Link { target, .. }, Err(error)) => {
                     Err(error).context("cannot sync", &target.path)
                 }
-                (Deferred::Rename { name, new, instead }, Ok(())) => name.rename().and_then(|()| {
-                    match new {
-                        New::Made(made) => summary.count(&made),
-                        New::Copy(size) => summary.count_copy(size),
-                    }
-                    last_renamed = Some(name.target().path.clone());
-                    instead.map_or(Ok(()), |instead| remove(&instead))
-                }),
+                (
+                    Deferred::Rename {
+                        file,
+                        name,
+                        new,
+                        instead,
+                    },
+                    Ok(()),
+                ) => {
+                    let renamed = name.rename();
+                    drop(file);
+                    renamed.and_then(|()| {
+                        match new {
+                            New::Made(made) => summary.count(&made),
+                            New::Copy(size) => summary.count_copy(size),
+                        }
+                        last_renamed = Some(name.target().path.clone());
+                        instead.map_or(Ok(()), |instead| remove(&instead))
+                    })
+                }
                 (
                     Deferred::Link {
                         first,
@@ -176,7 +199,7 @@ fn remove(place: &Place) -> Result<()> {
 }
 
 /// Writes down everything that these file systems have not written yet.
-fn sync(file_systems: &[(u64, File)]) -> rustix::io::Result<()> {
+fn sync(file_systems: &[(u64, Arc<File>)]) -> rustix::io::Result<()> {
     file_systems
         .iter()
         .try_for_each(|(_, file)| rustix::fs::syncfs(file))
@@ -197,7 +220,10 @@ impl Leave {
             Renewal::Times => {
                 let now =
                     rustix::fs::fstat(&*self.directory).context("cannot examine", &self.path)?;
-                if (now.st_mtime, now.st_mtime_nsec) == (stat.st_mtime, stat.st_mtime_nsec) {
+                let is_own = |before: &NamesBefore| before.has_only_results_since(&self.directory);
+                if (now.st_mtime, now.st_mtime_nsec) == (stat.st_mtime, stat.st_mtime_nsec)
+                    || !self.before.as_ref().is_some_and(is_own)
+                {
                     return Ok(());
                 }
                 match rustix::fs::futimens(&*self.directory, &times_of(stat)) {
@@ -216,9 +242,17 @@ impl FirstTarget {
         let path = target.path.clone();
         let from = open_beneath(&self.root, &self.relative)
             .context("cannot open the directory of what is linked as", &path)?;
+        // The lock is the file's, whatever its names: while it is held nobody removes the temporary one. Where the file
+        // may not be read, it goes without.
+        let lock = open_entry(&from, &self.name, &path).ok();
+        let lock = lock.map(|(file, _)| file);
+        if let Some(file) = &lock {
+            let _ = rustix::fs::flock(file, FlockOperation::NonBlockingLockShared);
+        }
         let (link, ()) = NewName::make(target, replace, |directory, name| {
             rustix::fs::linkat(&from, &self.name, directory, name, AtFlags::empty())
         })?;
+        let link = link.locked_by(lock);
         let (directory, name) = link.temporary();
         let made = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
             .context("cannot examine", &path)?;
@@ -245,24 +279,74 @@ pub(super) fn make_symlink(
     link.rename()
 }
 
-/// Makes a directory, unless there is one, and opens it; the second says whether it is new. Its attributes come when all
-/// is in it.
+/// Makes a directory, unless there is one, and opens it with such flags; the second says whether it is new. Its attributes
+/// come when all is in it.
 pub(super) fn make_directory(
     parent: impl AsFd,
     name: &std::ffi::OsStr,
     path: &std::path::Path,
+    flags: OFlags,
 ) -> Result<(OwnedFd, bool)> {
     let made = match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         Err(error) => return Err(error).context("cannot make the directory", path),
     };
-    match open_directory(&parent, name, OFlags::NOFOLLOW) {
+    match open_directory(&parent, name, flags) {
         Ok(directory) => Ok((directory, made)),
         Err(Errno::NOTDIR | Errno::LOOP) => Err(Error::new(ErrorKind::Unusable(
             "is in the way: a directory is to have this name".to_owned(),
         ))
         .in_file(path)),
         Err(error) => Err(error).context("cannot open", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Task, TreeOptions};
+    use super::*;
+    use crate::pack::PackOptions;
+    use crate::walk::names_in;
+
+    /// What there is in a directory after another run of the same job began there.
+    fn names_left(directory: &OwnedFd) -> Vec<OsString> {
+        let (options, tree) = (PackOptions::default(), TreeOptions::default());
+        earlier::remove_leftovers(Task::Pack(&options, &tree), directory, directory);
+        names_in(directory).unwrap()
+    }
+
+    #[test]
+    fn what_waits_for_its_name_is_not_removed_by_another_run() {
+        let own = tempfile::tempdir().unwrap();
+        for name in ["x", "y"] {
+            std::fs::write(own.path().join(name), "input").unwrap();
+        }
+        let target = Place::of(&own.path().join("x.warp")).unwrap();
+        let stat = rustix::fs::stat(own.path().join("x")).unwrap();
+        let directory = target.directory.clone();
+        let mut batch = Batch::default();
+        for name in ["x.warp", "y.warp"] {
+            let target = Place {
+                name: name.into(),
+                ..target.clone()
+            };
+            let new = NewFile::create(target, true, &stat).unwrap();
+            batch.push_file(new, New::Copy(5), None).unwrap();
+        }
+        assert_eq!(names_left(&directory).len(), 4);
+        batch.settle(&mut TreeSummary::default(), |error| panic!("{error}"));
+        assert_eq!(names_left(&directory), ["x", "x.warp", "y", "y.warp"]);
+
+        let first = FirstTarget {
+            root: directory.clone(),
+            relative: PathBuf::new(),
+            name: "x.warp".into(),
+            inode: inode_of(&target.stat().unwrap()),
+        };
+        let link = first.link(target, true).unwrap();
+        assert_eq!(names_left(&directory).len(), 5);
+        drop(link);
+        assert_eq!(names_left(&directory), ["x", "x.warp", "y", "y.warp"]);
     }
 }

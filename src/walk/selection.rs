@@ -64,7 +64,7 @@ impl Selection {
     }
 
     /// Whether something is taken, whose path from the root this is, if the directory it is in was entered.
-    pub(super) fn takes(&self, relative: &Path, kind: FileType) -> bool {
+    pub(crate) fn takes(&self, relative: &Path, kind: FileType) -> bool {
         let directory = kind == FileType::Directory;
         if self.exclude.match_this(relative, directory) {
             return false;
