@@ -66,17 +66,18 @@ pub(crate) struct Outline {
     pub(crate) record: Option<Record>,
     /// The file all this was read from.
     pub(crate) identity: Identity,
-    pub(super) beginning: Beginning,
+    /// `None` of a file without a table.
+    pub(super) beginning: Option<Beginning>,
     pub(super) charge: Charge,
 }
 
-/// What a file that was only cut short still begins with.
+/// What a file that was only cut short still begins with: a header and a table.
 #[derive(Debug)]
-pub(super) enum Beginning {
-    /// A header and a table, which end at `end` and have this fingerprint as they stand in the file.
-    Table { end: u64, fingerprint: u64 },
-    /// Chunks with headers of their own.
-    Chain(ReleaseHeader),
+pub(super) struct Beginning {
+    /// Where they end, in bytes from the start of the file.
+    pub(super) end: u64,
+    /// That of all bytes up to there, as they stand in the file.
+    pub(super) fingerprint: u64,
 }
 
 /// Where the chunks lie, as far as that is known.
@@ -227,10 +228,10 @@ impl Outline {
             footer,
             record,
             identity,
-            beginning: Beginning::Table {
+            beginning: Some(Beginning {
                 end: header.payload_start(),
                 fingerprint: of_table,
-            },
+            }),
             charge,
         })
     }
@@ -302,7 +303,7 @@ impl Outline {
             footer: None,
             record: None,
             identity,
-            beginning: Beginning::Chain(*header),
+            beginning: None,
             charge,
         })
     }
