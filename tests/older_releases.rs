@@ -521,6 +521,41 @@ fn a_file_being_rewritten_in_place_with_chunks_of_the_same_sizes_never_shows_new
 }
 
 #[test]
+fn a_header_at_the_end_is_never_served_as_content() {
+    let place = tempfile::tempdir().unwrap();
+    // Both big-endian: a stored chunk that announces `announced` bytes and holds "hello", and a header that announces `size`.
+    let file = |announced: u8, size: u8| {
+        let chunk = [0, 0, 0, 0, announced, 0, 0, 0, announced];
+        let header = *b"WARP\x02\xff\0\x10\0\0\0\0\0\0\0\0\0";
+        [&chunk[..], b"hello", &header, &[size]].concat()
+    };
+    for (name, announced, size) in [
+        ("good", 5, 5),
+        ("missing", 5, 6),
+        ("overlong", 9, 9),
+        ("both", 9, 20),
+        ("to-the-end", 23, 23),
+    ] {
+        fs::write(
+            place.path().join(format!("{name}.warp")),
+            file(announced, size),
+        )
+        .unwrap();
+    }
+    let mounted = Mounted::new(place.path(), &[]);
+    assert_eq!(fs::read(mounted.path("good")).unwrap(), b"hello");
+    for name in ["missing", "overlong", "both", "to-the-end"] {
+        let error = fs::read(mounted.path(name)).expect_err(name);
+        assert_eq!(error.raw_os_error(), Some(EIO), "{name}");
+        let packed = place.path().join(format!("{name}.warp"));
+        let refused = small_engine().open(&packed).expect_err(name);
+        assert!(refused.is_damage(), "{name}: {refused}");
+        let verified = warpfs().args(["verify", "-q"]).arg(&packed).output();
+        assert_eq!(verified.unwrap().status.code(), Some(1), "{name}");
+    }
+}
+
+#[test]
 fn a_file_of_many_short_chunks_is_found_and_read() {
     const COUNT: u32 = 100_000;
     let place = tempfile::tempdir().unwrap();

@@ -264,7 +264,12 @@ impl Outline {
         };
         let missing = missing.ok_or_else(wrong_sum)?;
         let last = found.chunk_count.saturating_sub(1);
-        match (end, conditions.cut) {
+        // A file that still has its last bytes was not cut; those are its header, and no chunk's that they should be served.
+        let cut = match header.trails {
+            true => Cut::Refuse,
+            false => conditions.cut,
+        };
+        match (end, cut) {
             // Of what follows nothing is known, not even that it is there.
             (End::Inside(Part::ChunkHeader), Cut::Accept) if header.original_size.is_some() => {}
             (End::Inside(Part::Payload) | End::Whole, Cut::Accept) => {}
