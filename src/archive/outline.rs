@@ -255,7 +255,14 @@ impl Outline {
             )
         };
         let mut found = Survey::default();
-        let end = follow(&mut |chunk| found.push(chunk))?;
+        // Two columns of 8 bytes a chunk, and one of a byte.
+        let table_memory = |count: u32| 17 * u64::from(count) + OVERHEAD as u64;
+        let end = follow(&mut |chunk| {
+            found.push(chunk)?;
+            conditions
+                .budget
+                .check_charge(table_memory(found.chunk_count))
+        })?;
         let announced = header.original_size.unwrap_or(found.original_size);
         let missing = announced.checked_sub(found.original_size);
         let wrong_sum = || ErrorKind::SizeSum {
@@ -281,11 +288,9 @@ impl Outline {
             (End::Whole, Cut::Refuse) => {}
         }
         let count = found.chunk_count.saturating_add(u32::from(missing > 0));
-        // Two columns of 8 bytes a chunk, and one of a byte.
-        let charge = conditions.budget.charge(
-            17 * u64::from(count) + OVERHEAD as u64,
-            conditions.make_room,
-        )?;
+        let charge = conditions
+            .budget
+            .charge(table_memory(count), conditions.make_room)?;
         let mut table = ReleaseTable::new(header, count)?;
         let mut again = Survey::default();
         follow(&mut |chunk| {
