@@ -577,3 +577,102 @@ fn a_file_of_many_short_chunks_is_found_and_read() {
         assert_eq!(bytes, number.to_le_bytes()[..3]);
     }
 }
+
+/// What the mount's server has read with any kind of read(2): how often, and how many bytes.
+fn server_reads(mounted: &Mounted) -> (u64, u64) {
+    let counted = fs::read_to_string(format!("/proc/{}/io", mounted.server.id())).unwrap();
+    let number = |name: &str| -> u64 {
+        let mut lines = counted.lines();
+        let found = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        found.trim().parse().unwrap()
+    };
+    (number("syscr:"), number("rchar:"))
+}
+
+#[test]
+fn a_listing_follows_no_chunks_of_a_file_whose_header_says_its_size() {
+    const COUNT: u32 = 2000;
+    const APART: u32 = 64 << 10;
+    let place = tempfile::tempdir().unwrap();
+    for (name, header, id) in [
+        ("a", &b"WARP\x01\x03\0\x01\0\0\0\0\0\0"[..], &b""[..]),
+        ("b", b"WARP\x02\xff\0\x01\0\0\0\0\0\0", b"\x03"),
+    ] {
+        let file = File::create(place.path().join(format!("{name}.warp"))).unwrap();
+        let size = (COUNT * APART).to_be_bytes();
+        file.write_all_at(&[header, &size].concat(), 0).unwrap();
+        let mut place = 18;
+        for _ in 0..COUNT {
+            let chunk = [id, &APART.to_be_bytes(), &APART.to_be_bytes()].concat();
+            file.write_all_at(&chunk, place).unwrap();
+            place += chunk.len() as u64 + u64::from(APART);
+        }
+        file.set_len(place).unwrap();
+    }
+    let mounted = Mounted::new(place.path(), &[]);
+    let before = server_reads(&mounted).0;
+    for name in ["a", "b"] {
+        let shown = fs::metadata(mounted.path(name)).unwrap();
+        assert_eq!(shown.len(), u64::from(COUNT * APART));
+    }
+    let reads = server_reads(&mounted).0 - before;
+    assert!(reads < 200, "{reads}");
+    let chunks = shell(
+        &mounted.mount_point,
+        "getfattr --only-values -n user.warpfs.chunks a; getfattr --only-values -n user.warpfs.codec b",
+    );
+    assert_eq!(chunks, "2000zstd");
+}
+
+#[test]
+fn attributes_of_a_file_of_many_chunks_are_told_without_going_through_it_again() {
+    let place = tempfile::tempdir().unwrap();
+    let bytes = [START, &chunk(5, 7, 0).repeat(200_000)].concat();
+    fs::write(place.path().join("many.warp"), &bytes).unwrap();
+    let mounted = Mounted::new(place.path(), &[]);
+    let shown = fs::metadata(mounted.path("many")).unwrap();
+    assert_eq!(shown.len(), 7 * 200_000);
+    let before = server_reads(&mounted).1;
+    let told = shell(&mounted.mount_point, "getfattr -d many | sort");
+    let read = server_reads(&mounted).1 - before;
+    assert!(read < bytes.len() as u64 / 4, "{read} bytes were read");
+    assert_eq!(
+        told.trim(),
+        "# file: many\nuser.warpfs.checksum=\"none\"\nuser.warpfs.chunks=\"200000\"\nuser.warpfs.codec=\"zeros\"\n\
+         user.warpfs.ratio=\"0.78\"\nuser.warpfs.verified=\"codec\"\nuser.warpfs.version=\"0.7.1\""
+    );
+}
+
+#[test]
+fn a_file_of_millions_of_chunks_is_gone_through_once_under_all_its_names_and_shows_as_it_is() {
+    const MOST: usize = 4 << 20;
+    let place = tempfile::tempdir().unwrap();
+    let bytes = [START, &chunk(5, 7, 0).repeat(MOST + 1)].concat();
+    fs::write(place.path().join("x0.warp"), &bytes).unwrap();
+    fs::write(place.path().join("most.warp"), &bytes[..bytes.len() - 9]).unwrap();
+    for link in 1..6 {
+        let name = place.path().join(format!("x{link}.warp"));
+        fs::hard_link(place.path().join("x0.warp"), name).unwrap();
+    }
+    let mounted = Mounted::new(place.path(), &[]);
+    let before = server_reads(&mounted).1;
+    std::thread::scope(|scope| {
+        for link in 0..6 {
+            let path = mounted.path(format!("x{link}.warp"));
+            let length = bytes.len() as u64;
+            scope.spawn(move || assert_eq!(fs::metadata(path).unwrap().len(), length));
+        }
+    });
+    let read = server_reads(&mounted).1 - before;
+    assert!(read < bytes.len() as u64 * 3 / 2, "{read} bytes were read");
+    assert!(!mounted.path("x0").exists());
+    let logged = mounted.logged();
+    let told = logged.lines().filter(|line| line.contains("more chunks"));
+    assert_eq!(told.count(), 1, "{logged}");
+    let most = fs::metadata(mounted.path("most")).unwrap();
+    assert_eq!(most.len(), 7 * MOST as u64);
+    let raw = File::open(mounted.path("x5.warp")).unwrap();
+    let mut start = [0; 14];
+    raw.read_exact_at(&mut start, 0).unwrap();
+    assert_eq!(start, START);
+}

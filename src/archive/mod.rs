@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "files")]
-pub(crate) use chain::{describe, has_header};
+pub(crate) use chain::{Glance, describe, glance, has_header};
 pub(crate) use contents::Contents;
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
