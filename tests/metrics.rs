@@ -237,6 +237,28 @@ fn who_says_nothing_holds_up_neither_others_nor_the_end_of_the_mount() {
 }
 
 #[test]
+fn of_many_who_ask_at_once_all_are_answered() {
+    let source = source();
+    let mounted = Mounted::new(source.path(), &["--metrics", "127.0.0.1:0"]);
+    let address = address(&mounted.logged());
+    for _ in 0..3 {
+        let mut streams: Vec<_> = (0..100)
+            .map(|_| TcpStream::connect(&address).unwrap())
+            .collect();
+        for stream in &mut streams {
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        }
+        for stream in &mut streams {
+            let patience = Some(Duration::from_secs(10));
+            stream.set_read_timeout(patience).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+        }
+    }
+}
+
+#[test]
 fn who_is_too_slow_is_cut_off() {
     let source = source();
     let mounted = Mounted::new(source.path(), &["--metrics", "0"]);

@@ -366,6 +366,28 @@ fn on_a_terminal_the_report_is_drawn_in_place() {
 }
 
 #[test]
+fn a_plain_directory_with_an_attribute_of_that_name_is_no_mount() {
+    let directory = tempfile::tempdir().unwrap();
+    let value = b"{\"codecs\":{\"\\u001b[2Jx\":{\"chunks\":1}}}";
+    rustix::fs::setxattr(
+        directory.path(),
+        "user.warpfs.stats",
+        value,
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    let output = warpfs()
+        .arg("stats")
+        .arg(directory.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("no warpfs is mounted here"), "{said}");
+}
+
+#[test]
 fn where_nothing_is_mounted_there_is_nothing_to_watch() {
     let directory = tempfile::tempdir().unwrap();
     for arguments in [&["stats"][..], &["stats", "--watch"], &["stats", "--json"]] {

@@ -252,14 +252,14 @@ impl<W: Write> Printer<W> {
         if self.printed == 0 || self.chunks {
             writeln!(
                 self.out,
-                "{:<7} {:<6} {:>14} {:>14} {:>7} {:>9} {:<8} FILE",
+                "{:<7} {:<9} {:>14} {:>14} {:>7} {:>9} {:<8} FILE",
                 "VERSION", "CODEC", "ORIGINAL", "PACKED", "RATIO", "CHUNKS", "CHECKSUM"
             )?;
         }
         let checksum = info.checksum();
         writeln!(
             self.out,
-            "{:<7} {:<6} {:>14} {:>14} {:>7} {:>9} {:<8} {}",
+            "{:<7} {:<9} {:>14} {:>14} {:>7} {:>9} {:<8} {}",
             info.container(),
             match info.encodings().iter().count() {
                 0 | 1 => info.encodings().to_string(),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use rustix::thread::{NanosleepRelativeResult, nanosleep};
 use rustix::time::Timespec;
+use unicode_width::UnicodeWidthChar;
 use warpfs::error::OneLine;
 use warpfs::fuse;
 use warpfs::stats::Stats as Counted;
@@ -158,12 +159,19 @@ fn print(text: impl std::fmt::Display) -> warpfs::Result<()> {
 /// Shows a report in the place of the last, as much as the terminal has room for.
 fn draw(report: &Report<'_>) -> warpfs::Result<()> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
-    let (rows, columns) = size.map_or((24, 80), |size| (size.ws_row, size.ws_col));
+    // A terminal that does not know its size has none.
+    let known = size.filter(|size| size.ws_row > 0 && size.ws_col > 0);
+    let (rows, columns) = known.map_or((24, 80), |size| (size.ws_row, size.ws_col));
     let text = report.to_string();
     let lines = text.lines().take(usize::from(rows.max(2)) - 1);
     let mut screen = HOME.to_owned();
     for line in lines {
-        screen.extend(line.chars().take(usize::from(columns)));
+        let mut left = usize::from(columns);
+        screen.extend(line.chars().take_while(|character| {
+            let room = left.checked_sub(character.width().unwrap_or(0));
+            left = room.unwrap_or(0);
+            room.is_some()
+        }));
         screen.push_str(CLEAR_LINE);
         screen.push('\n');
     }

@@ -1,7 +1,7 @@
 //! `--metrics`: a mount's statistics over HTTP, for Prometheus to collect.
 //!
-//! One thread serves all who ask, none of whom can hold up another, the mount or its end: nothing is waited for but by
-//! poll(2). Requests are short, connections few, and each has a deadline, after which it is closed as it is. Every
+//! One thread serves all who ask, none of whom can hold up the mount or its end, or another for more than a moment: nothing is
+//! waited for but by poll(2). Requests are short, connections few, and each has a deadline, after which it is closed as it is. Every
 //! connection gets one answer. Who asks is not asked who he is; so nothing is told that is not for everybody who can reach
 //! the address, names of files least of all.
 
@@ -20,8 +20,10 @@ use crate::error::{Error, Result};
 
 /// How long a connection may take, from its beginning to its end.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many connections there are at a time; one more takes the place of the oldest.
-const MOST_CONNECTIONS: usize = 16;
+/// How many connections there are at a time; more of them wait in the kernel.
+const MOST_CONNECTIONS: usize = 64;
+/// After how long a connection that has not been answered yet gives its place to one that waits.
+const MANNERS: Duration = Duration::from_millis(250);
 /// The longest request, in bytes.
 const LONGEST_REQUEST: usize = 8 << 10;
 /// The most headers a request has.
@@ -115,7 +117,7 @@ struct Server {
 
 struct Connection {
     stream: TcpStream,
-    deadline: Instant,
+    begun: Instant,
     request: Vec<u8>,
     response: Vec<u8>,
     /// How much of the response is sent.
@@ -137,7 +139,7 @@ impl Server {
             let now = Instant::now();
             self.connections.retain_mut(|connection| {
                 // What has nothing to say yet says so at once.
-                connection.deadline > now
+                now - connection.begun < PATIENCE
                     && matches!(connection.go_on(observation), Ok(Progress::Waiting))
             });
         }
@@ -150,8 +152,10 @@ impl Server {
         let deadlines = self
             .connections
             .iter()
-            .map(|connection| connection.deadline);
-        let timeout = deadlines.chain(self.paused_until).min().map(|deadline| {
+            .map(|connection| connection.begun + PATIENCE);
+        let room_from = self.room_from().filter(|&moment| moment > now);
+        let moments = deadlines.chain(self.paused_until).chain(room_from);
+        let timeout = moments.min().map(|deadline| {
             let left = deadline.saturating_duration_since(now);
             Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -159,7 +163,7 @@ impl Server {
             }
         });
         let mut waited = vec![PollFd::new(&*self.end, PollFlags::IN)];
-        if self.paused_until.is_none() {
+        if self.paused_until.is_none() && room_from.is_none() {
             waited.push(PollFd::new(&self.listener, PollFlags::IN));
         }
         for connection in &self.connections {
@@ -179,27 +183,41 @@ impl Server {
         }
     }
 
+    /// From when on one more connection has a place, if it has not any time.
+    fn room_from(&self) -> Option<Instant> {
+        let oldest = self.connections.first();
+        let full = self.connections.len() >= MOST_CONNECTIONS;
+        oldest.filter(|_| full).map(|oldest| oldest.begun + MANNERS)
+    }
+
+    /// Takes on those who wait, as far as there is room for them, and no more at a time than there are places.
     fn accept(&mut self) {
-        if self.paused_until.is_some() {
-            return;
-        }
-        loop {
+        for _ in 0..MOST_CONNECTIONS {
+            let now = Instant::now();
+            if self.paused_until.is_some() || self.room_from().is_some_and(|from| from > now) {
+                return;
+            }
             let accepted = self.listener.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(true)?;
                 Ok(stream)
             });
             match accepted {
                 Ok(stream) => {
-                    if self.connections.len() >= MOST_CONNECTIONS {
-                        self.connections.remove(0);
-                    }
-                    self.connections.push(Connection {
+                    let mut new = Connection {
                         stream,
-                        deadline: Instant::now() + PATIENCE,
+                        begun: now,
                         request: Vec::new(),
                         response: Vec::new(),
                         sent: 0,
-                    });
+                    };
+                    // Who has asked already is answered, and takes nobody's place.
+                    if !matches!(new.go_on(&self.observation), Ok(Progress::Waiting)) {
+                        continue;
+                    }
+                    if self.connections.len() >= MOST_CONNECTIONS {
+                        self.connections.remove(0);
+                    }
+                    self.connections.push(new);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -266,16 +284,20 @@ fn answer(request: &[u8], metrics: impl FnOnce() -> Result<String>) -> Option<Ve
             let target = parsed.path.unwrap_or_default();
             let path = target.split('?').next().unwrap_or_default();
             match (parsed.method.unwrap_or_default(), path) {
-                ("GET", "/metrics") => match metrics() {
+                ("GET" | "HEAD", "/metrics") => match metrics() {
                     Ok(text) => ("200 OK", CONTENT_TYPE, text),
                     Err(error) => ("500 Internal Server Error", TEXT, format!("{error}\n")),
                 },
-                ("GET", "/") => ("200 OK", "text/html; charset=utf-8", FRONT_PAGE.to_owned()),
-                ("GET", _) => ("404 Not Found", TEXT, "there is only /metrics\n".to_owned()),
+                ("GET" | "HEAD", "/") => {
+                    ("200 OK", "text/html; charset=utf-8", FRONT_PAGE.to_owned())
+                }
+                ("GET" | "HEAD", _) => {
+                    ("404 Not Found", TEXT, "there is only /metrics\n".to_owned())
+                }
                 _ => (
-                    "405 Method Not Allowed\r\nAllow: GET",
+                    "405 Method Not Allowed\r\nAllow: GET, HEAD",
                     TEXT,
-                    "there is only GET\n".to_owned(),
+                    "there are only GET and HEAD\n".to_owned(),
                 ),
             }
         }
@@ -285,6 +307,8 @@ fn answer(request: &[u8], metrics: impl FnOnce() -> Result<String>) -> Option<Ve
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n\
          Connection: close\r\n\r\n"
     );
+    let wants_body = parsed.method != Some("HEAD");
+    let body = if wants_body { body } else { String::new() };
     Some([head.into_bytes(), body.into_bytes()].concat())
 }
 
@@ -307,6 +331,11 @@ mod tests {
         assert_eq!(whole("GET /metricsx HTTP/1.1"), "404");
         assert_eq!(whole("GET /../etc/passwd HTTP/1.1"), "404");
         assert_eq!(whole("POST /metrics HTTP/1.1"), "405");
+        let head = answer(b"HEAD /metrics HTTP/1.1\r\n\r\n", || {
+            Ok("# EOF\n".to_owned())
+        });
+        let head = String::from_utf8(head.unwrap()).unwrap();
+        assert!(head.contains("Content-Length: 6\r\n") && head.ends_with("\r\n\r\n"));
         assert_eq!(whole("\u{1}\u{2}"), "400");
     }
 

@@ -46,6 +46,7 @@ use self::metrics::Listener;
 use self::mount::{Mount, Reach};
 use self::notify::ServiceManager;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::mount_table::{self, FILE_SYSTEM_TYPE};
 use crate::reader::{Engine, EngineOptions};
 use crate::stats::Stats;
 use crate::tree::{Kind, Tree};
@@ -298,10 +299,16 @@ enum End {
 /// # Errors
 /// No warpfs is mounted there, or it may not be asked.
 pub fn stats(mount_point: &Path) -> Result<Stats> {
-    let stats: Option<Stats> = ask(mount_point, attributes::STATS)?;
-    let Some(stats) = stats else {
-        return Err(Error::unusable("no warpfs is mounted here").in_file(mount_point));
-    };
+    let none = || Error::unusable("no warpfs is mounted here").in_file(mount_point);
+    let place = mount_point
+        .canonicalize()
+        .context("cannot ask", mount_point)?;
+    // Any file can have an attribute of that name.
+    let mounted = mount_table::topmost_at(&place)?;
+    if mounted.is_none_or(|mounted| mounted.file_system_type != FILE_SYSTEM_TYPE) {
+        return Err(none());
+    }
+    let stats: Stats = ask(mount_point, attributes::STATS)?.ok_or_else(none)?;
     let files = match ask(mount_point, attributes::BUSIEST) {
         Err(error) if is_refusal(&error) => None,
         other => other?,

@@ -83,15 +83,18 @@ fn print_shares(
     if shares.is_empty() {
         return Ok(());
     }
+    // The names of several encodings in one file may be long.
+    let width = shares.keys().map(String::len).max().unwrap_or(0).max(10);
+    let title_width = width + 2;
     writeln!(
         out,
-        "\n{title:<12}{:>12} {:>14} {:>14} {:>8}",
+        "\n{title:<title_width$}{:>12} {:>14} {:>14} {:>8}",
         "FILES", "ORIGINAL", "PACKED", "RATIO"
     )?;
     for (name, share) in shares {
         writeln!(
             out,
-            "  {name:<10}{:>12} {:>14} {:>14} {:>8}",
+            "  {name:<width$}{:>12} {:>14} {:>14} {:>8}",
             indicatif::HumanCount(share.files).to_string(),
             human(share.original_size),
             human(share.packed_size),

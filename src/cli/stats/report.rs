@@ -127,10 +127,13 @@ impl<'a> Report<'a> {
             failed.map(move |(kind, count)| format!("{request}: {kind} {}", grouped(count)))
         });
         let failed: Vec<String> = kinds.collect();
-        match failed.is_empty() {
-            true => field(f, "errors", "none"),
-            false => field(f, "errors", failed.join(", ")),
+        if failed.is_empty() {
+            return field(f, "errors", "none");
         }
+        let names = std::iter::once("errors").chain(std::iter::repeat(""));
+        names
+            .zip(failed)
+            .try_for_each(|(name, failed)| field(f, name, failed))
     }
 
     fn write_cache(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,7 +167,9 @@ impl<'a> Report<'a> {
                 grouped(done.handed_over)
             ),
         )?;
-        let ahead = done.prefetched_chunks + done.prefetched_pieces;
+        let ahead = done
+            .prefetched_chunks
+            .saturating_add(done.prefetched_pieces);
         field(
             f,
             "ahead",
@@ -207,7 +212,7 @@ impl<'a> Report<'a> {
     }
 
     fn write_codecs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let busy = |stats: &&CodecStats| stats.chunks + stats.pieces > 0;
+        let busy = |stats: &&CodecStats| stats.chunks > 0 || stats.pieces > 0;
         let codecs: Vec<_> = self
             .done
             .codecs
@@ -219,14 +224,15 @@ impl<'a> Report<'a> {
         }
         writeln!(
             f,
-            "\nDECODED   {:>12} {:>12} {:>12} {:>14}",
+            "\nDECODED     {:>12} {:>12} {:>12} {:>14}",
             "chunks", "pieces", "bytes", "a thread"
         )?;
         for (codec, stats) in codecs {
             let speed = stats.bytes_per_second().unwrap_or(0.0);
             writeln!(
                 f,
-                "  {codec:<7} {:>12} {:>12} {:>12} {:>14}",
+                "  {:<9} {:>12} {:>12} {:>12} {:>14}",
+                OneLine(codec).to_string(),
                 grouped(stats.chunks),
                 grouped(stats.pieces),
                 human(stats.decoded_bytes),
@@ -353,11 +359,13 @@ fn difference(now: &Stats, before: &Stats) -> Stats {
 
 /// How many chunks and pieces were asked for.
 fn lookups(stats: &Stats) -> u64 {
-    stats.cache_hits + stats.cache_misses + stats.cache_joined
+    let missed = stats.cache_misses.saturating_add(stats.cache_joined);
+    stats.cache_hits.saturating_add(missed)
 }
 
 fn errors(stats: &Stats) -> u64 {
-    stats.errors.read.total() + stats.errors.open.total()
+    let open = stats.errors.open.total();
+    stats.errors.read.total().saturating_add(open)
 }
 
 fn part(of: u64, all: u64) -> String {
