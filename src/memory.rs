@@ -240,6 +240,21 @@ impl Budget {
         Ok(Some((buffers, room)))
     }
 
+    /// Checks that [`Budget::charge`] would count `bytes` if it counted nothing else.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn check_charge(&self, bytes: u64) -> Result<()> {
+        match bytes > self.total / 4 * 3 {
+            true => Err(ErrorKind::OverBudget {
+                needed: bytes,
+                budget: self.total,
+            }
+            .into()),
+            false => Ok(()),
+        }
+    }
+
     /// Counts `bytes` that are allocated elsewhere, a table's say, for as long as the result lives.
     ///
     /// # Errors

@@ -325,6 +325,43 @@ fn a_listing_with_attributes_reads_no_table() {
 }
 
 #[test]
+fn names_of_attributes_are_listed_without_opening_a_file_also_of_one_too_damaged_for_it() {
+    let source = source_with("cp x.warp y.warp");
+    let damaged = fs::OpenOptions::new()
+        .write(true)
+        .open(source.path().join("y.warp"))
+        .unwrap();
+    // In the table, behind the header of 18 bytes.
+    std::os::unix::fs::FileExt::write_all_at(&damaged, &[0xff; 64], 18).unwrap();
+    let mounted = Mounted::new(source.path(), &[]);
+    let list = |name: &str| {
+        let mut names = vec![0; 4096];
+        let length = rustix::fs::listxattr(mounted.path(name), &mut names[..]).unwrap();
+        names.truncate(length);
+        String::from_utf8(names).unwrap()
+    };
+    let six = [
+        "version", "codec", "chunks", "ratio", "checksum", "verified",
+    ];
+    let expected: String = six.map(|name| format!("user.warpfs.{name}\0")).concat();
+    assert_eq!((list("x"), list("y")), (expected.clone(), expected));
+    // Opening would have said so.
+    let logged = mounted.logged();
+    assert!(!logged.contains("cannot be opened"), "{logged}");
+    let mut value = [0; 64];
+    for (name, is_told) in six.into_iter().zip([true, true, true, true, false, false]) {
+        let name = format!("user.warpfs.{name}");
+        assert!(rustix::fs::getxattr(mounted.path("x"), &name, &mut value[..]).is_ok());
+        let told = rustix::fs::getxattr(mounted.path("y"), &name, &mut value[..]);
+        match is_told {
+            true => assert!(told.is_ok(), "{name}"),
+            false => assert_eq!(told, Err(Errno::NODATA), "{name}"),
+        }
+    }
+    assert!(mounted.logged().contains("cannot be opened"));
+}
+
+#[test]
 fn set_user_id_is_shown_and_does_nothing() {
     let source = tempfile::tempdir().unwrap();
     let at = |name: &str| source.path().join(name);

@@ -467,37 +467,91 @@ fn flipped_bytes_are_refused_or_decoded_but_nothing_panics_or_takes_memory() {
 }
 
 #[test]
-fn a_file_cut_while_it_is_open_goes_on_serving_and_one_changed_does_not() {
+fn a_file_cut_while_it_is_open_is_one_that_was_changed_and_opened_again_it_serves_what_it_holds() {
     let original = several();
     for name in [
         "0.1.2-lz4-several.warp",
-        "0.7.0-snappy-several.warp",
+        "0.7.0-zstd-several-front.warp",
         "0.7.1-lz4-several.warp",
     ] {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join(name);
         fs::write(&path, named(name)).unwrap();
-        let (reader, changed) = (small_engine().open(&path), small_engine().open(&path));
-        let (reader, changed) = (reader.unwrap(), changed.unwrap());
+        let engine = small_engine();
+        let reader = engine.open(&path).unwrap();
         let last = Info::read(&path).unwrap().chunks().last().unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(last.packed_offset + 20).unwrap();
         let mut bytes = vec![0; CHUNK];
-        assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), CHUNK, "{name}");
-        assert!(bytes == original[..CHUNK], "{name}");
-        let gone = reader.read_at(&mut bytes, 2 * CHUNK as u64).unwrap_err();
-        assert!(gone.is_damage(), "{name}: {gone}");
-
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        let header_len = if name.starts_with("0.7.0") { 0 } else { 14 };
-        file.write_all_at(b"\x01\x02\x03\x04\x05\x06", header_len)
-            .unwrap();
-        file.set_len(last.packed_offset + 10).unwrap();
-        let error = changed.read_at(&mut bytes, 2 * CHUNK as u64).unwrap_err();
+        let error = reader.read_at(&mut bytes, 0).unwrap_err();
         assert!(
             matches!(error.kind(), ErrorKind::Changed),
             "{name}: {error}"
         );
+        let again = engine.open(&path).unwrap();
+        assert_eq!(again.read_at(&mut bytes, 0).unwrap(), CHUNK, "{name}");
+        assert!(bytes == original[..CHUNK], "{name}");
+    }
+}
+
+#[test]
+fn a_file_being_rewritten_in_place_with_chunks_of_the_same_sizes_never_shows_new_bytes_to_who_has_it_open()
+ {
+    const LENGTH: usize = 64 << 10;
+    let stored = |fill: u8, count: usize| -> Vec<u8> {
+        let payload = [fill; LENGTH];
+        let one = [chunk(4, LENGTH as u32, LENGTH as u32), payload.to_vec()].concat();
+        [START, &one.repeat(count)].concat()
+    };
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("x.warp");
+    fs::write(&path, stored(b'a', 8)).unwrap();
+    let reader = small_engine().open(&path).unwrap();
+    let mut bytes = [0; 4096];
+    assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), 4096);
+    assert!(bytes == [b'a'; 4096]);
+    // Half of it is there, and then nothing comes for longer than a file is watched.
+    fs::write(&path, stored(b'b', 3)).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    let error = reader.read_at(&mut bytes, LENGTH as u64).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Changed), "{error}");
+    fs::write(&path, stored(b'b', 8)).unwrap();
+    let error = reader.read_at(&mut bytes, 2 * LENGTH as u64).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Changed), "{error}");
+}
+
+#[test]
+fn a_header_at_the_end_is_never_served_as_content() {
+    let place = tempfile::tempdir().unwrap();
+    // Both big-endian: a stored chunk that announces `announced` bytes and holds "hello", and a header that announces `size`.
+    let file = |announced: u8, size: u8| {
+        let chunk = [0, 0, 0, 0, announced, 0, 0, 0, announced];
+        let header = *b"WARP\x02\xff\0\x10\0\0\0\0\0\0\0\0\0";
+        [&chunk[..], b"hello", &header, &[size]].concat()
+    };
+    for (name, announced, size) in [
+        ("good", 5, 5),
+        ("missing", 5, 6),
+        ("overlong", 9, 9),
+        ("both", 9, 20),
+        ("to-the-end", 23, 23),
+    ] {
+        fs::write(
+            place.path().join(format!("{name}.warp")),
+            file(announced, size),
+        )
+        .unwrap();
+    }
+    let mounted = Mounted::new(place.path(), &[]);
+    assert_eq!(fs::read(mounted.path("good")).unwrap(), b"hello");
+    for name in ["missing", "overlong", "both", "to-the-end"] {
+        let error = fs::read(mounted.path(name)).expect_err(name);
+        assert_eq!(error.raw_os_error(), Some(EIO), "{name}");
+        let packed = place.path().join(format!("{name}.warp"));
+        let refused = small_engine().open(&packed).expect_err(name);
+        assert!(refused.is_damage(), "{name}: {refused}");
+        let verified = warpfs().args(["verify", "-q"]).arg(&packed).output();
+        assert_eq!(verified.unwrap().status.code(), Some(1), "{name}");
     }
 }
 
@@ -522,4 +576,103 @@ fn a_file_of_many_short_chunks_is_found_and_read() {
             .unwrap();
         assert_eq!(bytes, number.to_le_bytes()[..3]);
     }
+}
+
+/// What the mount's server has read with any kind of read(2): how often, and how many bytes.
+fn server_reads(mounted: &Mounted) -> (u64, u64) {
+    let counted = fs::read_to_string(format!("/proc/{}/io", mounted.server.id())).unwrap();
+    let number = |name: &str| -> u64 {
+        let mut lines = counted.lines();
+        let found = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        found.trim().parse().unwrap()
+    };
+    (number("syscr:"), number("rchar:"))
+}
+
+#[test]
+fn a_listing_follows_no_chunks_of_a_file_whose_header_says_its_size() {
+    const COUNT: u32 = 2000;
+    const APART: u32 = 64 << 10;
+    let place = tempfile::tempdir().unwrap();
+    for (name, header, id) in [
+        ("a", &b"WARP\x01\x03\0\x01\0\0\0\0\0\0"[..], &b""[..]),
+        ("b", b"WARP\x02\xff\0\x01\0\0\0\0\0\0", b"\x03"),
+    ] {
+        let file = File::create(place.path().join(format!("{name}.warp"))).unwrap();
+        let size = (COUNT * APART).to_be_bytes();
+        file.write_all_at(&[header, &size].concat(), 0).unwrap();
+        let mut place = 18;
+        for _ in 0..COUNT {
+            let chunk = [id, &APART.to_be_bytes(), &APART.to_be_bytes()].concat();
+            file.write_all_at(&chunk, place).unwrap();
+            place += chunk.len() as u64 + u64::from(APART);
+        }
+        file.set_len(place).unwrap();
+    }
+    let mounted = Mounted::new(place.path(), &[]);
+    let before = server_reads(&mounted).0;
+    for name in ["a", "b"] {
+        let shown = fs::metadata(mounted.path(name)).unwrap();
+        assert_eq!(shown.len(), u64::from(COUNT * APART));
+    }
+    let reads = server_reads(&mounted).0 - before;
+    assert!(reads < 200, "{reads}");
+    let chunks = shell(
+        &mounted.mount_point,
+        "getfattr --only-values -n user.warpfs.chunks a; getfattr --only-values -n user.warpfs.codec b",
+    );
+    assert_eq!(chunks, "2000zstd");
+}
+
+#[test]
+fn attributes_of_a_file_of_many_chunks_are_told_without_going_through_it_again() {
+    let place = tempfile::tempdir().unwrap();
+    let bytes = [START, &chunk(5, 7, 0).repeat(200_000)].concat();
+    fs::write(place.path().join("many.warp"), &bytes).unwrap();
+    let mounted = Mounted::new(place.path(), &[]);
+    let shown = fs::metadata(mounted.path("many")).unwrap();
+    assert_eq!(shown.len(), 7 * 200_000);
+    let before = server_reads(&mounted).1;
+    let told = shell(&mounted.mount_point, "getfattr -d many | sort");
+    let read = server_reads(&mounted).1 - before;
+    assert!(read < bytes.len() as u64 / 4, "{read} bytes were read");
+    assert_eq!(
+        told.trim(),
+        "# file: many\nuser.warpfs.checksum=\"none\"\nuser.warpfs.chunks=\"200000\"\nuser.warpfs.codec=\"zeros\"\n\
+         user.warpfs.ratio=\"0.78\"\nuser.warpfs.verified=\"codec\"\nuser.warpfs.version=\"0.7.1\""
+    );
+}
+
+#[test]
+fn a_file_of_millions_of_chunks_is_gone_through_once_under_all_its_names_and_shows_as_it_is() {
+    const MOST: usize = 4 << 20;
+    let place = tempfile::tempdir().unwrap();
+    let bytes = [START, &chunk(5, 7, 0).repeat(MOST + 1)].concat();
+    fs::write(place.path().join("x0.warp"), &bytes).unwrap();
+    fs::write(place.path().join("most.warp"), &bytes[..bytes.len() - 9]).unwrap();
+    for link in 1..6 {
+        let name = place.path().join(format!("x{link}.warp"));
+        fs::hard_link(place.path().join("x0.warp"), name).unwrap();
+    }
+    let mounted = Mounted::new(place.path(), &[]);
+    let before = server_reads(&mounted).1;
+    std::thread::scope(|scope| {
+        for link in 0..6 {
+            let path = mounted.path(format!("x{link}.warp"));
+            let length = bytes.len() as u64;
+            scope.spawn(move || assert_eq!(fs::metadata(path).unwrap().len(), length));
+        }
+    });
+    let read = server_reads(&mounted).1 - before;
+    assert!(read < bytes.len() as u64 * 3 / 2, "{read} bytes were read");
+    assert!(!mounted.path("x0").exists());
+    let logged = mounted.logged();
+    let told = logged.lines().filter(|line| line.contains("more chunks"));
+    assert_eq!(told.count(), 1, "{logged}");
+    let most = fs::metadata(mounted.path("most")).unwrap();
+    assert_eq!(most.len(), 7 * MOST as u64);
+    let raw = File::open(mounted.path("x5.warp")).unwrap();
+    let mut start = [0; 14];
+    raw.read_exact_at(&mut start, 0).unwrap();
+    assert_eq!(start, START);
 }

@@ -1,7 +1,7 @@
 //! Files without a table: each chunk's header leads to the next.
 //!
 //! Following them takes a short read a chunk, and no memory. That is what a listing does where a file does not say how large
-//! its original is; opening a file does it twice, to know how many chunks there are before memory is taken for a table of them.
+//! its original is, up to a number of chunks; opening a file does it twice, to know how many chunks there are before memory is taken for a table of them.
 //!
 //! What is behind the last whole chunk tells whether the file was cut short: in the middle of a header or of a payload. One cut
 //! between two chunks is a shorter file, unless its header says how large the original is.
@@ -67,29 +67,100 @@ pub(crate) fn has_header(source: &dyn Source, path: &Path, file_len: u64) -> Res
     Header::read(source, path, file_len).map(|_| ())
 }
 
-/// Describes a file of `file_len` bytes by its header and, where that says too little, by its chunks' headers, as far as they
-/// lead: what is wrong with them is found when it is opened.
+/// What is known of a file that was not opened.
+#[cfg(feature = "files")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Glance {
+    /// The kind of container.
+    pub(crate) container: Container,
+    /// The file's size, in bytes.
+    pub(crate) packed_size: u64,
+    /// The original's size, in bytes.
+    pub(crate) original_size: u64,
+    /// How the chunks are encoded; `None` where it takes following them to know.
+    pub(crate) encodings: Option<Encodings>,
+    /// How many chunks there are; `None` as before.
+    pub(crate) chunk_count: Option<u32>,
+}
+
+/// How many chunks are followed at most to find the size of an original: those of a terabyte in chunks of 256 KiB, which is
+/// what the releases make, and a fraction of a second's work where they lie close together. A listing has to wait for it.
+#[cfg(feature = "files")]
+const MOST_FOLLOWED: u32 = 4 << 20;
+
+/// Looks at a file of `file_len` bytes for a listing: at its header or, where that does not say the original's size, by its chunks'
+/// headers, as far as they lead: what is wrong with them is found when it is opened. `None` if there are more chunks than
+/// are followed.
 ///
 /// # Errors
 /// The file is none of ours by its header, or cannot be read.
 #[cfg(feature = "files")]
-pub(crate) fn describe(source: &dyn Source, path: &Path, file_len: u64) -> Result<Description> {
+pub(crate) fn glance(source: &dyn Source, path: &Path, file_len: u64) -> Result<Option<Glance>> {
+    let of = |container, original_size, encodings, chunk_count| Glance {
+        container,
+        packed_size: file_len,
+        original_size,
+        encodings,
+        chunk_count,
+    };
     let header = match Header::read(source, path, file_len)? {
-        Header::Table(header) => return Ok(Description::from(&header)),
+        Header::Table(header) => {
+            let container = Container::Table(header.version);
+            let encodings = Some(header.codec.into());
+            let (size, count) = (header.original_size, Some(header.chunk_count));
+            return Ok(Some(of(container, size, encodings, count)));
+        }
         Header::Release(header) => header,
     };
+    let container = Container::Release(header.release);
+    let codec = header.codec.map(Encodings::from);
+    if let Some(size) = header.original_size {
+        return Ok(Some(of(container, size, codec, None)));
+    }
+    let (found, is_all) = survey(&header, source, path, file_len, MOST_FOLLOWED)?;
+    let encodings = Some(codec.unwrap_or(found.encodings));
+    let count = Some(found.chunk_count);
+    Ok(is_all.then(|| of(container, found.original_size, encodings, count)))
+}
+
+/// Describes a file of `file_len` bytes by its header and, if it has no table, by its chunks' headers, as far as they lead:
+/// what is wrong with them is found when it is opened.
+///
+/// # Errors
+/// The file is none of ours by its header, or has more chunks than can be counted, or cannot be read.
+#[cfg(feature = "files")]
+pub(crate) fn describe(source: &dyn Source, path: &Path, file_len: u64) -> Result<Description> {
+    match Header::read(source, path, file_len)? {
+        Header::Table(header) => Ok(Description::from(&header)),
+        Header::Release(header) => {
+            let (found, _) = survey(&header, source, path, file_len, u32::MAX)?;
+            Ok(found.describe(&header))
+        }
+    }
+}
+
+/// Sums up the chunks, as far as they lead and up to `most` of them, and says whether these are all.
+#[cfg(feature = "files")]
+fn survey(
+    header: &ReleaseHeader,
+    source: &dyn Source,
+    path: &Path,
+    file_len: u64,
+    most: u32,
+) -> Result<(Survey, bool)> {
     let mut found = Survey::default();
-    let followed = follow(
-        &header,
-        source,
-        path,
-        file_len,
-        &AtomicBool::new(false),
-        |chunk, _| found.push(chunk),
-    );
+    let mut is_all = true;
+    let never = AtomicBool::new(false);
+    let followed = follow(header, source, path, file_len, &never, |chunk, _| {
+        is_all = found.chunk_count < most;
+        match is_all {
+            true => found.push(chunk),
+            false => Err(ErrorKind::Cancelled.into()),
+        }
+    });
     match followed {
-        Err(error) if !error.is_damage() => Err(error),
-        _ => Ok(found.describe(&header)),
+        Err(error) if is_all && !error.is_damage() => Err(error),
+        _ => Ok((found, is_all)),
     }
 }
 

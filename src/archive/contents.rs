@@ -9,16 +9,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::chain;
 use super::outline::{Beginning, Chunks, Conditions, Cut, Outline};
 use super::record::Record;
 use super::source::Source;
 use super::units::Unit;
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
-use crate::format::{
-    ChunkTable, Description, Fingerprint, FixedHeader, Footer, PayloadTable, ReleaseHeader,
-};
+use crate::format::{ChunkTable, Description, Fingerprint, FixedHeader, Footer, PayloadTable};
 use crate::identity::Identity;
 use crate::job::{thread_count, threads_for};
 use crate::memory::{Charge, Urgency};
@@ -38,7 +35,7 @@ pub(crate) struct Contents {
     pub(super) record: Option<Record>,
     /// The file these contents were read from.
     pub(crate) identity: Identity,
-    beginning: Beginning,
+    beginning: Option<Beginning>,
     /// Chunks whose damage is in the log already.
     reported: Mutex<HashSet<u32>>,
     /// Whether the log has it that the file was changed.
@@ -90,50 +87,17 @@ impl Contents {
         })
     }
 
-    /// Whether `source`, which is no longer than it was, still begins with this header and this table, or with these chunks
-    /// as far as it goes.
-    pub(crate) fn still_described_by(&self, source: &dyn Source) -> std::io::Result<bool> {
-        match &self.beginning {
-            Beginning::Table { end, fingerprint } => has_fingerprint(source, *end, *fingerprint),
-            Beginning::Chain(header) => self.still_leads(source, header),
-        }
+    /// Whether it can be told that the file was only cut short. Without a table it cannot: the chunks' headers are spread over
+    /// the file, and another original that does not compress has the very same ones, up to where it ends or is written.
+    pub(crate) fn tell_a_cut(&self) -> bool {
+        self.beginning.is_some()
     }
 
-    fn still_leads(&self, source: &dyn Source, header: &ReleaseHeader) -> std::io::Result<bool> {
-        let file_len = source.identity()?.size;
-        // A header at the end is the first to go.
-        let unread = Path::new("");
-        let begins = header.trails
-            || chain::Header::read(source, unread, file_len)
-                .is_ok_and(|found| found == chain::Header::Release(*header));
-        let mut chunk = 0;
-        let never = AtomicBool::new(false);
-        let followed = begins.then(|| {
-            chain::follow(
-                header,
-                source,
-                unread,
-                file_len,
-                &never,
-                |found, payload| {
-                    let end = payload.saturating_add(u64::from(found.packed_size));
-                    let original = self.table.original_range(chunk).unwrap_or_default();
-                    let known = self.table.compressed_range(chunk) == Some(payload..end)
-                        && original.end - original.start == u64::from(found.original_size);
-                    chunk = chunk.saturating_add(1);
-                    match known {
-                        true => Ok(()),
-                        false => Err(ErrorKind::Changed.into()),
-                    }
-                },
-            )
-        });
-        match followed {
-            Some(Ok(_)) => Ok(true),
-            Some(Err(error)) if matches!(error.kind(), ErrorKind::Io { .. }) => {
-                Err(std::io::Error::other(error))
-            }
-            None | Some(Err(_)) => Ok(false),
+    /// Whether `source`, which is no longer than it was, still begins with this header and this table.
+    pub(crate) fn still_described_by(&self, source: &dyn Source) -> std::io::Result<bool> {
+        match &self.beginning {
+            Some(Beginning { end, fingerprint }) => has_fingerprint(source, *end, *fingerprint),
+            None => Ok(false),
         }
     }
 

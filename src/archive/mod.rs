@@ -3,7 +3,7 @@
 //! Every read of the source is followed by a look at what the source is now, so that bytes of a file that was changed
 //! in place are not decoded as if they were the old ones. A file that was only cut short goes on serving the chunks
 //! it still holds; that it was only cut is concluded from its table, which one being written anew may share (see
-//! `is_beginning`). Damage that leaves the file's time as it was is found by decoding.
+//! `is_beginning`). One without a table is changed. Damage that leaves the file's time as it was is found by decoding.
 
 mod chain;
 mod check;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "files")]
-pub(crate) use chain::{describe, has_header};
+pub(crate) use chain::{Glance, describe, glance, has_header};
 pub(crate) use contents::Contents;
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
@@ -261,6 +261,9 @@ impl Archive {
 
     /// Whether the source, seen as `now`, is at rest and still begins with the header and table that were read.
     fn is_beginning(&self, now: &Identity) -> std::io::Result<bool> {
+        if !self.contents.tell_a_cut() {
+            return Ok(false);
+        }
         let age = SystemTime::now().duration_since(now.modified_time());
         if let Some(rest) = SETTLING.checked_sub(age.unwrap_or_default()) {
             std::thread::sleep(rest);

@@ -66,17 +66,18 @@ pub(crate) struct Outline {
     pub(crate) record: Option<Record>,
     /// The file all this was read from.
     pub(crate) identity: Identity,
-    pub(super) beginning: Beginning,
+    /// `None` of a file without a table.
+    pub(super) beginning: Option<Beginning>,
     pub(super) charge: Charge,
 }
 
-/// What a file that was only cut short still begins with.
+/// What a file that was only cut short still begins with: a header and a table.
 #[derive(Debug)]
-pub(super) enum Beginning {
-    /// A header and a table, which end at `end` and have this fingerprint as they stand in the file.
-    Table { end: u64, fingerprint: u64 },
-    /// Chunks with headers of their own.
-    Chain(ReleaseHeader),
+pub(super) struct Beginning {
+    /// Where they end, in bytes from the start of the file.
+    pub(super) end: u64,
+    /// That of all bytes up to there, as they stand in the file.
+    pub(super) fingerprint: u64,
 }
 
 /// Where the chunks lie, as far as that is known.
@@ -227,10 +228,10 @@ impl Outline {
             footer,
             record,
             identity,
-            beginning: Beginning::Table {
+            beginning: Some(Beginning {
                 end: header.payload_start(),
                 fingerprint: of_table,
-            },
+            }),
             charge,
         })
     }
@@ -254,7 +255,14 @@ impl Outline {
             )
         };
         let mut found = Survey::default();
-        let end = follow(&mut |chunk| found.push(chunk))?;
+        // Two columns of 8 bytes a chunk, and one of a byte.
+        let table_memory = |count: u32| 17 * u64::from(count) + OVERHEAD as u64;
+        let end = follow(&mut |chunk| {
+            found.push(chunk)?;
+            conditions
+                .budget
+                .check_charge(table_memory(found.chunk_count))
+        })?;
         let announced = header.original_size.unwrap_or(found.original_size);
         let missing = announced.checked_sub(found.original_size);
         let wrong_sum = || ErrorKind::SizeSum {
@@ -263,7 +271,12 @@ impl Outline {
         };
         let missing = missing.ok_or_else(wrong_sum)?;
         let last = found.chunk_count.saturating_sub(1);
-        match (end, conditions.cut) {
+        // A file that still has its last bytes was not cut; those are its header, and no chunk's that they should be served.
+        let cut = match header.trails {
+            true => Cut::Refuse,
+            false => conditions.cut,
+        };
+        match (end, cut) {
             // Of what follows nothing is known, not even that it is there.
             (End::Inside(Part::ChunkHeader), Cut::Accept) if header.original_size.is_some() => {}
             (End::Inside(Part::Payload) | End::Whole, Cut::Accept) => {}
@@ -275,11 +288,9 @@ impl Outline {
             (End::Whole, Cut::Refuse) => {}
         }
         let count = found.chunk_count.saturating_add(u32::from(missing > 0));
-        // Two columns of 8 bytes a chunk, and one of a byte.
-        let charge = conditions.budget.charge(
-            17 * u64::from(count) + OVERHEAD as u64,
-            conditions.make_room,
-        )?;
+        let charge = conditions
+            .budget
+            .charge(table_memory(count), conditions.make_room)?;
         let mut table = ReleaseTable::new(header, count)?;
         let mut again = Survey::default();
         follow(&mut |chunk| {
@@ -302,7 +313,7 @@ impl Outline {
             footer: None,
             record: None,
             identity,
-            beginning: Beginning::Chain(*header),
+            beginning: None,
             charge,
         })
     }

@@ -4,13 +4,35 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::filesystem::WarpFilesystem;
+use crate::archive::Glance;
 use crate::error::{Error, Result};
-use crate::format::Description;
+use crate::format::Container;
 use crate::reader::Reader;
 use crate::tree::NodeId;
 
 /// What the names of all of them begin with.
 const PREFIX: &str = "user.warpfs.";
+/// What a mount tells of a packed file.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    Version,
+    Codec,
+    Chunks,
+    Ratio,
+    Checksum,
+    Verified,
+}
+
+/// The names of all that is told, in the order of listings.
+const TOLD: [(&str, Told); 6] = [
+    ("user.warpfs.version", Told::Version),
+    ("user.warpfs.codec", Told::Codec),
+    ("user.warpfs.chunks", Told::Chunks),
+    ("user.warpfs.ratio", Told::Ratio),
+    ("user.warpfs.checksum", Told::Checksum),
+    ("user.warpfs.verified", Told::Verified),
+];
+
 /// The root's attribute whose value is the mount's statistics as JSON. It is not listed, so that nothing copies it.
 pub(super) const STATS: &str = "user.warpfs.stats";
 /// The root's attribute whose value is the busiest files as JSON. The names of files that an asker could not list himself
@@ -39,16 +61,19 @@ impl WarpFilesystem {
         }
         // Asked for others, such as the access lists that every listing looks for, no file is opened.
         if is_ours(name.as_bytes()) {
-            let shown = self.shown(node)?;
-            let asked = shown.into_iter().find(|(shown, _)| *shown == name);
-            return Ok(asked.map(|(_, value)| value.into_bytes()));
+            let asked = TOLD.iter().find(|(told, _)| *told == name);
+            let Some((_, told)) = asked else {
+                return Ok(None);
+            };
+            return Ok(self.told(node, *told)?.map(String::into_bytes));
         }
         self.tree.extended_attribute(node, name.as_bytes())
     }
 
-    /// The names of a node's extended attributes, each with a zero byte behind it.
+    /// The names of a node's extended attributes, each with a zero byte behind it. `ls -l` and `cp -a` ask for them for every
+    /// file, so none is opened for it.
     pub(super) fn attribute_names(&self, node: NodeId) -> Result<Vec<u8>> {
-        let shown = self.shown(node)?;
+        let packed = self.tree.description(node)?.is_some();
         let mut names = Vec::new();
         for name in self.tree.extended_attribute_names(node)? {
             if !is_ours(&name) {
@@ -56,22 +81,24 @@ impl WarpFilesystem {
                 names.push(0);
             }
         }
-        for (name, _) in shown {
+        for (name, _) in TOLD.iter().filter(|_| packed) {
             names.extend(name.as_bytes());
             names.push(0);
         }
         Ok(names)
     }
 
-    fn shown(&self, node: NodeId) -> Result<Vec<(&'static str, String)>> {
-        let Some(described) = self.tree.description(node)? else {
-            return Ok(Vec::new());
+    /// What is told of a file; `None` if it is no packed one, or too damaged to be opened where it takes that to know.
+    fn told(&self, node: NodeId, told: Told) -> Result<Option<String>> {
+        let Some(glance) = self.tree.description(node)? else {
+            return Ok(None);
         };
-        // A file too damaged to open has a header all the same.
+        if let Some(value) = told_at_a_glance(&glance, told) {
+            return Ok(Some(value));
+        }
         let opened = self.tree.open_file(node);
         let reader = opened.and_then(|opened| self.open_reader(&opened));
-        let reader = reader.ok().flatten();
-        Ok(shown_attributes(&described, reader.as_ref()))
+        Ok(reader.ok().flatten().map(|reader| told_by(&reader, told)))
     }
 }
 
@@ -81,25 +108,34 @@ fn is_ours(name: &[u8]) -> bool {
     name.starts_with(PREFIX.as_bytes())
 }
 
-/// What `getfattr -d` shows of a packed file. What only an opened file tells is left out for one that cannot be opened.
-fn shown_attributes(
-    described: &Description,
-    reader: Option<&Reader>,
-) -> Vec<(&'static str, String)> {
-    let mut shown = vec![
-        ("user.warpfs.version", described.container.to_string()),
-        ("user.warpfs.codec", described.encodings.to_string()),
-        ("user.warpfs.chunks", described.chunk_count.to_string()),
-    ];
-    if let Some(reader) = reader {
-        let packed = reader.file_len().max(1) as f64;
-        shown.push((
-            "user.warpfs.ratio",
-            format!("{:.2}", described.original_size as f64 / packed),
-        ));
-        let checksum = reader.checksum().map_or("none", |checksum| checksum.name());
-        shown.push(("user.warpfs.checksum", checksum.to_owned()));
-        shown.push(("user.warpfs.verified", reader.verified_by().to_owned()));
+/// What is known without opening the file. A file without a table has neither a checksum nor digests.
+fn told_at_a_glance(glance: &Glance, told: Told) -> Option<String> {
+    match (told, glance.container) {
+        (Told::Version, container) => Some(container.to_string()),
+        (Told::Codec, _) => glance.encodings.map(|encodings| encodings.to_string()),
+        (Told::Chunks, _) => glance.chunk_count.map(|count| count.to_string()),
+        (Told::Ratio, _) => Some(ratio(glance.original_size, glance.packed_size)),
+        (Told::Checksum, Container::Release(_)) => Some("none".to_owned()),
+        (Told::Verified, Container::Release(_)) => Some("codec".to_owned()),
+        (Told::Checksum | Told::Verified, Container::Table(_)) => None,
     }
-    shown
+}
+
+fn told_by(reader: &Reader, told: Told) -> String {
+    let described = reader.description();
+    match told {
+        Told::Version => described.container.to_string(),
+        Told::Codec => described.encodings.to_string(),
+        Told::Chunks => described.chunk_count.to_string(),
+        Told::Ratio => ratio(described.original_size, reader.file_len()),
+        Told::Checksum => reader
+            .checksum()
+            .map_or("none", |checksum| checksum.name())
+            .to_owned(),
+        Told::Verified => reader.verified_by().to_owned(),
+    }
+}
+
+fn ratio(original: u64, packed: u64) -> String {
+    format!("{:.2}", original as f64 / packed.max(1) as f64)
 }

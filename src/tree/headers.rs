@@ -1,19 +1,20 @@
 //! Remembered headers: whether a file named `.warp` is one, and how large its original is.
 //!
 //! The answer is kept by device and inode and holds as long as size and modification time are the same, so that a listing
-//! reads 18 bytes of each packed file once; of one without a table, also the headers of its chunks. The memory is bounded; what was used longest ago goes first. No lock is held
-//! while a file is read: two threads may read the same header at the same time, and both get it right.
+//! reads 18 bytes of each packed file once; of one that does not say its original's size, also the headers of its chunks. The
+//! memory is bounded; what was used longest ago goes first. No lock is held while a file is read, but it is marked: who asks for
+//! the same file meanwhile waits for the answer, so that many names of one file of many chunks cost one walk through it.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
 use super::source::{Directory, Source};
-use crate::archive::describe;
-use crate::error::{IoContext, Result};
-use crate::format::Description;
+use crate::archive::{Glance, glance};
+use crate::error::{Error, IoContext, Result};
 use crate::identity::Identity;
 
 /// What an entry costs besides its key and value: two links, and a slot in the hash table.
@@ -22,11 +23,22 @@ const ENTRY_OVERHEAD: usize = 4 * size_of::<usize>();
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     /// A packed file.
-    Packed(Description),
-    /// Not one, for good: it takes another file to change that.
+    Packed(Glance),
+    /// Not one, or none that can be shown, for good: it takes another file to change that.
     NotPacked,
     /// The system did not let us look. It may the next time; only the log is not told twice.
     Unreadable,
+}
+
+impl Answer {
+    /// What needs no second look.
+    fn lasting(self) -> Option<Option<Glance>> {
+        match self {
+            Answer::Packed(glance) => Some(Some(glance)),
+            Answer::NotPacked => Some(None),
+            Answer::Unreadable => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +53,9 @@ struct Remembered {
 pub(super) struct Headers {
     remembered: Mutex<LruCache<(u64, u64), Remembered>>,
     capacity: usize,
+    /// The files that are being read now, by device and inode.
+    reading: Mutex<HashSet<(u64, u64)>>,
+    read: Condvar,
 }
 
 impl Headers {
@@ -49,6 +64,8 @@ impl Headers {
         Self {
             remembered: Mutex::new(LruCache::unbounded()),
             capacity: capacity.get(),
+            reading: Mutex::default(),
+            read: Condvar::new(),
         }
     }
 
@@ -66,16 +83,23 @@ impl Headers {
         directory: &Directory,
         name: &[u8],
         identity: &Identity,
-    ) -> Option<Description> {
+    ) -> Option<Glance> {
+        if let Some(known) = self.recall(identity).and_then(Answer::lasting) {
+            return known;
+        }
+        let _reading = self.begin_reading(identity);
+        // Whoever was waited for may have found it.
         let before = self.recall(identity);
-        match before {
-            Some(Answer::Packed(header)) => return Some(header),
-            Some(Answer::NotPacked) => return None,
-            Some(Answer::Unreadable) | None => {}
+        if let Some(known) = before.and_then(Answer::lasting) {
+            return known;
         }
         let path = source.path(directory.location(), name);
         let (identity, answer) = match read(source, directory, name, &path) {
-            Ok((identity, header)) => (identity, Answer::Packed(header)),
+            Ok((identity, Some(glance))) => (identity, Answer::Packed(glance)),
+            Ok((identity, None)) => {
+                tracing::warn!("shown as it is: {}", too_many_chunks(&path));
+                (identity, Answer::NotPacked)
+            }
             Err(error) => {
                 let answer = if error.is_damage() {
                     Answer::NotPacked
@@ -89,10 +113,7 @@ impl Headers {
             }
         };
         self.remember(&identity, answer);
-        match answer {
-            Answer::Packed(header) => Some(header),
-            Answer::NotPacked | Answer::Unreadable => None,
-        }
+        answer.lasting().flatten()
     }
 
     /// The same, where nothing but a packed file will do.
@@ -106,9 +127,24 @@ impl Headers {
         name: &[u8],
     ) -> Result<()> {
         let path = source.path(directory.location(), name);
-        let (identity, header) = read(source, directory, name, &path)?;
-        self.remember(&identity, Answer::Packed(header));
+        let (identity, glance) = read(source, directory, name, &path)?;
+        let glance = glance.ok_or_else(|| too_many_chunks(&path))?;
+        self.remember(&identity, Answer::Packed(glance));
         Ok(())
+    }
+
+    /// Waits until nobody else reads the file of this identity; then it is the caller's to read, until the mark is dropped.
+    fn begin_reading(&self, identity: &Identity) -> Reading<'_> {
+        let file = (identity.device, identity.inode);
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        while !reading.insert(file) {
+            let woken = self.read.wait(reading);
+            reading = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        Reading {
+            headers: self,
+            file,
+        }
     }
 
     fn recall(&self, identity: &Identity) -> Option<Answer> {
@@ -140,20 +176,42 @@ impl Headers {
     }
 }
 
+/// The mark of a file that is being read.
+#[derive(Debug)]
+struct Reading<'a> {
+    headers: &'a Headers,
+    file: (u64, u64),
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let reading = self.headers.reading.lock();
+        reading
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.file);
+        self.headers.read.notify_all();
+    }
+}
+
+fn too_many_chunks(path: &Path) -> Error {
+    let why = "has more chunks than a mount looks at to know how large the original is; unpack it to read it";
+    Error::unusable(why).in_file(path)
+}
+
 /// Reads the header, and says of which state of the file.
 fn read(
     source: &Source,
     directory: &Directory,
     name: &[u8],
     path: &Path,
-) -> Result<(Identity, Description)> {
+) -> Result<(Identity, Option<Glance>)> {
     // Whoever lists a directory has not read its files.
     let file = source
         .open_unnoticed(directory, name)
         .context("cannot open", path)?;
     let identity = Identity::of(&file).context("cannot examine", path)?;
-    let described = describe(&file, path, identity.size).map_err(|error| error.in_file(path))?;
-    Ok((identity, described))
+    let glance = glance(&file, path, identity.size).map_err(|error| error.in_file(path))?;
+    Ok((identity, glance))
 }
 
 #[cfg(test)]
@@ -183,6 +241,29 @@ mod tests {
         let after = identity();
         assert_eq!(headers.of(&source, &directory, b"x.warp", &after), None);
         assert!(headers.memory() > 0);
+    }
+
+    #[test]
+    fn who_asks_while_another_reads_the_file_waits_for_its_answer() {
+        let root = tempfile::tempdir().unwrap();
+        let source = Source::open(root.path(), root.path().to_path_buf(), Vec::new()).unwrap();
+        let directory = source.directory(b"").unwrap();
+        let headers = Headers::new(NonZeroUsize::new(2).unwrap());
+        let path = root.path().join("x.warp");
+        fs::write(&path, include_bytes!("../../tests/data/v2-lz4-none.warp")).unwrap();
+        let identity = Identity::of(&fs::File::open(&path).unwrap()).unwrap();
+        let reading = headers.begin_reading(&identity);
+        std::thread::scope(|scope| {
+            // Reading this name fails, so the answer can only be the other's.
+            let asked = scope.spawn(|| headers.of(&source, &directory, b"gone", &identity));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            assert!(!asked.is_finished());
+            let (found, glance) = read(&source, &directory, b"x.warp", &path).unwrap();
+            headers.remember(&found, Answer::Packed(glance.unwrap()));
+            drop(reading);
+            assert_eq!(asked.join().unwrap(), glance);
+        });
+        assert!(headers.reading.lock().unwrap().is_empty());
     }
 
     #[test]

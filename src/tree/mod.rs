@@ -33,8 +33,8 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
 
+use crate::archive::Glance;
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::Description;
 use crate::identity::Identity;
 
 pub(crate) use attributes::{Attributes, Kind};
@@ -249,7 +249,7 @@ impl Tree {
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] if something else is where the node was last seen; the source cannot be read.
-    pub(crate) fn description(&self, node: NodeId) -> Result<Option<Description>> {
+    pub(crate) fn description(&self, node: NodeId) -> Result<Option<Glance>> {
         self.description_of(&self.entry(node)?)
     }
 
@@ -347,7 +347,7 @@ impl Tree {
     }
 
     /// The description of an entry whose node shows as its original.
-    fn description_of(&self, entry: &Entry) -> Result<Option<Description>> {
+    fn description_of(&self, entry: &Entry) -> Result<Option<Glance>> {
         if !entry.known.key.decoded {
             return Ok(None);
         }
@@ -365,7 +365,7 @@ impl Tree {
         view: &View,
         name: &[u8],
         stat: &Statx,
-        described: Option<Description>,
+        described: Option<Glance>,
     ) -> Result<Option<Attributes>> {
         let Some(kind) = Kind::of(file_type(stat)) else {
             return Ok(None);
@@ -394,7 +394,7 @@ impl Tree {
         view: &View,
         name: &[u8],
         stat: &Statx,
-        described: Option<Description>,
+        described: Option<Glance>,
     ) -> Result<Attributes> {
         let kind = Kind::of(file_type(stat)).unwrap_or(Kind::File);
         let mut attributes = Attributes::new(node, kind, stat);

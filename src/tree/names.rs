@@ -33,8 +33,8 @@ use rustix::io::Errno;
 
 use super::headers::Headers;
 use super::source::{Directory, Source, join};
+use crate::archive::Glance;
 use crate::error::{IoContext, Result};
-use crate::format::Description;
 use crate::identity::Identity;
 
 /// The suffix of packed files.
@@ -82,7 +82,7 @@ pub(super) struct Found {
     /// What it is.
     pub(super) stat: Statx,
     /// Its header, if it shows as the original.
-    pub(super) header: Option<Description>,
+    pub(super) header: Option<Glance>,
 }
 
 impl View {
@@ -284,7 +284,7 @@ impl Names<'_> {
     }
 
     /// The header of an entry that is a packed file by its header; whether it shows as one is decided elsewhere.
-    pub(super) fn header(&self, view: &View, name: &[u8], stat: &Statx) -> Option<Description> {
+    pub(super) fn header(&self, view: &View, name: &[u8], stat: &Statx) -> Option<Glance> {
         if file_type(stat) != FileType::RegularFile {
             return None;
         }
