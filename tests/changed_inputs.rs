@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::jobs::{decoded, strays};
+use common::jobs::strays;
 use common::{sample, system_calls, wait_until};
 
 /// How long a job stands still at the call it is held up at: time enough for a change, in microseconds.
@@ -172,8 +172,8 @@ fn an_input_changed_after_everything_was_checked_is_not_removed() {
             change(&at("x"))
         });
         assert_changed(&output, "x: ", what);
-        assert_eq!(names(directory.path()), ["x", "x.warp"], "{what}");
-        assert!(decoded(&at("x.warp")).unwrap() == original, "{what}");
+        // What was made of what it was would only be in the way of the next try.
+        assert_eq!(names(directory.path()), ["x"], "{what}");
     }
 }
 

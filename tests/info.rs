@@ -73,7 +73,7 @@ fn on_a_terminal_the_map_shows_what_is_left_of_each_part() {
         "{map}"
     );
     assert_eq!(rest, "..........##########");
-    let legend = ["a cell is a chunk", ". zeros 0-9 tenths left # all"];
+    let legend = ["a cell is a chunk", ". zeros 0 to 9 tenths left # all"];
     for line in legend {
         assert!(plain.lines().any(|found| found.trim() == line), "{plain}");
     }

@@ -90,7 +90,7 @@ const PAGES: &[Page] = &[
                 "MOUNT OPTIONS",
                 &[
                     (
-                        "cache_size=, threads=, prefetch=, ttl=, verify=, idle_timeout=, log_file=, allow_other, auto_unmount",
+                        "cache_size=, threads=, prefetch=, ttl=, verify=, idle_timeout=, metrics=, log_file=, allow_other, auto_unmount",
                         "Behind *-o*: the long options of the same names, with a value where those have one. A value with commas \
                          stands in double quotes.",
                     ),

@@ -76,6 +76,11 @@ fn print(arguments: &Arguments, found: &Estimate) -> std::io::Result<()> {
     writeln!(out)?;
     let tree = arguments.paths.iter().any(|path| path.is_dir());
     let words = if tree { "-r " } else { "" };
+    // Beside their originals, packed trees save nothing.
+    let output = match arguments.paths.as_slice() {
+        [path] if tree => format!(" -o {}.packed", quoted(path)),
+        _ => String::new(),
+    };
     let paths: Vec<_> = arguments.paths.iter().map(|path| quoted(path)).collect();
     let paths = paths.join(" ");
     for (name, meaning) in [
@@ -83,7 +88,7 @@ fn print(arguments: &Arguments, found: &Estimate) -> std::io::Result<()> {
         ("balanced", "the default"),
         ("random", "for databases and disk images"),
     ] {
-        let line = format!("warpfs pack {words}--for {name} {paths}");
+        let line = format!("warpfs pack {words}--for {name} {paths}{output}");
         writeln!(
             out,
             "{}",

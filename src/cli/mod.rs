@@ -57,7 +57,7 @@ struct Volume {
         display_order = 900
     )]
     quiet: bool,
-    /// Say more: a line for every chunk (number, sizes, time, MB/s), or in a mount's log what is done without
+    /// Say more: a line for every chunk (number, sizes, time, MB/s), or in the log of a mount what it does
     #[arg(short, long, global = true, display_order = 900)]
     verbose: bool,
 }
@@ -129,7 +129,10 @@ fn for_each_input(
                 cancelled: &cancelled,
             },
         };
-        outcome = outcome.and(settle(job(&task))?);
+        let done = job(&task);
+        // Else the bar is drawn once more in front of what is said now.
+        drop(progress);
+        outcome = outcome.and(settle(done)?);
     }
     Ok(outcome)
 }

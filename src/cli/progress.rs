@@ -43,10 +43,6 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
-        // This takes a thread.
-        if !bar.is_hidden() {
-            bar.enable_steady_tick(TICK);
-        }
         Self {
             volume,
             bar,
@@ -141,6 +137,11 @@ impl Drop for Progress {
 
 impl Observer for Progress {
     fn begin(&self, _: &Path, original_size: Option<u64>) {
+        // Not before: a bar of nothing looks like one that is full. It takes a thread.
+        if !self.bar.is_hidden() && self.bar.message().is_empty() {
+            self.bar.set_message("packed -");
+            self.bar.enable_steady_tick(TICK);
+        }
         if self.bar.length().is_some() {
             match original_size {
                 Some(size) => self.bar.inc_length(size),

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::headers::Headers;
 use super::names::{self, file_type};
 use super::nodes::Nodes;
@@ -16,6 +18,7 @@ use super::recent::Recent;
 use super::single::MountedFile;
 use super::source::{Covered, Source};
 use super::{Kind, Tree};
+
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::mount_table;
@@ -152,7 +155,15 @@ fn examine(path: &Path, action: &'static str) -> Result<(PathBuf, fs::FileType)>
         let metadata = canonical.metadata()?;
         Ok((canonical, metadata.file_type()))
     });
-    found.map_err(|error: io::Error| Error::io(action, error).in_file(path))
+    found.map_err(|error: io::Error| {
+        let error = match Errno::from_io_error(&error) {
+            Some(Errno::NOTCONN) => Error::unusable(
+                "the server of what is mounted here is gone: clean it by 'warpfs umount'",
+            ),
+            _ => Error::io(action, error),
+        };
+        error.in_file(path)
+    })
 }
 
 /// Where the mount is going to be: at `target`, and wherever else that can be found.

@@ -77,14 +77,14 @@ fn draw(cells: &[Cell], width: usize, chunks: u32, colours: bool) -> String {
         (Look::Tenths(3), ""),
         (Look::Tenths(5), ""),
         (Look::Tenths(7), ""),
-        (Look::Tenths(9), "tenths left "),
+        (Look::Tenths(9), "0 to 9 tenths left "),
         (Look::NotShrunk, "all"),
     ] {
-        if look == Look::Tenths(0) && !colours {
-            map.push_str("0-");
+        if matches!(look, Look::Tenths(0 | 3 | 5 | 7)) && !colours {
             continue;
         }
-        if matches!(look, Look::Tenths(3 | 5 | 7)) && !colours {
+        if look == Look::Tenths(9) && !colours {
+            let _ = write!(map, "{meaning}");
             continue;
         }
         paint(&mut map, look, colours);
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(
             map,
             "0 B         .011223344556677\n\
-             16.00 MiB   8899#\n            a cell is a chunk\n            . zeros 0-9 tenths left # all\n"
+             16.00 MiB   8899#\n            a cell is a chunk\n            . zeros 0 to 9 tenths left # all\n"
         );
     }
 
