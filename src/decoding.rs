@@ -22,10 +22,10 @@ pub(crate) use sink::{Placed, Sink};
 
 use self::proof::Proof;
 use self::salvage::salvage;
-use crate::archive::{Archive, Verify};
+use crate::archive::{Archive, Cut, Verify};
 use crate::codec;
 use crate::digest::{Content, Leaf, Subtrees, leaf_digests, subtrees};
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Part, Result};
 use crate::format::{Encoding, Footer};
 use crate::job::{ChunkReport, Control, threads_for};
 use crate::ordered::{self, Buffers, resize};
@@ -53,24 +53,28 @@ pub(crate) struct Decoding<'a> {
 }
 
 /// Opens an archive for a job that needs the record of digests only as far as there is nothing better: if the record is
-/// damaged and the checksum proves the whole, without it. Then it says why.
+/// damaged and the checksum proves the whole, without it. Then it says why. A job that keeps going takes a file that was cut
+/// short, too: the chunks that are gone are lost, and that is all there is to say.
 ///
 /// # Errors
 /// As [`Archive::from_file`].
-pub(crate) fn without_damaged_record(
-    open: impl Fn(Verify) -> Result<Archive>,
+pub(crate) fn open_damaged(
+    open: impl Fn(Verify, Cut) -> Result<Archive>,
     keep_going: bool,
 ) -> Result<(Archive, Option<Error>)> {
-    let refused = match open(Verify::Fast) {
+    let refused = match open(Verify::Fast, Cut::Refuse) {
         Err(error) => error,
         Ok(opened) => return Ok((opened, None)),
     };
+    if keep_going && matches!(refused.kind(), ErrorKind::EndsInside(Part::Payload)) {
+        return open(Verify::Fast, Cut::Accept).map(|opened| (opened, None));
+    }
     let damaged = is_of_record(&refused);
     let gone_on = keep_going && matches!(refused.kind(), ErrorKind::DamagedBeginning);
     if !damaged && !gone_on {
         return Err(refused);
     }
-    let archive = open(Verify::Off)?;
+    let archive = open(Verify::Off, Cut::Refuse)?;
     match keep_going || archive.footer().is_some() {
         true => Ok((archive, Some(refused))),
         false => Err(refused),
@@ -250,6 +254,8 @@ impl Decoder<'_> {
         let mut chunks = chunks;
         let mut lost = 0;
         let mut unchecked: Vec<Loss> = Vec::new();
+        // All behind the end of a file that was cut short is one loss.
+        let mut behind_the_end: Option<Loss> = None;
         ordered::run(
             threads,
             control.cancelled,
@@ -281,7 +287,13 @@ impl Decoder<'_> {
                     match (loss.kept, unchecked.last_mut()) {
                         (false, _) => {
                             lost += loss.bytes.end - loss.bytes.start;
-                            control.observer.lost(archive.path(), loss);
+                            match &mut behind_the_end {
+                                Some(behind) => behind.bytes.end = loss.bytes.end,
+                                None if is_behind_the_end(&loss.why) => {
+                                    behind_the_end = Some(loss.clone());
+                                }
+                                None => control.observer.lost(archive.path(), loss),
+                            }
                         }
                         (true, Some(last)) if last.bytes.end == loss.bytes.start => {
                             last.bytes.end = loss.bytes.end;
@@ -309,6 +321,9 @@ impl Decoder<'_> {
             },
         )
         .map_err(|error| error.in_file(archive.path()))?;
+        if let Some(behind) = behind_the_end {
+            control.observer.lost(archive.path(), &behind);
+        }
         Ok((lost, unchecked))
     }
 
@@ -503,6 +518,11 @@ impl Decoder<'_> {
 /// Whether an error is one of the file's bytes, or of the disk they are on, and not of what is done with them.
 fn is_loss(error: &Error) -> bool {
     error.is_damage() || matches!(error.kind(), ErrorKind::Io { .. })
+}
+
+/// Whether bytes are lost because the file ends before them: then all that follow are, too.
+fn is_behind_the_end(why: &Error) -> bool {
+    matches!(why.kind(), ErrorKind::EndsInside(Part::Payload))
 }
 
 /// Whether a chunk of `len` bytes is to be measured before memory is taken for it.

@@ -13,7 +13,7 @@ pub use files::unpack_file;
 pub(crate) use files::{prove_unpacked, unpack_opened};
 
 use crate::archive::Archive;
-use crate::decoding::{Decoding, Sink, without_damaged_record};
+use crate::decoding::{Decoding, Sink, open_damaged};
 use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, thread_count};
 use crate::pack::Summary;
@@ -53,8 +53,8 @@ pub fn unpack_to(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let open = |verify| Archive::open(input.as_ref(), verify, control.cancelled);
-    let (archive, refused) = without_damaged_record(open, options.keep_going)?;
+    let open = |verify, cut| Archive::open(input.as_ref(), verify, cut, control.cancelled);
+    let (archive, refused) = open_damaged(open, options.keep_going)?;
     let refused = refused.as_ref();
     let name = Path::new("standard output");
     let lost = decode(

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::archive::{Archive, Verify, open_regular};
-use crate::decoding::{Decoding, Sink, without_damaged_record};
+use crate::archive::{Archive, Cut, Verify, open_regular};
+use crate::decoding::{Decoding, Sink, open_damaged};
 use crate::error::{IoContext, Result};
 use crate::job::{Control, thread_count};
 use crate::pack::Summary;
@@ -39,13 +39,13 @@ pub(crate) fn verify_opened(
     options: VerifyOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let open = |verify| {
+    let open = |verify, cut| {
         let own = file.try_clone().context("cannot open", path)?;
-        Archive::from_file(own, path, verify, control.cancelled)
+        Archive::from_file(own, path, verify, cut, control.cancelled)
     };
     let (archive, refused) = match options.keep_going {
-        true => without_damaged_record(open, true)?,
-        false => (open(Verify::Fast)?, None),
+        true => open_damaged(open, true)?,
+        false => (open(Verify::Fast, Cut::Refuse)?, None),
     };
     let original_size = archive.description().original_size;
     control.observer.begin(path, Some(original_size));

@@ -159,6 +159,33 @@ fn a_file_without_digests_loses_whole_chunks_and_says_when_nothing_is_proved() {
 }
 
 #[test]
+fn of_a_file_cut_short_all_that_it_still_holds_is_saved() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let original = sample(500_000, 4);
+    fs::write(at("x"), &original).unwrap();
+    pack(&at("x"), &at("x.warp"), &["--chunk-size", "64K"]);
+    let whole = fs::read(at("x.warp")).unwrap();
+    let places = payloads(&whole);
+    fs::write(at("x.warp"), &whole[..places[3].end - 1]).unwrap();
+    let gone = 3 * 65_536..original.len();
+    let (code, said, _) = run(&["verify", "--keep-going"], &at("x.warp"));
+    assert_eq!((code, lost(&said)), (Some(1), vec![gone.clone()]), "{said}");
+    fs::remove_file(at("x")).unwrap();
+    let (code, said, _) = run(&["unpack", "--keep-going"], &at("x.warp"));
+    assert_eq!((code, lost(&said)), (Some(1), vec![gone.clone()]), "{said}");
+    let saved = fs::read(at("x")).unwrap();
+    assert_eq!(saved.len(), original.len());
+    assert!(saved[..gone.start] == original[..gone.start]);
+    assert!(saved[gone].iter().all(|&byte| byte == 0));
+    // Without being told to keep going, nothing of it is taken for whole.
+    fs::remove_file(at("x")).unwrap();
+    let (code, _, _) = run(&["unpack"], &at("x.warp"));
+    assert_eq!(code, Some(1));
+    assert!(!at("x").exists());
+}
+
+#[test]
 fn a_tree_with_a_damaged_file_is_saved_as_far_as_it_goes() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

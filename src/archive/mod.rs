@@ -51,12 +51,17 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Opens a whole file; one that ends inside its payloads is refused.
+    /// Opens a whole file, or one that ends inside its payloads if that is accepted.
     ///
     /// # Errors
     /// The system's, or those of a file that is not what it should be; or [`ErrorKind::Cancelled`].
-    pub(crate) fn open(path: &Path, verify: Verify, cancelled: &AtomicBool) -> Result<Self> {
-        Self::from_file(open_regular(path)?, path, verify, cancelled)
+    pub(crate) fn open(
+        path: &Path,
+        verify: Verify,
+        cut: Cut,
+        cancelled: &AtomicBool,
+    ) -> Result<Self> {
+        Self::from_file(open_regular(path)?, path, verify, cut, cancelled)
     }
 
     /// As [`Archive::open`], for a regular file that is open; `path` is its name in messages.
@@ -67,10 +72,11 @@ impl Archive {
         file: File,
         path: &Path,
         verify: Verify,
+        cut: Cut,
         cancelled: &AtomicBool,
     ) -> Result<Self> {
         let conditions = Conditions {
-            cut: Cut::Refuse,
+            cut,
             verify,
             budget: &Budget::unlimited(),
             make_room: &|| false,

@@ -9,7 +9,7 @@ use rustix::fs::{Advice, FileType, OFlags, Stat};
 use super::input::{Polled, check_unchanged, pack_sized};
 use super::stream::pack_stream;
 use super::{PackOptions, Summary};
-use crate::archive::{Archive, Verify, describe, has_header, open_at_once};
+use crate::archive::{Archive, Cut, Verify, describe, has_header, open_at_once};
 use crate::decoding::{Decoding, Sink};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{Description, Footer};
@@ -240,7 +240,8 @@ fn read_back(
         ..control
     };
     let compare = || {
-        let archive = Archive::from_file(own, target, Verify::Fast, control.cancelled)?;
+        let archive =
+            Archive::from_file(own, target, Verify::Fast, Cut::Refuse, control.cancelled)?;
         let job = Decoding {
             archive: &archive,
             threads: thread_count(options.threads),

@@ -6,8 +6,8 @@ use std::path::Path;
 use rustix::fs::{Advice, Stat};
 
 use super::{UnpackOptions, decode, summary, wanted};
-use crate::archive::{Archive, Verify, open_regular};
-use crate::decoding::{Decoding, Sink, without_damaged_record};
+use crate::archive::{Archive, Cut, Verify, open_regular};
+use crate::decoding::{Decoding, Sink, open_damaged};
 use crate::error::{IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
 use crate::output::{Compared, Filled, NewFile, copy_attributes};
@@ -51,11 +51,11 @@ pub(crate) fn unpack_opened(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<(NewFile, Summary)> {
-    let open = |verify| {
+    let open = |verify, cut| {
         let own = file.try_clone().context("cannot open", input)?;
-        Archive::from_file(own, input, verify, control.cancelled)
+        Archive::from_file(own, input, verify, cut, control.cancelled)
     };
-    let (archive, refused) = without_damaged_record(open, options.keep_going)?;
+    let (archive, refused) = open_damaged(open, options.keep_going)?;
     let refused = refused.as_ref();
     let new = NewFile::create(output, options.force, stat)?;
     let size = wanted(&archive, options)?.map_or(archive.description().original_size, |range| {
@@ -127,7 +127,7 @@ pub(crate) fn prove_unpacked(
     let (plain, _) = open_entry(&*place.directory, &place.name, &place.path)?;
     place.sync(&plain)?;
     let own = file.try_clone().context("cannot open", input)?;
-    let archive = Archive::from_file(own, input, Verify::Fast, control.cancelled)?;
+    let archive = Archive::from_file(own, input, Verify::Fast, Cut::Refuse, control.cancelled)?;
     let read = read_back(&archive, &plain, &place.path, options, control);
     check_unchanged(file, stat, input)?;
     read?;
