@@ -220,7 +220,7 @@ fn mount_takes_either_type_a_file_and_a_fake() {
         let command = command.replace("\"$M-a,b\"", "\\\"$M-a,b\\\"");
         machine.must(&command);
         assert!(machine.shows_the_original(), "{command}");
-        let name = machine.must("cat /proc/$(pidof -s mount.fuse.warpfs mount.warpfs)/comm");
+        let name = machine.must("cat /proc/$(pgrep -o -f \"mount[.][a-z.]*warpfs .*$M\")/comm");
         assert_eq!(name, "warpfs\n");
         machine.unmount();
     }
