@@ -151,7 +151,7 @@ fn every_read_has_its_time_and_every_codec_its_chunks() {
         "hits        50%     32 of 64",
         "32 decoded by the read, 0 by another meanwhile",
         "of a budget of",
-        "  lz4               16            0     1.00 MiB",
+        "  lz4                 16            0     1.00 MiB",
     ] {
         assert!(report.contains(words), "{words} in\n{report}");
     }

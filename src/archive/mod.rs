@@ -20,8 +20,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "fuse")]
+pub(crate) use chain::{Glance, glance};
 #[cfg(feature = "files")]
-pub(crate) use chain::{Glance, describe, glance, has_header};
+pub(crate) use chain::{describe, has_header};
 pub(crate) use contents::Contents;
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
