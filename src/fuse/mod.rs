@@ -7,10 +7,14 @@
 //! `exposition` puts it into Prometheus' words, `metrics` serves them. [`serve`]
 //! puts them together and holds the order of a mount's life: everything that can be refused is refused before the mount
 //! exists; nobody is told that it is ready before it answers.
+//!
+//! The kernel is spoken to by modules of our own: `protocol` is its language, `session` takes requests by read(2), `ring` by
+//! io_uring, `backing` hands files over. The crate fuser, which came before, cannot do the second, which random reads are
+//! half as fast without.
 
 mod attributes;
 mod background;
-mod convert;
+mod backing;
 mod descriptors;
 mod directories;
 mod errno;
@@ -24,14 +28,17 @@ mod metrics;
 mod mount;
 mod notify;
 mod observation;
+mod protocol;
+mod ring;
+mod session;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fuser::{Session, SessionACL};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -45,6 +52,8 @@ use self::idle::Activity;
 use self::metrics::Listener;
 use self::mount::{Mount, Reach};
 use self::notify::ServiceManager;
+use self::ring::Permission;
+use self::session::Session;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::mount_table::{self, FILE_SYSTEM_TYPE};
 use crate::reader::{Engine, EngineOptions};
@@ -136,7 +145,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     // Requests are decoded on the threads that read them; one alone would let a slow read hold up all others.
     let threads = options.engine.threads.max(2);
-    let descriptors = Descriptors::take_all(threads);
+    let descriptors = Descriptors::take_all(threads + ring::threads());
 
     let engine = Engine::new(&options.engine)?;
     let onto_file = tree.root_kind() == Kind::File;
@@ -148,40 +157,40 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
+    let permission = Permission::give();
     let (connection, mut mount) = mount::mount(&source, &mount_point, onto_file, options)?;
     guard.watch(&mount).inspect_err(|_| drop(mount.end()))?;
     tree.mounted_as(mount.device());
     let activity = Arc::new(Activity::default());
+    let connection = Arc::new(connection);
     let filesystem = WarpFilesystem::new(
         tree,
         engine,
         descriptors,
         Arc::clone(&activity),
+        Arc::clone(&connection),
         time_to_live,
         options.allow_other,
     );
     let observation = filesystem.observation.clone();
     let handles = Arc::clone(&filesystem.handles);
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(threads);
-    // Who may use the mount is the kernel's to decide: it knows the mount's owner and options.
-    let session = Session::from_fd(filesystem, connection, SessionACL::All, config);
-    let session = match session.context("cannot start serving", &mount_point) {
+    let session = match Session::begin(filesystem, connection, threads) {
         Ok(session) => session,
         Err(error) => {
             mount.end()?;
-            return Err(error);
+            return Err(error.in_file(&mount_point));
         }
     };
+    drop(permission);
 
     let (ended, end) = mpsc::channel();
     let session_ended = ended.clone();
-    start("session", move || {
+    start("session".to_owned(), move || {
         let outcome = session.run();
         let _ = session_ended.send(End::Session(outcome));
     })
-    .and_then(|()| {
-        start("signals", move || {
+    .and_then(|_| {
+        start("signals".to_owned(), move || {
             for signal in &mut signals {
                 if ended.send(End::Signal(signal)).is_err() {
                     break;
@@ -230,7 +239,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
             // Nothing is left of an unmounted one; of one whose connection the administrator has broken off, there is.
             let ended = mount.end_if_dead();
             outcome
-                .context("serving ended", &mount_point)
+                .map_err(|error| error.in_file(&mount_point))
                 .and(ended.map(drop))
         }
         Err(_) => Err(Error::unusable("serving ended unexpectedly").in_file(&mount_point)),
@@ -280,18 +289,20 @@ fn remembered_headers(options: &EngineOptions) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn start(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+fn start<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
     std::thread::Builder::new()
-        .name(name.to_owned())
+        .name(name)
         .spawn(run)
-        .map(drop)
         .map_err(|error| Error::io("cannot start a thread", error))
 }
 
 /// What can end a mount.
 enum End {
     Signal(i32),
-    Session(std::io::Result<()>),
+    Session(Result<()>),
 }
 
 /// Asks a running mount what it has done. The busiest files are told to root and to who mounted it.
