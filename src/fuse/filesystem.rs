@@ -32,7 +32,7 @@ use super::idle::Activity;
 use super::observation::Observation;
 use crate::error::Result;
 use crate::reader::Engine;
-use crate::tree::{ListedEntry, Listing, NodeId, Tree};
+use crate::tree::{ListedEntry, Listing, NodeId, Shown, Tree};
 
 /// The longest request, in bytes; the kernel's own limit for FUSE is 256 pages unless raised.
 pub(super) const MAX_REQUEST: u32 = 1 << 20;
@@ -42,7 +42,7 @@ const MAX_BACKGROUND: u16 = 64;
 /// The mount as fuser drives it.
 #[derive(Debug)]
 pub(super) struct WarpFilesystem {
-    pub(super) tree: Arc<Tree>,
+    pub(super) tree: Arc<dyn Shown>,
     pub(super) engine: Arc<Engine>,
     pub(super) handles: Arc<Handles>,
     pub(super) descriptors: Descriptors,
@@ -59,14 +59,14 @@ pub(super) struct WarpFilesystem {
 
 impl WarpFilesystem {
     pub(super) fn new(
-        tree: Tree,
+        tree: Arc<dyn Shown>,
         engine: Arc<Engine>,
         descriptors: Descriptors,
         activity: Arc<Activity>,
         time_to_live: Duration,
         allow_other: bool,
     ) -> Self {
-        let (tree, handles, directories) = (Arc::new(tree), Arc::default(), Arc::default());
+        let (handles, directories) = (Arc::default(), Arc::default());
         Self {
             observation: Observation::new(&engine, &tree, &handles, &directories),
             owner: rustix::process::getuid().as_raw(),

@@ -49,7 +49,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::mount_table::{self, FILE_SYSTEM_TYPE};
 use crate::reader::{Engine, EngineOptions};
 use crate::stats::Stats;
-use crate::tree::{Kind, Tree};
+use crate::tree::{Kind, Shown, Tree};
 
 pub use mount::unmount_command as unmount;
 
@@ -116,6 +116,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         .canonicalize()
         .context("cannot open", &options.source)?;
     let tree = Tree::open(&source, &mount_point, remembered_headers(&options.engine))?;
+    let tree: Arc<dyn Shown> = Arc::new(tree);
     let metrics = options.metrics.as_deref().map(Listener::bind).transpose()?;
     let readiness = if options.foreground {
         Readiness::foreground()
