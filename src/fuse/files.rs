@@ -89,6 +89,17 @@ impl WarpFilesystem {
         reply.open_backing(file).ok()
     }
 
+    /// Whether a read can be answered without waiting for anything but the processor.
+    pub(super) fn has_at_hand(&self, number: FileHandle, offset: u64, size: u32) -> bool {
+        match self.handles.get(number.0).as_deref() {
+            Some(Handle::File {
+                reader: Some(reader),
+                ..
+            }) => reader.has_at_hand(offset, size as usize),
+            _ => false,
+        }
+    }
+
     /// Answers a read; `kept` says whether the kernel keeps the pages.
     pub(super) fn read_file(
         &self,

@@ -218,6 +218,12 @@ impl Engine {
         &self.counters
     }
 
+    /// As [`Engine::counters`], to be kept.
+    #[cfg(feature = "remote")]
+    pub(crate) fn shared_counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
     /// What has been done so far.
     pub fn stats(&self) -> Stats {
         let budget = self.cache.budget();

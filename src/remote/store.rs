@@ -32,6 +32,8 @@ use crate::stats::Counters;
 
 /// How many threads drive the requests: they copy bytes and decrypt them.
 const RUNTIME_THREADS: usize = 2;
+/// How many threads may wait for it.
+const WAITING_THREADS: usize = 256;
 /// How many requests for parts of objects may be under way at once.
 const REQUESTS: usize = 64;
 /// How many of those may be guesses.
@@ -175,6 +177,7 @@ impl Store {
         })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RUNTIME_THREADS)
+            .max_blocking_threads(WAITING_THREADS)
             .thread_name("network")
             .enable_all()
             .build()
@@ -378,6 +381,13 @@ impl Store {
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         if let Some(runtime) = &self.runtime {
             runtime.spawn(work);
+        }
+    }
+
+    /// Does something that may wait for this store, on a thread of its own.
+    pub(crate) fn run_waiting(&self, work: impl FnOnce() + Send + 'static) {
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn_blocking(work);
         }
     }
 
