@@ -299,7 +299,12 @@ impl Source {
                 let onto_file = kind
                     .context("cannot use the mount point", mount_point)?
                     .is_file();
-                let store = Store::open(&location, &store_options, engine.shared_counters())?;
+                let store = Store::open(
+                    &location,
+                    &store_options,
+                    engine.shared_counters(),
+                    engine.budget(),
+                )?;
                 let tree = ObjectTree::open(&store, &location, onto_file)?;
                 Ok((Arc::new(tree), Some(Elsewhere::Store(store))))
             }

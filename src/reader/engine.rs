@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::Reader;
+use super::distant::AllFetched;
 use super::streams::Streams;
 use crate::archive::{Archive, Conditions, Contents, Cut, Source, Verify, one_call};
 use crate::cache::Cache;
@@ -92,6 +93,7 @@ pub struct Engine {
     pub(super) counters: Arc<Counters>,
     pub(super) workers: Workers,
     pub(super) streams: Streams,
+    pub(super) fetches: AllFetched,
     /// The longest chunk that is decoded by one call, in bytes.
     pub(super) one_call: u64,
     /// When to tell of failures that may pass.
@@ -124,6 +126,7 @@ impl Engine {
         Ok(Arc::new(Self {
             cache: Cache::new(budget, Arc::clone(&counters)),
             streams: Streams::new(options.cache_size / 2),
+            fetches: AllFetched::default(),
             one_call: one_call(options.cache_size),
             counters,
             workers: Workers::start(options.threads)?,
@@ -149,7 +152,12 @@ impl Engine {
         #[cfg(feature = "remote")]
         if let Some(location) = Location::in_word(path)? {
             let shown = location.shown();
-            let store = Store::open(&location, &StoreOptions::default(), self.counters.clone())?;
+            let store = Store::open(
+                &location,
+                &StoreOptions::default(),
+                self.counters.clone(),
+                self.cache.budget(),
+            )?;
             let object = Object::open(&store, location.key()).context("cannot open", &shown)?;
             let identity = object.identity().context("cannot examine", &shown)?;
             return self.open_source(&shown, Box::new(object), identity);
@@ -201,16 +209,20 @@ impl Engine {
     }
 
     /// How far ahead of a sequential reader of a file with such chunks to decode, in bytes.
-    pub(super) fn prefetch_limit(&self, chunk_len: u64) -> u64 {
-        self.prefetch.unwrap_or_else(|| {
-            let wanted = DEFAULT_PREFETCH.max(chunk_len.saturating_mul(CHUNKS_AHEAD));
-            wanted.min(self.cache.budget().total() / PREFETCH_PART)
+    /// A source that is far away is asked for as much as its reader is found to need.
+    pub(super) fn prefetch_limit(&self, chunk_len: u64, distant: bool) -> u64 {
+        let most = self.cache.budget().total() / PREFETCH_PART;
+        self.prefetch.unwrap_or(match distant {
+            true => most,
+            false => DEFAULT_PREFETCH
+                .max(chunk_len.saturating_mul(CHUNKS_AHEAD))
+                .min(most),
         })
     }
 
     /// Gives up something that counts against the budget; says whether there was anything.
     pub(super) fn make_room(&self) -> bool {
-        self.cache.evict_one() || self.streams.evict_one()
+        self.cache.evict_one() || self.streams.evict_one() || self.fetches.give_one_up()
     }
 
     /// What to count reads in.
@@ -222,6 +234,12 @@ impl Engine {
     #[cfg(feature = "remote")]
     pub(crate) fn shared_counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// What counts all that grows with use.
+    #[cfg(feature = "remote")]
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        self.cache.budget()
     }
 
     /// What has been done so far.

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod decode;
+mod distant;
 mod engine;
 mod holes;
 #[cfg(all(test, shuttle))]
@@ -79,7 +80,7 @@ impl Reader {
             .table()
             .original_range(0)
             .map_or(0, |first| first.end);
-        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len));
+        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len, archive.distant().is_some()));
         Self {
             shared: Arc::new(Shared {
                 engine,

@@ -19,15 +19,17 @@ use object_store::list::PaginatedListOptions;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectMeta};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::backend::Backend;
+use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::wire::{Connector, Note, noting};
 use crate::error::{Error, Result};
-use crate::memory::Urgency;
+use crate::memory::{Budget, Charge, Urgency};
 use crate::stats::Counters;
 
 /// How many threads drive the requests: they copy bytes and decrypt them.
@@ -38,6 +40,10 @@ const WAITING_THREADS: usize = 256;
 const REQUESTS: usize = 64;
 /// How many of those may be guesses.
 const GUESSES: usize = 32;
+/// Which part of the budget is set aside for what describes objects: one in this many bytes, up to [`MOST_ASIDE`].
+const ASIDE_PART: u64 = 16;
+/// The most that is set aside for it, in bytes: the records of digests of 40 GiB.
+const MOST_ASIDE: u64 = 32 << 20;
 /// The first wait before another try; doubled each time.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest such wait.
@@ -135,8 +141,12 @@ pub(crate) struct Store {
     pub(super) backend: Backend,
     deadline: Duration,
     counters: Arc<Counters>,
-    requests: Semaphore,
-    guesses: Semaphore,
+    budget: Arc<Budget>,
+    /// Counts for what the blocks may take.
+    _aside: Charge,
+    blocks: Blocks,
+    requests: Arc<Semaphore>,
+    guesses: Arc<Semaphore>,
     closed: watch::Sender<bool>,
 }
 
@@ -164,7 +174,9 @@ impl Store {
         location: &Location,
         options: &StoreOptions,
         counters: Arc<Counters>,
+        budget: &Arc<Budget>,
     ) -> Result<Arc<Self>> {
+        let aside = (budget.total() / ASIDE_PART).min(MOST_ASIDE);
         // Whoever came first has chosen; there is nothing to choose between.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connector = Connector {
@@ -188,8 +200,11 @@ impl Store {
             backend,
             deadline: options.deadline,
             counters,
-            requests: Semaphore::new(REQUESTS),
-            guesses: Semaphore::new(GUESSES),
+            budget: Arc::clone(budget),
+            _aside: budget.charge(aside, &|| false)?,
+            blocks: Blocks::new(aside),
+            requests: Arc::new(Semaphore::new(REQUESTS)),
+            guesses: Arc::new(Semaphore::new(GUESSES)),
             closed: watch::Sender::new(false),
         }))
     }
@@ -238,24 +253,46 @@ impl Store {
                 room.copy_from_slice(bytes);
             }
         };
-        self.wait(self.fetch(key, meant, range, Urgency::Demand, take))
+        self.wait(async {
+            let place = self.place(Urgency::Demand).await;
+            self.fetch(&place, key, meant, range, take).await
+        })
+    }
+
+    /// A place among the requests that may be under way, if there is one now.
+    pub(super) fn place_at_once(&self, urgency: Urgency) -> Option<Place> {
+        let guess = match urgency {
+            Urgency::Speculation => Some(self.guesses.clone().try_acquire_owned().ok()?),
+            Urgency::Demand => None,
+        };
+        Some(Place {
+            _guess: guess,
+            _request: Some(self.requests.clone().try_acquire_owned().ok()?),
+        })
+    }
+
+    /// A place among the requests that may be under way, when there is one.
+    pub(super) async fn place(&self, urgency: Urgency) -> Place {
+        let guess = match urgency {
+            Urgency::Speculation => self.guesses.clone().acquire_owned().await.ok(),
+            Urgency::Demand => None,
+        };
+        Place {
+            _guess: guess,
+            _request: self.requests.clone().acquire_owned().await.ok(),
+        }
     }
 
     /// As [`Store::read`], for the runtime: `take` is given the bytes as they come, with their place behind the range's
-    /// beginning. It may be given the same place again, after a fault.
+    /// beginning. Without a version that is meant, it may be given the same place again.
     pub(super) async fn fetch(
         &self,
+        _place: &Place,
         key: &Key,
         meant: Option<&Version>,
         range: Range<u64>,
-        urgency: Urgency,
         mut take: impl FnMut(usize, &[u8]),
     ) -> Result<(usize, Version), Fault> {
-        let _guess = match urgency {
-            Urgency::Speculation => self.guesses.acquire().await.ok(),
-            Urgency::Demand => None,
-        };
-        let _place = self.requests.acquire().await.ok();
         let mut attempts = self.attempts();
         let mut done = 0;
         loop {
@@ -378,10 +415,22 @@ impl Store {
     }
 
     /// Does something in the runtime, which nobody waits for.
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
-            runtime.spawn(work);
-        }
+    pub(super) fn spawn(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<AbortHandle> {
+        let runtime = self.runtime.as_ref()?;
+        Some(runtime.spawn(work).abort_handle())
+    }
+
+    /// What its buffers count against.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// What describes its objects.
+    pub(super) fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// Does something that may wait for this store, on a thread of its own.
@@ -435,6 +484,13 @@ impl Store {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+/// A place among the requests that may be under way at once.
+#[derive(Debug)]
+pub(super) struct Place {
+    _guess: Option<OwnedSemaphorePermit>,
+    _request: Option<OwnedSemaphorePermit>,
 }
 
 /// What can go wrong with one request: the library says it, or we do.
