@@ -20,6 +20,8 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::memory::{Budget, default_budget};
 use crate::occasionally::Occasionally;
+#[cfg(feature = "remote")]
+use crate::remote::{Location, Object, Store, StoreOptions};
 use crate::stats::{Counters, Stats};
 use crate::sync::{Mutex, MutexGuard, Workers};
 
@@ -137,23 +139,31 @@ impl Engine {
         }))
     }
 
-    /// Opens a `.warp` file for reading its original bytes.
+    /// Opens a `.warp` file for reading its original bytes; or, with the feature `remote`, the object that a URL names.
     ///
     /// # Errors
     /// The system's, or those of a file that is not what it should be. A file that was cut short is opened: reads of
     /// what is gone fail.
     pub fn open(self: &Arc<Self>, path: impl AsRef<Path>) -> Result<Reader> {
         let path = path.as_ref();
+        #[cfg(feature = "remote")]
+        if let Some(location) = Location::in_word(path)? {
+            let shown = location.shown();
+            let store = Store::open(&location, &StoreOptions::default(), self.counters.clone())?;
+            let object = Object::open(&store, location.key()).context("cannot open", &shown)?;
+            let identity = object.identity().context("cannot examine", &shown)?;
+            return self.open_source(&shown, Box::new(object), identity);
+        }
         let file = File::open(path).context("cannot open", path)?;
         let identity = file.identity().context("cannot examine", path)?;
-        self.open_file(path, Arc::new(file), identity)
+        self.open_source(path, Box::new(file), identity)
     }
 
-    /// As [`Engine::open`], for a file that is open already; `path` is its name for messages.
-    pub(crate) fn open_file(
+    /// As [`Engine::open`], for a source that is open already; `path` is its name for messages.
+    pub(crate) fn open_source(
         self: &Arc<Self>,
         path: &Path,
-        file: Arc<File>,
+        source: Box<dyn Source>,
         identity: Identity,
     ) -> Result<Reader> {
         let contents = match self.known(&identity) {
@@ -167,7 +177,7 @@ impl Engine {
                         make_room: &|| self.make_room(),
                         cancelled: &AtomicBool::new(false),
                     };
-                    Contents::read(&file, path, &conditions)
+                    Contents::read(&*source, path, &conditions)
                 };
                 let contents = match read() {
                     Err(error) if matches!(error.kind(), ErrorKind::OverBudget { .. }) => {
@@ -186,7 +196,7 @@ impl Engine {
                 self.remember(contents.inspect_err(|error| self.report(error, &identity))?)
             }
         };
-        let archive = Archive::new(path, Box::new(file), contents);
+        let archive = Archive::new(path, source, contents);
         Ok(Reader::new(Arc::clone(self), archive))
     }
 
@@ -206,6 +216,12 @@ impl Engine {
     /// What to count reads in.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// As [`Engine::counters`], to be kept.
+    #[cfg(feature = "remote")]
+    pub(crate) fn shared_counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// What has been done so far.

@@ -194,6 +194,24 @@ impl Reader {
         })
     }
 
+    /// Whether all these bytes are decoded.
+    #[cfg(feature = "fuse")]
+    pub(crate) fn has_at_hand(&self, offset: u64, length: usize) -> bool {
+        let shared = &self.shared;
+        let range = self.clip(offset, length);
+        let mut place = range.start;
+        while place < range.end {
+            let contents = shared.archive.contents();
+            match contents.unit_holding(place, shared.engine.one_call) {
+                Some((unit, bytes)) if shared.engine.cache.is_ready(shared.key(unit)) => {
+                    place = bytes.end;
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
     fn clip(&self, offset: u64, length: usize) -> Range<u64> {
         let end = self.len().min(offset.saturating_add(length as u64));
         offset.min(end)..end
