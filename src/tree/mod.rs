@@ -36,7 +36,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
 
-use crate::archive::Glance;
+use crate::archive::{Content, Glance};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
@@ -44,7 +44,7 @@ pub(crate) use attributes::{Attributes, Kind};
 pub(crate) use listing::{ListedEntry, Listing};
 #[cfg(feature = "remote")]
 pub(crate) use object::ObjectTree;
-pub(crate) use shown::{Content, Shown};
+pub(crate) use shown::Shown;
 
 use headers::Headers;
 use names::{Entries, Names, View, file_type};
