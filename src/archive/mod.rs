@@ -8,6 +8,7 @@
 mod chain;
 mod check;
 mod contents;
+mod input;
 mod outline;
 mod record;
 mod source;
@@ -25,10 +26,11 @@ pub(crate) use chain::{Glance, glance};
 #[cfg(feature = "files")]
 pub(crate) use chain::{describe, has_header};
 pub(crate) use contents::Contents;
+pub(crate) use input::{Content, Input};
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
 pub(crate) use record::{Evidence, Record};
-pub(crate) use source::Source;
+pub(crate) use source::{Distant, Kept, Source, Then};
 pub(crate) use units::{Unit, one_call, piece_bytes, piece_number};
 
 use crate::codec::{self, Payload, Stream};
@@ -53,25 +55,12 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Opens a whole file, or one that ends inside its payloads if that is accepted.
+    /// Opens a whole file, or one that ends inside its payloads if that is accepted; `path` is its name in messages.
     ///
     /// # Errors
     /// The system's, or those of a file that is not what it should be; or [`ErrorKind::Cancelled`].
-    pub(crate) fn open(
-        path: &Path,
-        verify: Verify,
-        cut: Cut,
-        cancelled: &AtomicBool,
-    ) -> Result<Self> {
-        Self::from_file(open_regular(path)?, path, verify, cut, cancelled)
-    }
-
-    /// As [`Archive::open`], for a regular file that is open; `path` is its name in messages.
-    ///
-    /// # Errors
-    /// As [`Archive::open`].
-    pub(crate) fn from_file(
-        file: File,
+    pub(crate) fn from_source(
+        source: Box<dyn Source>,
         path: &Path,
         verify: Verify,
         cut: Cut,
@@ -85,8 +74,22 @@ impl Archive {
             cancelled,
         };
         let contents =
-            Contents::read(&file, path, &conditions).map_err(|error| error.in_file(path))?;
-        Ok(Self::new(path, Box::new(file), Arc::new(contents)))
+            Contents::read(&*source, path, &conditions).map_err(|error| error.in_file(path))?;
+        Ok(Self::new(path, source, Arc::new(contents)))
+    }
+
+    /// As [`Archive::from_source`], for a regular file.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn from_file(
+        file: File,
+        path: &Path,
+        verify: Verify,
+        cut: Cut,
+        cancelled: &AtomicBool,
+    ) -> Result<Self> {
+        Self::from_source(Box::new(file), path, verify, cut, cancelled)
     }
 
     /// An archive of contents that were read from this source, or from the same file before.
@@ -135,6 +138,23 @@ impl Archive {
     /// The length of the file, in bytes, when its contents were read.
     pub(crate) fn file_len(&self) -> u64 {
         self.contents.identity.size
+    }
+
+    /// The source, if it is far away.
+    pub(crate) fn distant(&self) -> Option<&dyn Distant> {
+        self.source.distant()
+    }
+
+    /// Takes notice that these chunks are going to be read from front to back.
+    pub(crate) fn expect(&self, chunks: Range<u32>) {
+        let table = self.table();
+        let last = chunks.end.checked_sub(1);
+        if let Some(distant) = self.distant()
+            && let Some(first) = table.compressed_range(chunks.start)
+            && let Some(last) = last.and_then(|last| table.compressed_range(last))
+        {
+            distant.expect(first.start..last.end);
+        }
     }
 
     /// Reads a chunk's compressed bytes; `payload` is given their length.

@@ -1,6 +1,7 @@
 //! The adapter: a request in, tree or reader called, a reply out.
 //!
-//! Nothing is decided here but how the kernel is spoken to. A panic in a handler is caught: the request is answered EIO
+//! Nothing is decided here but how the kernel is spoken to, and what is to be answered elsewhere because it may wait for a
+//! network. A panic in a handler is caught: the request is answered EIO
 //! when its reply is dropped, and the thread goes on.
 
 use std::ffi::OsStr;
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 use super::FOREVER;
 use super::descriptors::Descriptors;
 use super::directories::Directories;
+use super::elsewhere::Elsewhere;
 use super::errno::errno;
 use super::files::bad_handle;
 use super::handles::{Handle, Handles};
@@ -24,18 +26,18 @@ use super::observation::Observation;
 use super::protocol::{Features, Listed, Opened, Operation, Reply, Request};
 use crate::error::Result;
 use crate::reader::Engine;
-use crate::tree::{ListedEntry, Listing, NodeId, Tree};
+use crate::tree::{ListedEntry, Listing, NodeId, Shown, Tree};
 
 /// What answers the kernel's requests.
 #[derive(Debug)]
 pub(super) struct WarpFilesystem {
-    pub(super) tree: Arc<Tree>,
+    pub(super) tree: Arc<dyn Shown>,
     pub(super) engine: Arc<Engine>,
     pub(super) handles: Arc<Handles>,
     pub(super) descriptors: Descriptors,
     directories: Arc<Directories>,
     pub(super) observation: Observation,
-    activity: Arc<Activity>,
+    pub(super) activity: Arc<Activity>,
     /// What the kernel's requests come from.
     pub(super) connection: Arc<OwnedFd>,
     /// The user who mounts.
@@ -44,19 +46,21 @@ pub(super) struct WarpFilesystem {
     allow_other: bool,
     /// Whether the kernel takes files to read by itself.
     pub(super) passthrough: bool,
+    /// Who answers what may have to wait for a network; nobody where nothing does.
+    elsewhere: Option<Elsewhere>,
 }
 
 impl WarpFilesystem {
     pub(super) fn new(
-        tree: Tree,
+        tree: Arc<dyn Shown>,
         engine: Arc<Engine>,
         descriptors: Descriptors,
-        activity: Arc<Activity>,
         connection: Arc<OwnedFd>,
         time_to_live: Duration,
         allow_other: bool,
+        elsewhere: Option<Elsewhere>,
     ) -> Self {
-        let (tree, handles, directories) = (Arc::new(tree), Arc::default(), Arc::default());
+        let (handles, directories) = (Arc::default(), Arc::default());
         Self {
             observation: Observation::new(&engine, &tree, &handles, &directories),
             owner: rustix::process::getuid().as_raw(),
@@ -65,11 +69,12 @@ impl WarpFilesystem {
             handles,
             descriptors,
             directories,
-            activity,
+            activity: Arc::default(),
             connection,
             time_to_live,
             allow_other,
             passthrough: false,
+            elsewhere,
         }
     }
 
@@ -101,6 +106,33 @@ impl WarpFilesystem {
     /// Whether other users than the one who mounts are let in.
     pub(super) fn allows_others(&self) -> bool {
         self.allow_other
+    }
+
+    /// Whether requests may have to wait for a network.
+    pub(super) fn is_far(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
+    /// Who is to answer a request because it may have to wait for a network: else nothing would be answered meanwhile.
+    pub(super) fn elsewhere_for(&self, request: &Request<'_>) -> Option<&Elsewhere> {
+        let elsewhere = self.elsewhere.as_ref()?;
+        let waits = match request.operation {
+            Operation::Read {
+                handle,
+                offset,
+                size,
+                ..
+            } => !self.has_at_hand(handle, offset, size),
+            Operation::Lookup { .. }
+            | Operation::GetAttributes
+            | Operation::Open { .. }
+            | Operation::Seek { .. }
+            | Operation::ReadDirectory { .. }
+            | Operation::GetExtendedAttribute { .. }
+            | Operation::ListExtendedAttributes { .. } => true,
+            _ => false,
+        };
+        waits.then_some(elsewhere)
     }
 
     /// Answers a request.

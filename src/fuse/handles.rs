@@ -5,11 +5,11 @@
 //! first handle of an inode decides for all until the last is released.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::backing::BackingFile;
+use crate::archive::Content;
 use crate::identity::Identity;
 use crate::reader::Reader;
 use crate::stats::{Activity, Busiest, FileActivity};
@@ -23,7 +23,7 @@ pub(super) enum Handle {
         node: NodeId,
         /// The state of the file when it was opened.
         identity: Identity,
-        file: Arc<File>,
+        content: Content,
         reader: Option<Reader>,
         activity: Activity,
     },

@@ -1,7 +1,8 @@
 //! The session: threads that take the kernel's requests and have them answered, from the greeting to the end of the mount.
 //!
 //! Requests come by read(2) from /dev/fuse or, where the kernel offers it, by io_uring (see `ring`); the former still brings what
-//! nobody waits for. Either way a request is answered on the thread that took it, because handing it over costs a wake-up.
+//! nobody waits for. Either way a request is answered on the thread that took it, because handing it over costs a wake-up. What
+//! may take as long as a network does is handed over all the same, so that nothing else waits for it.
 
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
@@ -69,7 +70,7 @@ impl Session {
                 "this kernel cannot enforce access control lists through FUSE: mount without --allow-other",
             );
         }
-        let rings = match greeting.offered.has(Features::IO_URING) {
+        let rings = match greeting.offered.has(Features::IO_URING) && !filesystem.is_far() {
             true => Rings::prepare(&connection),
             false => None,
         };
@@ -122,21 +123,35 @@ fn joined(thread: JoinHandle<io::Result<()>>) -> Result<()> {
     }
 }
 
-/// Answers what is read from /dev/fuse, until there is no more.
-fn serve(filesystem: &WarpFilesystem, connection: &OwnedFd) -> io::Result<()> {
+/// Has answered what is read from /dev/fuse, until there is no more.
+fn serve(filesystem: &Arc<WarpFilesystem>, connection: &Arc<OwnedFd>) -> io::Result<()> {
     let mut message = vec![0; REQUEST_ROOM];
     while let Some(length) = receive(connection, &mut message)? {
         let message = message.get(..length).unwrap_or_default();
-        // The kernel's messages are whole; what is none has no number to answer to.
-        if let Some(request) = Request::from_message(message) {
-            let mut device = Device(connection);
-            let reply = Reply::new(request.unique, &mut device);
-            filesystem.answer(&request, reply);
-        } else {
+        let Some(request) = Request::from_message(message) else {
+            // The kernel's messages are whole; what is none has no number to answer to.
             tracing::error!("the kernel sent what is no request, {length} bytes long");
+            continue;
+        };
+        match filesystem.elsewhere_for(&request) {
+            None => answer(filesystem, connection, &request),
+            Some(elsewhere) => {
+                let (filesystem, connection) = (Arc::clone(filesystem), Arc::clone(connection));
+                let message = message.to_vec();
+                elsewhere.run(move || {
+                    if let Some(request) = Request::from_message(&message) {
+                        answer(&filesystem, &connection, &request);
+                    }
+                });
+            }
         }
     }
     Ok(())
+}
+
+fn answer(filesystem: &WarpFilesystem, connection: &OwnedFd, request: &Request<'_>) {
+    let mut device = Device(connection);
+    filesystem.answer(request, Reply::new(request.unique, &mut device));
 }
 
 /// Waits for a request and says how long it is; `None` when the mount has ended.

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod decode;
+mod distant;
 mod engine;
 mod holes;
 #[cfg(all(test, shuttle))]
@@ -79,7 +80,8 @@ impl Reader {
             .table()
             .original_range(0)
             .map_or(0, |first| first.end);
-        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len));
+        let distant = archive.distant().is_some();
+        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len, distant), distant);
         Self {
             shared: Arc::new(Shared {
                 engine,
@@ -134,6 +136,7 @@ impl Reader {
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let range = self.clip(offset, buffer.len());
         self.begin(&range);
+        let _brought = self.shared.bring_read(&range);
         let mut done = 0;
         while done < (range.end - range.start) as usize {
             let rest = range.start + done as u64..range.end;
@@ -167,6 +170,7 @@ impl Reader {
     ) -> Result<T> {
         let range = self.clip(offset, length);
         self.begin(&range);
+        let _brought = self.shared.bring_read(&range);
         let kept = |bytes: &Range<u64>| kept_of(kept, bytes, &range);
         let Some(first) = self.unit_for(&range, &range, kept)? else {
             return Ok(with(&[], Origin::Hit));
@@ -204,6 +208,7 @@ impl Reader {
     ) -> Result<(usize, Origin)> {
         let range = self.clip(offset, room.len());
         self.begin(&range);
+        let _brought = self.shared.bring_read(&range);
         let mut done = 0;
         let mut origin = Origin::Hit;
         while let Some(decoded) =
@@ -219,6 +224,24 @@ impl Reader {
             origin = origin.max(decoded.origin);
         }
         Ok((done, origin))
+    }
+
+    /// Whether all these bytes are decoded.
+    #[cfg(feature = "fuse")]
+    pub(crate) fn has_at_hand(&self, offset: u64, length: usize) -> bool {
+        let shared = &self.shared;
+        let range = self.clip(offset, length);
+        let mut place = range.start;
+        while place < range.end {
+            let contents = shared.archive.contents();
+            match contents.unit_holding(place, shared.engine.one_call) {
+                Some((unit, bytes)) if shared.engine.cache.is_ready(shared.key(unit)) => {
+                    place = bytes.end;
+                }
+                _ => return false,
+            }
+        }
+        true
     }
 
     fn clip(&self, offset: u64, length: usize) -> Range<u64> {
