@@ -1,6 +1,7 @@
 //! `.warp` files beyond this machine: in object stores and behind web servers.
 //!
-//! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told;
+//! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told,
+//! and `profile` where S3's own tools keep it;
 //! `wire` stands between that library and the network, and sees every request; `fault` knows what went wrong and whether to
 //! try again; [`Store`] is one store: requests within bounds and deadlines, in an async runtime of its own; [`Object`] is a
 //! source of an archive's bytes, `blocks` what is remembered of what describes it, `fetches` what was asked for ahead;
@@ -19,6 +20,7 @@ mod fault;
 mod fetches;
 mod location;
 mod object;
+mod profile;
 mod store;
 mod upload;
 mod wire;
