@@ -48,6 +48,8 @@ const MOST_ASIDE: u64 = 32 << 20;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest such wait.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How often a server is asked that gives answers to something else.
+const GARBLED_TRIES: u32 = 4;
 /// How many entries a page of a listing has at most.
 const PAGE_LEN: usize = 1000;
 
@@ -309,9 +311,13 @@ impl Store {
             let outcome = attempts.once(work).await;
             match outcome {
                 Ok(version) => return Ok((done, version)),
-                Err(fault) => {
+                Err(mut fault) => {
                     if done > base {
                         attempts.went_on();
+                    }
+                    if meant.is_some() && fault.kind == FaultKind::NotFound {
+                        // It was there when it was opened.
+                        fault.kind = FaultKind::Changed;
                     }
                     self.pause(&mut attempts, fault).await?;
                 }
@@ -343,7 +349,7 @@ impl Store {
         let promised = range.start..range.end.min(version.size);
         if found.range != promised || meant.is_some() && promised != range {
             let what = "the server sent another part than it was asked for";
-            return Err(Fault::new(FaultKind::Passing, what).into());
+            return Err(Fault::new(FaultKind::Garbled, what).into());
         }
         let mut left = promised.end - promised.start;
         let mut body = found.into_stream();
@@ -351,7 +357,7 @@ impl Store {
             let bytes = bytes?;
             let Some(rest) = left.checked_sub(bytes.len() as u64) else {
                 let what = "the server sent more than it was asked for";
-                return Err(Fault::new(FaultKind::Passing, what).into());
+                return Err(Fault::new(FaultKind::Garbled, what).into());
             };
             take(&bytes);
             left = rest;
@@ -360,7 +366,7 @@ impl Store {
             0 => Ok(version),
             _ => {
                 let what = "the server sent less than it was asked for";
-                Err(Fault::new(FaultKind::Passing, what).into())
+                Err(Fault::new(FaultKind::Garbled, what).into())
             }
         }
     }
@@ -464,7 +470,12 @@ impl Store {
 
     /// Waits before another try; or says that there is none.
     async fn pause(&self, attempts: &mut Attempts, fault: Fault) -> Result<(), Fault> {
-        if fault.kind != FaultKind::Passing {
+        let again = match fault.kind {
+            FaultKind::Passing => true,
+            FaultKind::Garbled => attempts.made < GARBLED_TRIES,
+            _ => false,
+        };
+        if !again {
             return Err(fault);
         }
         let wait = jittered(attempts.backoff).max(fault.retry_after.unwrap_or_default());
@@ -539,6 +550,7 @@ impl Attempts {
     /// Some of it was done: the next failure is a new one.
     fn went_on(&mut self) {
         self.backoff = FIRST_BACKOFF;
+        self.made = 0;
     }
 }
 
