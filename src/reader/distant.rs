@@ -84,7 +84,11 @@ impl Shared {
         while offset < ahead.end {
             let chunk = table.chunks_holding(&(offset..offset + 1)).start;
             let whole = self.bytes(chunk);
-            let original = offset..whole.end.min(ahead.end).min(offset + self.step(chunk));
+            let original = offset
+                ..whole
+                    .end
+                    .min(ahead.end)
+                    .min(offset.saturating_add(self.step(chunk)));
             if original.is_empty() || self.check_whole(chunk).is_err() {
                 break;
             }
