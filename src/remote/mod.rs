@@ -1,7 +1,8 @@
 //! `.warp` files beyond this machine: in object stores and behind web servers.
 //!
-//! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told;
-//! `wire` stands between that library and the network, and sees every request; `fault` knows what went wrong and whether to
+//! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told,
+//! and `profile` where S3's own tools keep it;
+//! `wire` stands between that library and the network, and sees every request; `fault` knows what went wrong and `attempts` when to
 //! try again; [`Store`] is one store: requests within bounds and deadlines, in an async runtime of its own; [`Object`] is a
 //! source of an archive's bytes, `blocks` what is remembered of what describes it, `fetches` what was asked for ahead;
 //! [`Upload`] is the way back.
@@ -13,12 +14,14 @@
 //! Threads that want something wait for it, and no longer than the deadline. All else happens in the store's runtime, which
 //! must not be started before a mount has forked.
 
+mod attempts;
 mod backend;
 mod blocks;
 mod fault;
 mod fetches;
 mod location;
 mod object;
+mod profile;
 mod store;
 mod upload;
 mod wire;

@@ -56,6 +56,8 @@ pub(super) struct Seen {
     pub(super) failure: Option<String>,
     /// Whether the server answered a request for a part with the whole.
     pub(super) ignored_range: bool,
+    /// Whether it was this machine that was asked for credentials, and does not know of any.
+    pub(super) no_credentials: bool,
 }
 
 impl Note {
@@ -130,7 +132,11 @@ impl HttpService for Wire {
         counters.remote_requests.add(1);
         let sent = request.body().content_length() as u64;
         let ranged = request.headers().contains_key("range");
-        let answer = self.client.call(request).await.inspect_err(remember)?;
+        let asks_machine = request.uri().host().is_some_and(is_of_machine);
+        let answer = self.client.call(request).await.inspect_err(|error| {
+            remember(error);
+            note(|seen| seen.no_credentials = asks_machine);
+        })?;
         counters.remote_bytes_sent.add(sent);
         let (parts, body) = answer.into_parts();
         let status = parts.status.as_u16();
@@ -162,6 +168,11 @@ impl HttpService for Wire {
             });
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
+}
+
+/// Whether this is where clouds tell their machines of roles and credentials.
+fn is_of_machine(host: &str) -> bool {
+    host.starts_with("169.254.") || host == "metadata.google.internal" || host == "metadata"
 }
 
 /// Notes down why a request failed, with all its causes.
