@@ -26,7 +26,7 @@ pub(crate) use chain::{Glance, glance};
 pub(crate) use chain::{describe, has_header};
 pub(crate) use contents::Contents;
 pub use outline::Verify;
-pub(crate) use outline::{Conditions, Cut, Outline};
+pub(crate) use outline::{Conditions, Cut, Outline, ends_early};
 pub(crate) use record::{Evidence, Record};
 pub(crate) use source::Source;
 pub(crate) use units::{Unit, one_call, piece_bytes, piece_number};
