@@ -64,6 +64,8 @@ pub(super) struct Samples {
     files: Vec<Candidate>,
     samples: Vec<Sample>,
     failed: u64,
+    /// By how much all of it packs worse than the samples do.
+    scale: f64,
 }
 
 impl Samples {
@@ -76,6 +78,7 @@ impl Samples {
             files: Vec::new(),
             samples: Vec::new(),
             failed: 0,
+            scale: 1.0,
         };
         let mut seen = HashSet::new();
         for path in paths {
@@ -196,6 +199,51 @@ impl Samples {
         Ok(())
     }
 
+    /// A short piece of all the data, an even share of it for every turn, of at most `len` bytes, a power of two. `None` if it
+    /// cannot be read: what that is was told when samples were taken.
+    pub(super) fn piece(&self, turn: u64, len: u64) -> Option<Sample> {
+        let mut position = spread(turn, self.files.iter().map(Candidate::data).sum());
+        let mut files = self.files.iter().enumerate();
+        let (number, candidate) = files.find(|(_, file)| match file.data() {
+            data if position < data => true,
+            data => {
+                position -= data;
+                false
+            }
+        })?;
+        let region = region_at(candidate, position)?;
+        let within = spread(turn.wrapping_mul(3), region.end - region.start) / len * len;
+        let start = region.start + within;
+        let (bytes, copied) = read_region(candidate, &(start..region.end.min(start + len))).ok()?;
+        Some(Sample {
+            bytes,
+            offset: start,
+            file_size: candidate.size,
+            file: number,
+            weight: 1.0,
+            copied,
+        })
+    }
+
+    /// Whether not all of the data is in the samples.
+    pub(super) fn are_a_part(&self) -> bool {
+        self.sampled() < self.files.iter().map(Candidate::data).sum()
+    }
+
+    /// Has everything packed for what pieces of all the data come to, `cost` bytes for each of theirs, by the setting by which the
+    /// samples have these costs.
+    pub(super) fn scale_to(&mut self, cost: f64, costs: &Costs) {
+        let mut sum = 0.0;
+        let mut weights = 0.0;
+        for (sample, cost) in self.samples.iter().zip(&costs.samples) {
+            sum += cost.unwrap_or(0.0) / sample.bytes.len().max(1) as f64 * sample.weight;
+            weights += sample.weight;
+        }
+        if sum > 0.0 {
+            self.scale = cost / (sum / weights);
+        }
+    }
+
     pub(super) fn all(&self) -> &[Sample] {
         &self.samples
     }
@@ -254,6 +302,8 @@ impl Samples {
         let data: u64 = self.files.iter().map(Candidate::data).sum();
         let holes = self.size() - data;
         let of_data = if weights > 0.0 { packed / weights } else { 0.0 };
+        // What does not shrink does not grow either.
+        let of_data = (of_data * self.scale).min(of_data.max(1.0));
         (of_data * data as f64 + costs.of_a_hole * holes as f64) as u64
     }
 
