@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::jobs::{decoded, strays};
-use common::{sample, shell, system_calls, warpfs};
+use common::{names, sample, shell, system_calls, warpfs};
 
 fn run(directory: &Path, words: &[&str]) -> Output {
     warpfs()
@@ -37,15 +37,6 @@ fn assert_refused(output: &Output, words: &str) {
     assert_eq!(output.status.code(), Some(1), "{}", said(output));
     assert_eq!(said(output).lines().count(), 1, "{}", said(output));
     assert!(said(output).contains(words), "{}", said(output));
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 fn inode(path: PathBuf) -> u64 {
