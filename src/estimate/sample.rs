@@ -158,7 +158,7 @@ impl Samples {
                 break;
             };
             let begin = ends.get(file).map_or(0, |end| end - candidate.data());
-            let Some(region) = region_at(candidate, position - begin) else {
+            let Some(region) = region_at(candidate, position - begin, REGION_LEN) else {
                 break;
             };
             let len = region.end - region.start;
@@ -199,7 +199,7 @@ impl Samples {
         Ok(())
     }
 
-    /// A short piece of all the data, an even share of it for every turn, of at most `len` bytes, a power of two. `None` if it
+    /// A short piece of all the data, an even share of it for every turn, of at most `len` bytes. `None` if it
     /// cannot be read: what that is was told when samples were taken.
     pub(super) fn piece(&self, turn: u64, len: u64) -> Option<Sample> {
         let mut position = spread(turn, self.files.iter().map(Candidate::data).sum());
@@ -211,13 +211,11 @@ impl Samples {
                 false
             }
         })?;
-        let region = region_at(candidate, position)?;
-        let within = spread(turn.wrapping_mul(3), region.end - region.start) / len * len;
-        let start = region.start + within;
-        let (bytes, copied) = read_region(candidate, &(start..region.end.min(start + len))).ok()?;
+        let region = region_at(candidate, position, len)?;
+        let (bytes, copied) = read_region(candidate, &region).ok()?;
         Some(Sample {
             bytes,
-            offset: start,
+            offset: region.start,
             file_size: candidate.size,
             file: number,
             weight: 1.0,
@@ -388,15 +386,16 @@ fn data_runs(input: &SizedInput<'_>) -> Result<Vec<Range<u64>>> {
     Ok(runs)
 }
 
-/// The region that holds the byte which so many bytes of data are in front of.
-fn region_at(candidate: &Candidate, mut position: u64) -> Option<Range<u64>> {
+/// The region of `len` bytes, of which a whole region is a multiple, that holds the byte which so many bytes of data are in front
+/// of.
+fn region_at(candidate: &Candidate, mut position: u64, len: u64) -> Option<Range<u64>> {
     for run in &candidate.runs {
-        let len = run.end - run.start;
-        if position < len {
-            let start = (run.start + position) / REGION_LEN * REGION_LEN;
-            return Some(start..candidate.size.min(start + REGION_LEN));
+        let run_len = run.end - run.start;
+        if position < run_len {
+            let start = (run.start + position) / len * len;
+            return Some(start..candidate.size.min(start + len));
         }
-        position -= len;
+        position -= run_len;
     }
     None
 }
