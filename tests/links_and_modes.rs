@@ -48,6 +48,26 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
+fn a_further_name_whose_packed_name_is_another_s_is_copied_and_not_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/a"), sample(60_000, 1)).unwrap();
+    fs::hard_link(at("tree/a"), at("tree/b")).unwrap();
+    fs::write(at("other"), sample(50_000, 2)).unwrap();
+    let words = ["pack", "-q", "-o", "tree/b.warp", "other"];
+    assert!(run(directory.path(), &words).status.success());
+    for _ in 0..2 {
+        let packed = run(directory.path(), &["pack", "-rq", "-o", "out", "tree"]);
+        assert!(packed.status.success(), "{}", said(&packed));
+        assert_eq!(names(&at("out")), ["a.warp", "b", "b.warp"]);
+        let same =
+            |one: &str, other: &str| fs::read(at(one)).unwrap() == fs::read(at(other)).unwrap();
+        assert!(same("out/b", "tree/b") && same("out/b.warp", "tree/b.warp"));
+    }
+}
+
+#[test]
 fn a_tree_s_files_with_several_names_are_kept_unless_forced_and_then_stay_one_file() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

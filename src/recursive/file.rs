@@ -271,7 +271,7 @@ impl Tree<'_> {
     }
 
     /// Whether something else in the source would come to have the name of what is made of this file in another tree.
-    fn is_name_taken(&self, entry: &Entry) -> bool {
+    pub(super) fn is_name_taken(&self, entry: &Entry) -> bool {
         let made = self.task.name(Path::new(&entry.name));
         self.output.is_some() && made.is_some_and(|name| self.is_met(entry, &name))
     }
