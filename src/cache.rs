@@ -387,10 +387,12 @@ mod interleavings;
 
 #[cfg(test)]
 mod tests {
+    use super::units::PATIENCE;
     use super::*;
     use crate::error::Error;
     use crate::memory::Urgency;
     use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
 
     const LENGTH: usize = 8192;
 

@@ -22,7 +22,7 @@ const GROWTH: u64 = 2;
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// How long what was decoded ahead may wait for its reader while others are refused.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How many of the least recently used units are looked through for such.
 const LOOKED_THROUGH: usize = 64;
 

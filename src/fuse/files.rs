@@ -198,7 +198,12 @@ fn answered_by(origin: Origin) -> Answered {
     }
 }
 
-fn read_plain(content: &Content, offset: u64, size: usize, answer: impl FnOnce(&[u8])) -> Result<()> {
+fn read_plain(
+    content: &Content,
+    offset: u64,
+    size: usize,
+    answer: impl FnOnce(&[u8]),
+) -> Result<()> {
     let mut bytes = vec![0; size.min(MAX_REQUEST as usize)];
     // All that there is: a short answer would be taken for the file's end.
     let read = content.read_at(&mut bytes, offset);

@@ -123,11 +123,16 @@ pub struct MountOptions {
 /// The source or the mount point cannot be used, or the system does not let us mount.
 pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()> {
     // Before the mount covers it.
-    let mount_point = options
-        .mount_point
-        .canonicalize()
-        .context("cannot mount here", &options.mount_point)?;
+    let mount_point = place_of(&options.mount_point)?;
     let source = Source::open(options, &mount_point)?;
+    // As the kernel answers for a disk. What shows something else may be covered, as by any other mount.
+    if shown_at(&mount_point)?.is_some_and(|shown| shown == source.shown()) {
+        return Err(Error::unusable(format!(
+            "{} is mounted here already: \"warpfs umount\" comes first if it is to be mounted anew",
+            source.shown().display()
+        ))
+        .in_file(&options.mount_point));
+    }
     let metrics = options.metrics.as_deref().map(Listener::bind).transpose()?;
     let readiness = if options.foreground {
         Readiness::foreground()
@@ -317,6 +322,30 @@ impl Source {
             }
         }
     }
+}
+
+/// The canonical path of a place to mount on.
+fn place_of(mount_point: &Path) -> Result<PathBuf> {
+    mount_point.canonicalize().map_err(|error| {
+        let error = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::unusable("there is no such mount point: make it first, with mkdir")
+            }
+            _ => Error::io("cannot mount here", error),
+        };
+        error.in_file(mount_point)
+    })
+}
+
+/// The source of the warpfs that is mounted at exactly this place, if the topmost mount there is one.
+///
+/// # Errors
+/// There is no such place, or the mount table cannot be read.
+pub fn shown_at(mount_point: &Path) -> Result<Option<PathBuf>> {
+    let place = place_of(mount_point)?;
+    let ours = |entry: &mount_table::Entry| entry.file_system_type == FILE_SYSTEM_TYPE;
+    let topmost = mount_table::topmost_at(&place)?.filter(ours);
+    Ok(topmost.map(|entry| entry.source))
 }
 
 /// Unmounts what nobody has asked anything for a while and has nothing open in, unless it is in use all the same. Says whether
