@@ -1,9 +1,9 @@
 //! `.warp` files beyond this machine: in object stores and behind web servers.
 //!
 //! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told;
-//! `wire` stands between that library and the network, and sees every request; `fault` knows what went wrong and whether to
+//! `wire` stands between that library and the network, and sees every request, `names` what listings name; `fault` knows what went wrong and whether to
 //! try again; [`Store`] is one store: requests within bounds and deadlines, in an async runtime of its own; [`Object`] is a
-//! source of an archive's bytes, `blocks` what is remembered of what describes it, `fetches` what was asked for ahead;
+//! source of an archive's bytes, [`Plain`] one that is read as it is, `blocks` what is remembered of what describes it, `fetches` what was asked for ahead;
 //! [`Upload`] is the way back.
 //!
 //! An object is its ETag. Every request for a part of it says which one is meant (`If-Match`), and every answer is looked at
@@ -18,12 +18,17 @@ mod blocks;
 mod fault;
 mod fetches;
 mod location;
+mod names;
 mod object;
+mod plain;
 mod store;
 mod upload;
 mod wire;
 
+pub(crate) use object_store::path::Path as Key;
+
 pub(crate) use location::{Location, Protocol};
 pub(crate) use object::Object;
+pub(crate) use plain::Plain;
 pub(crate) use store::{Listed, Page, Store, StoreOptions, Version};
 pub(crate) use upload::Upload;

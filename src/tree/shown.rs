@@ -13,16 +13,19 @@ use crate::archive::{Glance, Source};
 use crate::error::Result;
 use crate::identity::Identity;
 #[cfg(feature = "remote")]
-use crate::remote::Object;
+use crate::remote::{Object, Plain};
 
 /// What an opened file's bytes come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     /// A file of this machine.
     File(Arc<File>),
-    /// An object in a store.
+    /// A packed object in a store.
     #[cfg(feature = "remote")]
     Object(Arc<Object>),
+    /// One that shows as it is.
+    #[cfg(feature = "remote")]
+    Plain(Arc<Plain>),
 }
 
 impl Content {
@@ -31,7 +34,17 @@ impl Content {
         match self {
             Content::File(file) => Some(file),
             #[cfg(feature = "remote")]
-            Content::Object(_) => None,
+            Content::Object(_) | Content::Plain(_) => None,
+        }
+    }
+
+    /// The object, if it is one.
+    #[cfg(feature = "remote")]
+    pub(super) fn object(&self) -> Option<&Object> {
+        match self {
+            Content::File(_) => None,
+            Content::Object(object) => Some(object),
+            Content::Plain(plain) => Some(plain.object()),
         }
     }
 
@@ -41,6 +54,8 @@ impl Content {
             Content::File(file) => Box::new(Arc::clone(file)),
             #[cfg(feature = "remote")]
             Content::Object(object) => Box::new(Arc::clone(object)),
+            #[cfg(feature = "remote")]
+            Content::Plain(plain) => Box::new(Arc::clone(plain.object())),
         }
     }
 
@@ -50,6 +65,8 @@ impl Content {
             Content::File(file) => Source::read_at(file, buffer, offset),
             #[cfg(feature = "remote")]
             Content::Object(object) => Source::read_at(object, buffer, offset),
+            #[cfg(feature = "remote")]
+            Content::Plain(plain) => plain.read_at(buffer, offset),
         }
     }
 
@@ -61,13 +78,14 @@ impl Content {
         match self {
             Content::File(file) => rustix::fs::seek(file, to),
             #[cfg(feature = "remote")]
-            Content::Object(object) => match to {
-                SeekFrom::Data(offset) if offset < object.version().size => Ok(offset),
-                SeekFrom::Hole(offset) if offset < object.version().size => {
-                    Ok(object.version().size)
+            Content::Object(_) | Content::Plain(_) => {
+                let size = self.object().map_or(0, |object| object.version().size);
+                match to {
+                    SeekFrom::Data(offset) if offset < size => Ok(offset),
+                    SeekFrom::Hole(offset) if offset < size => Ok(size),
+                    _ => Err(Errno::NXIO),
                 }
-                _ => Err(Errno::NXIO),
-            },
+            }
         }
     }
 }
