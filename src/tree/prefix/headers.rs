@@ -58,7 +58,6 @@ impl Prefix {
         let outcomes = objects.iter().map(|(key, brief)| {
             let shown = self.shown(key);
             if !long(brief) {
-                self.memory.note(*brief, Some(None));
                 return Ok((*brief, None));
             }
             let gone = || Err(io::ErrorKind::NotFound.into());

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
+use super::BELIEVED;
 use super::entries::Brief;
 use crate::archive::Glance;
 
@@ -23,6 +24,8 @@ pub(super) struct Seen {
     pub(super) packed: Option<Option<Glance>>,
     /// When the store was asked.
     pub(super) asked: Instant,
+    /// When it was asked for the object itself, and not only for what it has of such names.
+    itself: Option<Instant>,
 }
 
 /// See the module's description.
@@ -51,14 +54,19 @@ impl Memory {
         self.lock().get(&place).copied()
     }
 
-    /// What a listing has told, with the ETag where it has none and the version is known all the same.
+    /// What a listing has told, with the ETag where it has none and the version is known all the same. What the object itself was a
+    /// moment ago counts for more than any listing.
     pub(super) fn completed(&self, brief: Brief) -> Brief {
-        match self.of(&brief) {
-            Some(seen) if brief.may_be(&seen.brief) => Brief {
+        let Some(seen) = self.of(&brief) else {
+            return brief;
+        };
+        let just_now = seen.itself.is_some_and(|asked| asked.elapsed() < BELIEVED);
+        match just_now || brief.may_be(&seen.brief) {
+            true => Brief {
                 indexed: brief.indexed,
                 ..seen.brief
             },
-            _ => brief,
+            false => brief,
         }
     }
 
@@ -69,21 +77,29 @@ impl Memory {
             .filter(|_| seen.brief.identity == brief.identity)
     }
 
-    /// Takes notice of a version that was seen. What is known of the same version stays.
+    /// Takes notice of a version that a listing told of.
+    pub(super) fn note_listed(&self, brief: Brief) {
+        self.put(brief, None, None);
+    }
+
+    /// Takes notice of a version that the store has answered with when asked for the object, and of what it is packed of, if
+    /// somebody has looked.
     pub(super) fn note(&self, brief: Brief, packed: Option<Option<Glance>>) {
+        self.put(brief, packed, Some(Instant::now()));
+    }
+
+    /// What is known of the same version stays.
+    fn put(&self, brief: Brief, packed: Option<Option<Glance>>, itself: Option<Instant>) {
         let mut seen = self.lock();
         let before = seen.get(&place(&brief));
         let before = before.filter(|before| before.brief.identity == brief.identity);
-        let packed = packed.or_else(|| before.and_then(|before| before.packed));
-        let asked = Instant::now();
-        seen.put(
-            place(&brief),
-            Seen {
-                brief,
-                packed,
-                asked,
-            },
-        );
+        let new = Seen {
+            brief,
+            packed: packed.or_else(|| before.and_then(|before| before.packed)),
+            asked: Instant::now(),
+            itself: itself.or_else(|| before.and_then(|before| before.itself)),
+        };
+        seen.put(place(&brief), new);
         if seen.len() > self.capacity {
             seen.pop_lru();
         }

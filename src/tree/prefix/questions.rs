@@ -81,7 +81,7 @@ impl Prefix {
                     inode: brief.identity.inode,
                     decoded: packed.is_some(),
                 };
-                self.memory.note(*brief, None);
+                self.memory.note_listed(*brief);
                 (Kind::File, key, brief.identity)
             }
         };
