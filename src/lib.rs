@@ -80,7 +80,7 @@ mod record;
 #[cfg(feature = "files")]
 pub mod recursive;
 #[cfg(feature = "remote")]
-mod remote;
+pub mod remote;
 pub mod stats;
 mod sync;
 #[cfg(feature = "fuse")]

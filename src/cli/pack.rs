@@ -12,6 +12,7 @@ use warpfs::pack::{
 use warpfs::recursive::{Selection, TreeOptions, pack_tree};
 
 use super::outputs::{Planned, output_parser, plan};
+use super::urls::{is_url, shown};
 use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 
 /// Pack files: x becomes x.warp beside it
@@ -187,6 +188,13 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
             return Err("--rm cannot remove standard input".to_owned());
         }
     }
+    if let Some(url) = inputs.iter().find(|input| is_url(input)) {
+        let url = shown(url);
+        return Err(format!(
+            "'{}' is no file of this machine, and only those are packed",
+            url.display()
+        ));
+    }
     let name = |input: &Path| Some(packed_name(input));
     let plan = plan(inputs, arguments.recursive, output, arguments.force, name)?;
     let of_trees = [
@@ -243,6 +251,6 @@ fn file(options: &PackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
         true => pack_standard_input(output, options, task.control)?,
         false => pack_file(task.input, output, options, task.control)?,
     };
-    task.progress.summarize(output, "packed", &summary);
+    task.progress.summarize(&shown(output), "packed", &summary);
     Ok(Outcome::Done)
 }

@@ -8,11 +8,12 @@ use fuser::{BackingId, FileHandle, FopenFlags, ReplyData, ReplyOpen};
 use super::errno::errno;
 use super::filesystem::{MAX_REQUEST, WarpFilesystem};
 use super::handles::{Backing, Handle};
+use crate::archive::Content;
 use crate::cache::Origin;
 use crate::error::{Error, IoContext, Result};
 use crate::reader::Reader;
 use crate::stats::{Activity, Answered};
-use crate::tree::{Attributes, Content, NodeId, OpenedFile};
+use crate::tree::{Attributes, NodeId, OpenedFile};
 
 impl WarpFilesystem {
     /// A reader of a file that shows as its original; `None` for any other.

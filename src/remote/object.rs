@@ -71,6 +71,11 @@ impl Object {
         }
     }
 
+    /// The store it lies in.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Which version of the object it is.
     pub(crate) fn version(&self) -> &Version {
         &self.version

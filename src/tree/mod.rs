@@ -38,7 +38,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
 
-use crate::archive::Glance;
+use crate::archive::{Content, Glance};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
@@ -48,7 +48,7 @@ pub(crate) use listing::{ListedEntry, Listing};
 pub(crate) use object::ObjectTree;
 #[cfg(feature = "remote")]
 pub(crate) use prefix::PrefixTree;
-pub(crate) use shown::{Content, Shown};
+pub(crate) use shown::Shown;
 
 use headers::Headers;
 use names::{Entries, Names, View, file_type};

@@ -13,8 +13,8 @@ use rustix::fs::{StatVfs, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::names::stripped;
-use super::{Attributes, Content, Kind, Listing, NodeId, OpenedFile, Shown};
-use crate::archive::{Glance, Source, glance};
+use super::{Attributes, Kind, Listing, NodeId, OpenedFile, Shown};
+use crate::archive::{Content, Glance, Source, glance};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::remote::{Location, Object, Store};

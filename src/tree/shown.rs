@@ -1,75 +1,16 @@
 //! What a mount asks of what it shows: the same of a tree of files as of objects in a store.
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
 
 use rustix::fs::{SeekFrom, StatVfs};
 use rustix::io::Errno;
 
 use super::{Attributes, Kind, Listing, NodeId, OpenedFile, Tree};
-use crate::archive::{Glance, Source};
+use crate::archive::{Content, Glance};
 use crate::error::Result;
 use crate::identity::Identity;
-#[cfg(feature = "remote")]
-use crate::remote::{Object, Plain};
-
-/// What an opened file's bytes come from.
-#[derive(Debug, Clone)]
-pub(crate) enum Content {
-    /// A file of this machine.
-    File(Arc<File>),
-    /// A packed object in a store.
-    #[cfg(feature = "remote")]
-    Object(Arc<Object>),
-    /// One that shows as it is.
-    #[cfg(feature = "remote")]
-    Plain(Arc<Plain>),
-}
 
 impl Content {
-    /// The file, if it is one.
-    pub(crate) fn file(&self) -> Option<&File> {
-        match self {
-            Content::File(file) => Some(file),
-            #[cfg(feature = "remote")]
-            Content::Object(_) | Content::Plain(_) => None,
-        }
-    }
-
-    /// The object, if it is one.
-    #[cfg(feature = "remote")]
-    pub(super) fn object(&self) -> Option<&Object> {
-        match self {
-            Content::File(_) => None,
-            Content::Object(object) => Some(object),
-            Content::Plain(plain) => Some(plain.object()),
-        }
-    }
-
-    /// The source to read an archive from.
-    pub(crate) fn source(&self) -> Box<dyn Source> {
-        match self {
-            Content::File(file) => Box::new(Arc::clone(file)),
-            #[cfg(feature = "remote")]
-            Content::Object(object) => Box::new(Arc::clone(object)),
-            #[cfg(feature = "remote")]
-            Content::Plain(plain) => Box::new(Arc::clone(plain.object())),
-        }
-    }
-
-    /// As [`Source::read_at`].
-    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        match self {
-            Content::File(file) => Source::read_at(file, buffer, offset),
-            #[cfg(feature = "remote")]
-            Content::Object(object) => Source::read_at(object, buffer, offset),
-            #[cfg(feature = "remote")]
-            Content::Plain(plain) => plain.read_at(buffer, offset),
-        }
-    }
-
     /// Where data begins or ends; an object has no holes.
     ///
     /// # Errors

@@ -8,11 +8,11 @@ use rustix::io::Errno;
 
 use super::super::numbers::Key as NodeKey;
 use super::super::object::{figures, is_absence};
-use super::super::{Attributes, Content, Kind, LONGEST_NAME, Listing, NodeId, OpenedFile, Shown};
+use super::super::{Attributes, Kind, LONGEST_NAME, Listing, NodeId, OpenedFile, Shown};
 use super::entries::{Brief, Found, KnownBy};
 use super::listing::Told;
 use super::{BELIEVED, ObjectListing, Prefix, PrefixTree};
-use crate::archive::{Glance, Source};
+use crate::archive::{Content, Glance, Source};
 use crate::error::{Error, IoContext, Result};
 use crate::identity::Identity;
 use crate::remote::{Object, Plain};
