@@ -269,10 +269,10 @@ fn plain_objects_are_read_at_any_place() {
     assert!(fs::read(mounted.path("plain")).unwrap() == bytes);
 }
 
-/// How many objects a directory holds in the test of many: 3,000 or what the environment says, as in
+/// How many objects a directory holds in the test of many: 1,100 or what the environment says, as in
 /// `WARPFS_TEST_OBJECTS=100000 cargo test --release --test remote_tree many`.
 fn many() -> usize {
-    std::env::var("WARPFS_TEST_OBJECTS").map_or(3_000, |many| many.parse().unwrap())
+    std::env::var("WARPFS_TEST_OBJECTS").map_or(1_100, |many| many.parse().unwrap())
 }
 
 fn filled(many: usize) -> Bucket {
@@ -359,7 +359,7 @@ fn many_objects_are_mounted_at_once_and_listed_page_by_page_with_memory_flat() {
 
 #[test]
 fn one_file_among_many_is_found_and_opened_by_few_requests() {
-    let bucket = filled(2_500);
+    let bucket = filled(1_500);
     let mounted = bucket.mount("many/", &[]);
     bucket.proxy.take_passed();
     assert_eq!(
