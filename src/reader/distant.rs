@@ -84,7 +84,11 @@ impl Shared {
         while offset < ahead.end {
             let chunk = table.chunks_holding(&(offset..offset + 1)).start;
             let whole = self.bytes(chunk);
-            let original = offset..whole.end.min(ahead.end);
+            let original = offset
+                ..whole
+                    .end
+                    .min(ahead.end)
+                    .min(offset.saturating_add(self.step(chunk)));
             if original.is_empty() || self.check_whole(chunk).is_err() {
                 break;
             }
@@ -196,6 +200,16 @@ impl Shared {
         let room = budget.acquire([length], Urgency::Speculation, make_room);
         let [room] = room.ok().flatten()?;
         Some(distant.fetch(packed, room, Urgency::Demand, None))
+    }
+
+    /// How much of a chunk is fetched in one request, in bytes of the original.
+    fn step(&self, chunk: u32) -> u64 {
+        let packed = self.archive.table().compressed_range(chunk);
+        let packed = packed.map_or(0, |packed| packed.end - packed.start);
+        let whole = self.bytes(chunk);
+        let step = u128::from(whole.end - whole.start) * u128::from(LONGEST_FETCH)
+            / u128::from(packed.max(1));
+        u64::try_from(step).unwrap_or(u64::MAX / 2).max(LEAST_FETCH)
     }
 
     /// The part of a chunk's payload that some of its bytes are to be decoded from: all of a short one, and of a long one about as

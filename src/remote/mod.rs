@@ -1,7 +1,8 @@
 //! `.warp` files beyond this machine: in object stores and behind web servers.
 //!
-//! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told;
-//! `wire` stands between that library and the network, and sees every request, `names` what listings name; `fault` knows what went wrong and whether to
+//! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told,
+//! and `profile` where S3's own tools keep it;
+//! `wire` stands between that library and the network, and sees every request, `names` what listings name; `fault` knows what went wrong and `attempts` when to
 //! try again; [`Store`] is one store: requests within bounds and deadlines, in an async runtime of its own; [`Object`] is a
 //! source of an archive's bytes, [`Plain`] one that is read as it is, `blocks` what is remembered of what describes it, `fetches` what was asked for ahead;
 //! [`Upload`] is the way back.
@@ -13,6 +14,7 @@
 //! Threads that want something wait for it, and no longer than the deadline. All else happens in the store's runtime, which
 //! must not be started before a mount has forked.
 
+mod attempts;
 mod backend;
 mod blocks;
 mod fault;
@@ -21,6 +23,7 @@ mod location;
 mod names;
 mod object;
 mod plain;
+mod profile;
 mod store;
 mod upload;
 mod wire;

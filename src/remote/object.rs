@@ -203,8 +203,6 @@ impl Source for Object {
                     let mut bytes = vec![0; (range.end - range.start) as usize];
                     self.request(&mut bytes, range.start)?;
                     loading.land(&bytes);
-                    let skip = (place - range.start) as usize;
-                    bytes.drain(..skip - skip % BLOCK_LEN as usize);
                     bytes.into()
                 }
             };

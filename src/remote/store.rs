@@ -1,12 +1,10 @@
 //! One store: requests within bounds and deadlines, and in an async runtime of its own.
 //!
-//! Whoever asks waits on a thread of their own. What may be tried again is, after waits that double and are jittered, or as
-//! long as the server says, until the deadline; no library below tries by itself. Requests that somebody waits for may all be
+//! Whoever asks waits on a thread of their own, and no longer than the deadline, however often it is tried. Requests that somebody waits for may all be
 //! under way at once; those that are a guess share some of the places, so that a reader never stands behind speculation.
 
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
@@ -21,13 +19,13 @@ use object_store::{GetOptions, GetRange, ObjectMeta};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
+use super::attempts::{Attempts, Trouble};
 use super::backend::Backend;
 use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
-use super::wire::{Connector, Note, noting, odd_names};
+use super::wire::{Connector, odd_names};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge, Urgency};
@@ -47,10 +45,6 @@ const ASIDE_PART: u64 = 16;
 const MOST_ASIDE: u64 = 32 << 20;
 /// How many objects' beginnings are asked for at once.
 const BEGINNINGS: usize = 32;
-/// The first wait before another try; doubled each time.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest such wait.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// How many entries a page of a listing has at most.
 const PAGE_LEN: usize = 1000;
 
@@ -357,11 +351,15 @@ impl Store {
             let outcome = attempts.once(work).await;
             match outcome {
                 Ok(version) => return Ok((done, version)),
-                Err(fault) => {
+                Err(mut fault) => {
                     if done > base {
                         attempts.went_on();
                     }
-                    self.pause(&mut attempts, fault).await?;
+                    if meant.is_some() && fault.kind == FaultKind::NotFound {
+                        // It was there when it was opened.
+                        fault.kind = FaultKind::Changed;
+                    }
+                    attempts.pause(fault).await?;
                 }
             }
         }
@@ -391,7 +389,7 @@ impl Store {
         let promised = range.start..range.end.min(version.size);
         if found.range != promised || meant.is_some() && promised != range {
             let what = "the server sent another part than it was asked for";
-            return Err(Fault::new(FaultKind::Passing, what).into());
+            return Err(Fault::new(FaultKind::Garbled, what).into());
         }
         let mut left = promised.end - promised.start;
         let mut body = found.into_stream();
@@ -399,7 +397,7 @@ impl Store {
             let bytes = bytes?;
             let Some(rest) = left.checked_sub(bytes.len() as u64) else {
                 let what = "the server sent more than it was asked for";
-                return Err(Fault::new(FaultKind::Passing, what).into());
+                return Err(Fault::new(FaultKind::Garbled, what).into());
             };
             take(&bytes);
             left = rest;
@@ -408,7 +406,7 @@ impl Store {
             0 => Ok(version),
             _ => {
                 let what = "the server sent less than it was asked for";
-                Err(Fault::new(FaultKind::Passing, what).into())
+                Err(Fault::new(FaultKind::Garbled, what).into())
             }
         }
     }
@@ -496,40 +494,13 @@ impl Store {
         loop {
             match attempts.once(work()).await {
                 Ok(done) => return Ok(done),
-                Err(fault) => self.pause(&mut attempts, fault).await?,
+                Err(fault) => attempts.pause(fault).await?,
             }
         }
     }
 
-    fn attempts(&self) -> Attempts {
-        Attempts {
-            until: Instant::now() + self.deadline,
-            made: 0,
-            backoff: FIRST_BACKOFF,
-        }
-    }
-
-    /// Waits before another try; or says that there is none.
-    async fn pause(&self, attempts: &mut Attempts, fault: Fault) -> Result<(), Fault> {
-        if fault.kind != FaultKind::Passing {
-            return Err(fault);
-        }
-        let wait = jittered(attempts.backoff).max(fault.retry_after.unwrap_or_default());
-        attempts.backoff = (attempts.backoff * 2).min(LONGEST_BACKOFF);
-        if Instant::now() + wait >= attempts.until {
-            self.counters.remote_failures.add(1);
-            let tries = attempts.made;
-            let within = self.deadline.as_secs_f32();
-            let what = format!(
-                "{} (given up after {tries} tries within {within} s)",
-                fault.what
-            );
-            return Err(Fault { what, ..fault });
-        }
-        self.counters.remote_retries.add(1);
-        tracing::debug!("{}: {}; trying again", self.location, fault.what);
-        tokio::time::sleep(wait).await;
-        Ok(())
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(self.deadline, &self.location, &self.counters)
     }
 }
 
@@ -538,59 +509,4 @@ impl Store {
 pub(super) struct Place {
     _guess: Option<OwnedSemaphorePermit>,
     _request: Option<OwnedSemaphorePermit>,
-}
-
-/// What can go wrong with one request: the library says it, or we do.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    Library(object_store::Error),
-    Ours(Fault),
-}
-
-impl From<object_store::Error> for Trouble {
-    fn from(error: object_store::Error) -> Self {
-        Self::Library(error)
-    }
-}
-
-impl From<Fault> for Trouble {
-    fn from(fault: Fault) -> Self {
-        Self::Ours(fault)
-    }
-}
-
-/// The tries that something takes.
-struct Attempts {
-    until: Instant,
-    made: u32,
-    backoff: Duration,
-}
-
-impl Attempts {
-    /// Makes one.
-    async fn once<T>(
-        &mut self,
-        work: impl Future<Output = Result<T, Trouble>>,
-    ) -> Result<T, Fault> {
-        self.made += 1;
-        let note = Arc::<Note>::default();
-        let noted = noting(Arc::clone(&note), work);
-        match tokio::time::timeout_at(self.until, noted).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(Trouble::Library(error))) => Err(Fault::of(&error, &note.seen())),
-            Ok(Err(Trouble::Ours(fault))) => Err(fault),
-            Err(_) => Err(Fault::new(FaultKind::Passing, "the server does not answer")),
-        }
-    }
-
-    /// Some of it was done: the next failure is a new one.
-    fn went_on(&mut self) {
-        self.backoff = FIRST_BACKOFF;
-    }
-}
-
-/// From half of a wait to all of it, so that those who failed together do not come back together.
-fn jittered(wait: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish();
-    wait.mul_f64(0.5 + (random as u32) as f64 / f64::from(u32::MAX) / 2.0)
 }

@@ -61,6 +61,8 @@ pub(super) struct Seen {
     pub(super) ignored_range: bool,
     /// How many names were taken out of a listing.
     odd_names: u64,
+    /// Whether it was this machine that was asked for credentials, and does not know of any.
+    pub(super) no_credentials: bool,
 }
 
 impl Note {
@@ -141,7 +143,11 @@ impl HttpService for Wire {
         let sent = request.body().content_length() as u64;
         let ranged = request.headers().contains_key("range");
         let lists = names::is_of_listing(request.uri().query().unwrap_or_default());
-        let answer = self.client.call(request).await.inspect_err(remember)?;
+        let asks_machine = request.uri().host().is_some_and(is_of_machine);
+        let answer = self.client.call(request).await.inspect_err(|error| {
+            remember(error);
+            note(|seen| seen.no_credentials = asks_machine);
+        })?;
         counters.remote_bytes_sent.add(sent);
         let (mut parts, body) = answer.into_parts();
         let status = parts.status.as_u16();
@@ -189,6 +195,11 @@ impl HttpService for Wire {
 #[derive(Debug, thiserror::Error)]
 #[error("the listing cannot be read: {0}")]
 struct Listing(Box<dyn std::error::Error + Send + Sync>);
+
+/// Whether this is where clouds tell their machines of roles and credentials.
+fn is_of_machine(host: &str) -> bool {
+    host.starts_with("169.254.") || host == "metadata.google.internal" || host == "metadata"
+}
 
 /// Notes down why a request failed, with all its causes.
 fn remember(error: &HttpError) {
