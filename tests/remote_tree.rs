@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::remote::Bucket;
 use common::remote::proxy::{Fault, Rule};
-use common::{Mounted, mixed, pack, sample, shell, vector};
+use common::{Mounted, mixed, pack, sample, shell, vector, wait_until};
 
 const PACKED: &str = "v2-zstd-blake3.warp";
 
@@ -397,6 +397,5 @@ fn a_prefix_with_nothing_beneath_it_is_not_mounted_but_an_empty_bucket_is() {
     let mounted: Mounted = bucket.mount("", &[]);
     assert!(names(&mounted.path("")).is_empty());
     bucket.put("new", b"1");
-    std::thread::sleep(Duration::from_millis(1200));
-    assert_eq!(names(&mounted.path("")), ["new"]);
+    wait_until("the new object", || names(&mounted.path("")) == ["new"]);
 }
