@@ -84,9 +84,11 @@ impl Info {
             Err(error) if is_of_record(&error) => {
                 (read(Verify::Off, Cut::Refuse)?, Some(error), None)
             }
-            Err(error) if ends_early(&error) => {
-                (read(Verify::Fast, Cut::Accept)?, None, Some(error))
-            }
+            Err(error) if ends_early(&error) => match read(Verify::Fast, Cut::Accept) {
+                Ok(outline) => (outline, None, Some(error)),
+                // What its table says is wrong as well: it is none that was cut off.
+                Err(_) => return Err(error),
+            },
             read => (read?, None, None),
         };
         Ok(Self {

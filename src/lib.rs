@@ -59,6 +59,8 @@ pub mod fuse;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod identity;
+#[cfg(feature = "files")]
+pub mod index;
 pub mod info;
 pub mod job;
 mod machine;

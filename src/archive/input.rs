@@ -10,7 +10,7 @@ use super::source::Source;
 use super::{Archive, Cut, Verify, open_regular};
 use crate::error::Result;
 #[cfg(feature = "remote")]
-use crate::remote::{self, Object};
+use crate::remote::{self, Object, Plain};
 
 /// What an opened file's bytes come from.
 #[derive(Debug, Clone)]
@@ -20,6 +20,9 @@ pub(crate) enum Content {
     /// An object in a store.
     #[cfg(feature = "remote")]
     Object(Arc<Object>),
+    /// One that is read as it is, by many.
+    #[cfg(feature = "remote")]
+    Plain(Arc<Plain>),
 }
 
 impl Content {
@@ -28,7 +31,17 @@ impl Content {
         match self {
             Content::File(file) => Some(file),
             #[cfg(feature = "remote")]
-            Content::Object(_) => None,
+            Content::Object(_) | Content::Plain(_) => None,
+        }
+    }
+
+    /// The object, if it is one.
+    #[cfg(feature = "remote")]
+    pub(crate) fn object(&self) -> Option<&Object> {
+        match self {
+            Content::File(_) => None,
+            Content::Object(object) => Some(object),
+            Content::Plain(plain) => Some(plain.object()),
         }
     }
 
@@ -38,6 +51,8 @@ impl Content {
             Content::File(file) => Box::new(Arc::clone(file)),
             #[cfg(feature = "remote")]
             Content::Object(object) => Box::new(Arc::clone(object)),
+            #[cfg(feature = "remote")]
+            Content::Plain(plain) => Box::new(Arc::clone(plain.object())),
         }
     }
 
@@ -47,6 +62,8 @@ impl Content {
             Content::File(file) => Source::read_at(file, buffer, offset),
             #[cfg(feature = "remote")]
             Content::Object(object) => Source::read_at(object, buffer, offset),
+            #[cfg(feature = "remote")]
+            Content::Plain(plain) => plain.read_at(buffer, offset),
         }
     }
 }
@@ -98,10 +115,11 @@ impl Input {
         cancelled: &AtomicBool,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        match &self.content {
-            Content::File(_) => work(),
-            #[cfg(feature = "remote")]
-            Content::Object(object) => remote::stoppable(object.store(), cancelled, work),
+        #[cfg(feature = "remote")]
+        if let Some(object) = self.content.object() {
+            return remote::stoppable(object.store(), cancelled, work);
         }
+        let _ = cancelled;
+        work()
     }
 }

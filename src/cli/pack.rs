@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use warpfs::format::{Checksum, Codec};
+use warpfs::index::{self, INDEX_NAME};
 use warpfs::pack::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_ZSTD_LEVEL, Level, PackOptions, pack_file, pack_standard_input,
     packed_name,
@@ -57,6 +58,9 @@ pub(super) struct Arguments {
     /// With -r: do not go into other file systems mounted in the tree; their mount points become empty directories
     #[arg(long, requires = "recursive")]
     one_file_system: bool,
+    /// With -r: write a list of the files into the resulting tree, by which it can be mounted from a web server
+    #[arg(long, requires = "recursive")]
+    index: bool,
     /// What to aim for; zstd and brotli have levels of their own, see below
     #[arg(long, default_value = "auto", value_parser = level_parser())]
     level: Level,
@@ -132,7 +136,12 @@ const STANDARD_INPUT: &str = "-";
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
     let plan = checked_plan(arguments).unwrap_or_else(|why| wrong_usage("pack", why));
-    let selection = Selection::new(&arguments.exclude, &arguments.include)
+    let mut exclude = arguments.exclude.clone();
+    if arguments.index {
+        // The one of the last time.
+        exclude.push(format!("/{INDEX_NAME}"));
+    }
+    let selection = Selection::new(&exclude, &arguments.include)
         .unwrap_or_else(|why| wrong_usage("pack", why))
         .one_file_system(arguments.one_file_system);
     let tree = TreeOptions {
@@ -153,7 +162,7 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         remove: arguments.rm || arguments.in_place,
     };
     for_each_input(&plan, volume, |task| match task.tree {
-        true => tree_of(&options, &tree, task),
+        true => tree_of(&options, &tree, arguments.index, task),
         false => file(&options, task),
     })
 }
@@ -193,6 +202,7 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
         ("--exclude", !arguments.exclude.is_empty()),
         ("--include", !arguments.include.is_empty()),
         ("--min-size", arguments.min_size.is_some()),
+        ("--index", arguments.index),
     ];
     // What is not there fails by itself, later, and the others are packed.
     let is_file = |planned: &&Planned<'_>| {
@@ -214,8 +224,22 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
     }
 }
 
-fn tree_of(options: &PackOptions, tree: &TreeOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+fn tree_of(
+    options: &PackOptions,
+    tree: &TreeOptions,
+    index: bool,
+    task: &Task<'_>,
+) -> warpfs::Result<Outcome> {
     let summary = pack_tree(task.input, task.output, options, tree, task.control)?;
+    if index {
+        let left_out = |path: &Path| {
+            eprintln!(
+                "warpfs: {}: not in the index, for its name is no UTF-8",
+                path.display()
+            );
+        };
+        index::write(task.output.unwrap_or(task.input), left_out)?;
+    }
     task.progress.summarize_tree(task.input, "packed", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))
 }

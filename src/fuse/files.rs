@@ -1,5 +1,6 @@
 //! Files: opened, looked at, read, sought in and let go. Packed ones are read by their reader, plain ones as they are.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::backing::BackingFile;
@@ -10,7 +11,7 @@ use super::protocol::{Opened, Reply};
 use super::session::MAX_REQUEST;
 use crate::archive::Content;
 use crate::cache::Origin;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::reader::Reader;
 use crate::stats::{Activity, Answered};
 use crate::tree::{Attributes, NodeId, OpenedFile};
@@ -142,10 +143,13 @@ impl WarpFilesystem {
             },
             Some(Handle::File {
                 content, activity, ..
-            }) => read_plain(content, offset, size, |bytes| {
-                count(bytes.len(), activity, Answered::Plain);
-                send(&mut reply, |reply| reply.bytes(bytes));
-            }),
+            }) => {
+                let read = read_plain(content, activity.path(), offset, size, |bytes| {
+                    count(bytes.len(), activity, Answered::Plain);
+                    send(&mut reply, |reply| reply.bytes(bytes));
+                });
+                read.inspect_err(|error| self.engine.tell_of_failure(error))
+            }
             _ => Err(bad_handle()),
         };
         if let Err(error) = outcome {
@@ -200,6 +204,7 @@ fn answered_by(origin: Origin) -> Answered {
 
 fn read_plain(
     content: &Content,
+    path: &Path,
     offset: u64,
     size: usize,
     answer: impl FnOnce(&[u8]),
@@ -207,7 +212,7 @@ fn read_plain(
     let mut bytes = vec![0; size.min(MAX_REQUEST as usize)];
     // All that there is: a short answer would be taken for the file's end.
     let read = content.read_at(&mut bytes, offset);
-    let read = read.map_err(|error| Error::io("cannot read", error))?;
+    let read = read.context("cannot read", path)?;
     answer(bytes.get(..read).unwrap_or_default());
     Ok(())
 }

@@ -2,9 +2,9 @@
 //!
 //! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told,
 //! and `profile` where S3's own tools keep it;
-//! `wire` stands between that library and the network, and sees every request; `fault` knows what went wrong and `attempts` when to
+//! `wire` stands between that library and the network, and sees every request, `names` what listings name; `fault` knows what went wrong and `attempts` when to
 //! try again; [`Store`] is one store: requests within bounds and deadlines, in an async runtime of its own; [`Object`] is a
-//! source of an archive's bytes, `blocks` what is remembered of what describes it, `fetches` what was asked for ahead;
+//! source of an archive's bytes, [`Plain`] one that is read as it is, `blocks` what is remembered of what describes it, `fetches` what was asked for ahead;
 //! [`Upload`] is the way back.
 //!
 //! An object is its ETag. Every request for a part of it says which one is meant (`If-Match`), and every answer is looked at
@@ -20,7 +20,9 @@ mod blocks;
 mod fault;
 mod fetches;
 mod location;
+mod names;
 mod object;
+mod plain;
 mod profile;
 mod store;
 mod upload;
@@ -31,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use object_store::path::Path as Key;
+pub(crate) use object_store::path::Path as Key;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::memory::Budget;
@@ -39,7 +41,8 @@ use crate::stats::Counters;
 
 pub(crate) use location::{Location, Protocol};
 pub(crate) use object::Object;
-pub(crate) use store::{Listed, Page, Store, StoreOptions, Version};
+pub(crate) use plain::Plain;
+pub(crate) use store::{Page, Store, StoreOptions, Version};
 pub(crate) use upload::Upload;
 
 /// How often it is looked whether a job is to stop that waits for a network.

@@ -59,10 +59,9 @@ impl Object {
 
     /// The object as a listing has shown it. No request.
     pub(crate) fn listed(store: &Arc<Store>, key: &Key, version: Version) -> Self {
-        let url = format!("{}\0{key}", store.location().store_name());
         let etag = version.etag.as_deref();
         Self {
-            identity: Identity::of_object(&url, version.size, etag, version.modified),
+            identity: store.identity(key.as_ref(), version.size, etag, version.modified),
             store: Arc::clone(store),
             key: key.clone(),
             version,

@@ -25,8 +25,9 @@ use super::backend::Backend;
 use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
-use super::wire::Connector;
+use super::wire::{Connector, odd_names};
 use crate::error::{Error, Result};
+use crate::identity::Identity;
 use crate::memory::{Budget, Charge, Urgency};
 use crate::stats::Counters;
 
@@ -42,6 +43,8 @@ const GUESSES: usize = 32;
 const ASIDE_PART: u64 = 16;
 /// The most that is set aside for it, in bytes: the records of digests of 40 GiB.
 const MOST_ASIDE: u64 = 32 << 20;
+/// How many objects' beginnings are asked for at once.
+const BEGINNINGS: usize = 32;
 /// How many entries a page of a listing has at most.
 const PAGE_LEN: usize = 1000;
 
@@ -123,6 +126,8 @@ pub(crate) struct Page {
     pub(crate) objects: Vec<Listed>,
     /// The prefixes directly beneath the one that was listed, without their last slash.
     pub(crate) prefixes: Vec<Key>,
+    /// How many names are left out because no file can have them.
+    pub(crate) left_out: u64,
     /// What to ask for the next page with; `None` behind the last.
     pub(crate) next: Option<String>,
 }
@@ -201,6 +206,49 @@ impl Store {
             guesses: Arc::new(Semaphore::new(GUESSES)),
             closed: watch::Sender::new(false),
         }))
+    }
+
+    /// What the state of an object is known by.
+    pub(crate) fn identity(
+        &self,
+        key: &str,
+        size: u64,
+        etag: Option<&str>,
+        modified: SystemTime,
+    ) -> Identity {
+        let url = format!("{}\0{key}", self.location.store_name());
+        Identity::of_object(&url, size, etag, modified)
+    }
+
+    /// The first `length` bytes of several objects, or all there are of a shorter one, and which version each is. None of them may
+    /// be empty.
+    pub(crate) fn beginnings(
+        &self,
+        keys: &[Key],
+        length: usize,
+    ) -> Vec<io::Result<(Vec<u8>, Version)>> {
+        let one = |key| async move {
+            let mut bytes = vec![0; length];
+            let take = |at: usize, part: &[u8]| {
+                if let Some(room) = bytes.get_mut(at..at + part.len()) {
+                    room.copy_from_slice(part);
+                }
+            };
+            let range = 0..length as u64;
+            let place = self.place(Urgency::Demand).await;
+            let (read, version) = self.fetch(&place, key, None, range, take).await?;
+            bytes.truncate(read);
+            Ok((bytes, version))
+        };
+        let all = futures_util::stream::iter(keys.iter().map(one));
+        let all = async { Ok(all.buffered(BEGINNINGS).collect::<Vec<_>>().await) };
+        match self.wait(all) {
+            Ok(found) => found
+                .into_iter()
+                .map(|found: Result<_, Fault>| found.map_err(Fault::into_io))
+                .collect(),
+            Err(error) => keys.iter().map(|_| Err(error.kind().into())).collect(),
+        }
     }
 
     /// The location it was opened for.
@@ -363,19 +411,17 @@ impl Store {
         }
     }
 
-    /// One page of what lies beneath `prefix`: the first, or the one that `next` of the page before it names.
+    /// One page of the names that begin with `beginning`, up to their next slash: the first page, or the one that `next` of the
+    /// page before it names.
     ///
     /// # Errors
     /// The store cannot list, or does not answer in time.
-    pub(crate) fn list(&self, prefix: &Key, next: Option<&str>) -> io::Result<Page> {
+    pub(crate) fn list(&self, beginning: &str, next: Option<&str>) -> io::Result<Page> {
         let unable = || Fault::new(FaultKind::Unable, "a web server cannot say what it holds");
         let pages = self.backend.pages.as_ref().ok_or_else(unable);
         let pages = pages.map_err(Fault::into_io)?;
-        let beneath = match prefix.as_ref() {
-            "" => None,
-            prefix => Some(format!("{prefix}/")),
-        };
-        let found = self.wait(self.retrying(|| {
+        let beginning = Some(beginning).filter(|beginning| !beginning.is_empty());
+        let (found, left_out) = self.wait(self.retrying(|| {
             let options = PaginatedListOptions {
                 delimiter: Some("/".into()),
                 max_keys: Some(PAGE_LEN),
@@ -383,8 +429,8 @@ impl Store {
                 ..PaginatedListOptions::default()
             };
             async {
-                let found = pages.list_paginated(beneath.as_deref(), options).await;
-                found.map_err(Trouble::from)
+                let found = pages.list_paginated(beginning, options).await?;
+                Ok((found, odd_names()))
             }
         }))?;
         let listed = |meta: ObjectMeta| Listed {
@@ -394,6 +440,7 @@ impl Store {
         Ok(Page {
             objects: found.result.objects.into_iter().map(listed).collect(),
             prefixes: found.result.common_prefixes,
+            left_out,
             next: found.page_token.filter(|next| !next.is_empty()),
         })
     }

@@ -205,10 +205,6 @@ fn look(store: &Arc<Store>, location: &Location, node: NodeId) -> Result<Seen> {
 }
 
 impl Shown for ObjectTree {
-    fn is_far(&self) -> bool {
-        true
-    }
-
     fn mounted_as(&self, _: (u32, u32)) {}
 
     fn root_kind(&self) -> Kind {
@@ -339,20 +335,7 @@ impl Shown for ObjectTree {
     }
 
     fn statfs(&self) -> Result<StatVfs> {
-        // A store is as large as it is made.
-        Ok(StatVfs {
-            f_bsize: 4096,
-            f_frsize: 4096,
-            f_blocks: 0,
-            f_bfree: 0,
-            f_bavail: 0,
-            f_files: 0,
-            f_ffree: 0,
-            f_favail: 0,
-            f_fsid: 0,
-            f_flag: StatVfsMountFlags::RDONLY,
-            f_namemax: 255,
-        })
+        Ok(figures())
     }
 
     fn memory(&self) -> usize {
@@ -393,7 +376,24 @@ impl Shown for ObjectTree {
     }
 }
 
+/// A store's figures: it is as large as it is made.
+pub(super) fn figures() -> StatVfs {
+    StatVfs {
+        f_bsize: 4096,
+        f_frsize: 4096,
+        f_blocks: 0,
+        f_bfree: 0,
+        f_bavail: 0,
+        f_files: 0,
+        f_ffree: 0,
+        f_favail: 0,
+        f_fsid: 0,
+        f_flag: StatVfsMountFlags::RDONLY,
+        f_namemax: 255,
+    }
+}
+
 /// Whether there is no such object any more.
-fn is_absence(error: &Error) -> bool {
+pub(super) fn is_absence(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }

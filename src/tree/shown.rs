@@ -19,21 +19,20 @@ impl Content {
         match self {
             Content::File(file) => rustix::fs::seek(file, to),
             #[cfg(feature = "remote")]
-            Content::Object(object) => match to {
-                SeekFrom::Data(offset) if offset < object.version().size => Ok(offset),
-                SeekFrom::Hole(offset) if offset < object.version().size => {
-                    Ok(object.version().size)
+            Content::Object(_) | Content::Plain(_) => {
+                let size = self.object().map_or(0, |object| object.version().size);
+                match to {
+                    SeekFrom::Data(offset) if offset < size => Ok(offset),
+                    SeekFrom::Hole(offset) if offset < size => Ok(size),
+                    _ => Err(Errno::NXIO),
                 }
-                _ => Err(Errno::NXIO),
-            },
+            }
         }
     }
 }
 
 /// See the methods of [`Tree`] of these names.
 pub(crate) trait Shown: Debug + Send + Sync {
-    /// Whether answers may take as long as a network does.
-    fn is_far(&self) -> bool;
     fn mounted_as(&self, device: (u32, u32));
     fn root_kind(&self) -> Kind;
     fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Option<Attributes>>;
@@ -70,10 +69,6 @@ macro_rules! as_it_is {
 }
 
 impl Shown for Tree {
-    fn is_far(&self) -> bool {
-        false
-    }
-
     as_it_is! {
         mounted_as(&self, device: (u32, u32));
         root_kind(&self) -> Kind;
