@@ -69,12 +69,18 @@ enum Command {
         zstd_level: i32,
         #[arg(long)]
         threads: usize,
+        /// Compute BLAKE3 of the chunks as well
+        #[arg(long)]
+        hash: bool,
         file: PathBuf,
     },
     /// Decode a packed file's chunks in memory and throw the result away
     Decode {
         #[arg(long)]
         threads: usize,
+        /// Compute BLAKE3 of the chunks as well
+        #[arg(long)]
+        hash: bool,
         file: PathBuf,
     },
 }
@@ -136,6 +142,7 @@ fn main() -> Result<()> {
             chunk_size,
             zstd_level,
             threads,
+            hash,
             file,
         } => limits::encode(
             &file,
@@ -143,8 +150,13 @@ fn main() -> Result<()> {
             usize::try_from(chunk_size)?,
             zstd_level,
             threads,
+            hash,
         )?,
-        Command::Decode { threads, file } => limits::decode(&file, threads)?,
+        Command::Decode {
+            threads,
+            hash,
+            file,
+        } => limits::decode(&file, threads, hash)?,
     };
     println!("{answer}");
     Ok(())
