@@ -18,7 +18,7 @@ use crate::digest::{Content, Leaf, Subtrees, leaf_digests, subtrees};
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
 use crate::format::Encoding;
 use crate::job::{ChunkReport, threads_for};
-use crate::ordered::{self, Buffers, resize};
+use crate::ordered::{self, Buffers, Lent, resize};
 use crate::zeros::is_zero;
 
 /// How many bytes more than its payload has a chunk may be announced to have and is believed. Measuring is decoding, so what
@@ -60,7 +60,7 @@ pub(super) struct Decoded {
 pub(super) enum Kept {
     Nothing,
     Zeros(u64),
-    Bytes(Vec<u8>),
+    Bytes(Lent),
 }
 
 /// What whoever decodes a chunk has to know.
@@ -219,7 +219,7 @@ impl<'a> Decoder<'a> {
         let mut lost = Vec::new();
         let mut decoded = self.decode_payload(chunk, payload, len);
         let checked = match &decoded {
-            Ok(bytes) => self.check(&held, bytes.as_deref(), wanted),
+            Ok(bytes) => self.check(&held, bytes.as_deref().map(Vec::as_slice), wanted),
             Err(error) => Err(error.clone()),
         };
         let leaves = match checked.map_err(|error| error.in_chunk(chunk, held.start)) {
@@ -295,12 +295,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Decodes a chunk of `len` bytes; `None` if all of it is zeros.
-    fn decode_payload(
-        &self,
-        chunk: u32,
-        payload: &mut Vec<u8>,
-        len: u64,
-    ) -> Result<Option<Vec<u8>>> {
+    fn decode_payload(&self, chunk: u32, payload: &mut Vec<u8>, len: u64) -> Result<Option<Lent>> {
         self.job.archive.read_payload(chunk, payload)?;
         let encoding = self.job.archive.encoding(chunk)?;
         match encoding == Encoding::Zeros || self.is_known_zeros(encoding, payload, len) {
@@ -330,12 +325,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Decodes a payload; `None` if all of it is zeros.
-    fn decode_bytes(
-        &self,
-        encoding: Encoding,
-        payload: &[u8],
-        len: u64,
-    ) -> Result<Option<Vec<u8>>> {
+    fn decode_bytes(&self, encoding: Encoding, payload: &[u8], len: u64) -> Result<Option<Lent>> {
         if is_suspect(payload.len() as u64, len) {
             let found = codec::measure(encoding, payload, len, self.job.control.cancelled)?;
             if found != len {
