@@ -9,7 +9,8 @@ use object_store::path::Path as Key;
 
 use super::blocks::{BLOCK_LEN, Found};
 use super::fetches::{Fetches, Guard};
-use super::store::{Store, Version};
+use super::store::Store;
+use super::version::Version;
 use crate::archive::{Distant, Kept, Source, Then};
 use crate::identity::Identity;
 use crate::memory::{Buffer, Urgency};
