@@ -50,6 +50,8 @@ mod cache;
 mod codec;
 mod decoding;
 mod digest;
+#[cfg(feature = "remote")]
+mod disk_cache;
 pub mod error;
 #[cfg(feature = "files")]
 pub mod estimate;
