@@ -236,6 +236,7 @@ impl Decoder<'_> {
         proof: &mut Proof,
     ) -> Result<(u64, Vec<Loss>)> {
         let (archive, control) = (self.job.archive, self.job.control);
+        archive.expect(chunks.clone());
         let threads = threads_for(self.job.threads, chunks.len() as u64);
         let (placed, mut stream) = match sink {
             Sink::Nowhere => (None, None),

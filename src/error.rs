@@ -403,7 +403,15 @@ pub(crate) trait IoContext<T> {
 
 impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
     fn context(self, action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|error| Error::io(action, error.into()).in_file(path))
+        self.map_err(|error| {
+            let error = error.into();
+            let error = match error.kind() {
+                // It is not there any more, as it was: so say stores of an object, and servers of NFS of a file.
+                io::ErrorKind::StaleNetworkFileHandle => Error::new(ErrorKind::Changed),
+                _ => Error::io(action, error),
+            };
+            error.in_file(path)
+        })
     }
 }
 

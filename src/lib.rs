@@ -25,7 +25,7 @@
 //!
 //! # Features
 //! `cli` (default) is the command and brings `fuse`, the mount, which brings `files`: jobs that read and write files and trees
-//! with all that belongs to them on Linux. Without any of them (`default-features = false`) the library reads, verifies,
+//! with all that belongs to them on Linux. `remote` (default) is for files in object stores and behind web servers. Without any of them (`default-features = false`) the library reads, verifies,
 //! describes, packs from a reader to a writer, and needs no more than Rust's standard library of the system it runs on.
 //!
 //! # Versions
@@ -79,6 +79,8 @@ mod reader;
 mod record;
 #[cfg(feature = "files")]
 pub mod recursive;
+#[cfg(feature = "remote")]
+mod remote;
 pub mod stats;
 mod sync;
 #[cfg(feature = "fuse")]

@@ -128,6 +128,16 @@ counters! {
     prefetch_wasted,
     /// Chunks and pieces that were not decoded ahead because memory was short.
     prefetch_refused,
+    /// Requests made to a store or a web server, further tries included.
+    remote_requests,
+    /// Bytes of objects and of answers that a store has sent.
+    remote_bytes_received,
+    /// Bytes of objects sent to a store.
+    remote_bytes_sent,
+    /// Requests that were made again because one before them failed.
+    remote_retries,
+    /// What was given up after all tries.
+    remote_failures,
 }
 
 /// A number that only grows.

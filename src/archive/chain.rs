@@ -34,7 +34,9 @@ impl Header {
     /// The file is none of ours by its header, or its table cannot fit into it.
     pub(super) fn read(source: &dyn Source, path: &Path, file_len: u64) -> Result<Self> {
         let mut start = [0; RELEASE_HEADER_LEN];
-        let read = source.read_at(&mut start, 0).context("cannot read", path)?;
+        let read = source
+            .read_description(&mut start, 0, 0)
+            .context("cannot read", path)?;
         let start = start.get(..read).unwrap_or_default();
         if start.starts_with(&RELEASE_MAGIC) {
             return ReleaseHeader::parse(start).map(Header::Release);
@@ -47,7 +49,7 @@ impl Header {
         if let (ErrorKind::NotWarp, Some(behind)) = (refused.kind(), behind) {
             let mut end = [0; RELEASE_HEADER_LEN];
             let read = source
-                .read_at(&mut end, behind)
+                .read_description(&mut end, behind, 0)
                 .context("cannot read", path)?;
             let end = end.get(..read).unwrap_or_default();
             if let Some(header) = ReleaseHeader::parse_trailing(start, end) {
@@ -278,7 +280,7 @@ impl<'a> Block<'a> {
             let place = self.bytes.get_mut(..length).unwrap_or_default();
             self.held = self
                 .source
-                .read_at(place, offset)
+                .read_description(place, offset, 0)
                 .context("cannot read", self.path)?;
             self.start = offset;
         }

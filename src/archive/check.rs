@@ -242,7 +242,7 @@ impl Archive {
         let wanted = room.get_mut(..length).unwrap_or_default();
         let read = self
             .source
-            .read_at(wanted, place.start)
+            .read_description(wanted, place.start, 0)
             .context("cannot read", &self.path);
         let outcome = match read {
             Err(error) => Err(error),

@@ -138,7 +138,7 @@ fn has_fingerprint(source: &dyn Source, end: u64, expected: u64) -> std::io::Res
     while offset < end {
         let length = (end - offset).min(COMPARE_BLOCK as u64) as usize;
         let wanted = block.get_mut(..length).unwrap_or_default();
-        if source.read_at(wanted, offset)? < length {
+        if source.read_description(wanted, offset, end)? < length {
             return Ok(false);
         }
         fingerprint.update(wanted);

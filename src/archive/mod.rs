@@ -28,7 +28,7 @@ pub(crate) use contents::Contents;
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
 pub(crate) use record::{Evidence, Record};
-pub(crate) use source::Source;
+pub(crate) use source::{Distant, Kept, Source, Then};
 pub(crate) use units::{Unit, one_call, piece_bytes, piece_number};
 
 use crate::codec::{self, Payload, Stream};
@@ -135,6 +135,23 @@ impl Archive {
     /// The length of the file, in bytes, when its contents were read.
     pub(crate) fn file_len(&self) -> u64 {
         self.contents.identity.size
+    }
+
+    /// The source, if it is far away.
+    pub(crate) fn distant(&self) -> Option<&dyn Distant> {
+        self.source.distant()
+    }
+
+    /// Takes notice that these chunks are going to be read from front to back.
+    pub(crate) fn expect(&self, chunks: Range<u32>) {
+        let table = self.table();
+        let last = chunks.end.checked_sub(1);
+        if let Some(distant) = self.distant()
+            && let Some(first) = table.compressed_range(chunks.start)
+            && let Some(last) = last.and_then(|last| table.compressed_range(last))
+        {
+            distant.expect(first.start..last.end);
+        }
     }
 
     /// Reads a chunk's compressed bytes; `payload` is given their length.

@@ -23,6 +23,10 @@ use crate::memory::{Budget, Charge};
 /// What an open file takes beside its table, in bytes, roughly: what is remembered of it, its reader and its handle.
 pub(super) const OVERHEAD: usize = 1024;
 
+/// How much of the record is read with the footer in front of it, where both are far away, in bytes: that of an original of
+/// 700 MiB.
+const RECORD_AT_ONCE: u64 = 512 << 10;
+
 /// Whether a file that ends inside its payloads is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
@@ -172,7 +176,9 @@ impl Outline {
         let mut offset = FIXED_HEADER_LEN as u64;
         let mut fill = |block: &mut [u8]| {
             stop_if_set(conditions.cancelled)?;
-            let read = source.read_at(block, offset).context("cannot read", path)?;
+            let read = source
+                .read_description(block, offset, header.payload_start())
+                .context("cannot read", path)?;
             if read < block.len() {
                 return Err(ErrorKind::EndsInside(Part::ChunkTable).into());
             }
@@ -195,8 +201,10 @@ impl Outline {
         }
         let mut end = [0; FOOTER_MAX_LEN];
         let read = if whole {
+            let behind = chunks.payload_end();
+            let until = identity.size.min(behind.saturating_add(RECORD_AT_ONCE));
             source
-                .read_at(&mut end, chunks.payload_end())
+                .read_description(&mut end, behind, until)
                 .context("cannot read", path)?
         } else {
             0

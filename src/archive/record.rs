@@ -102,7 +102,7 @@ impl Record {
             return Ok(None);
         };
         let read = source
-            .read_at(&mut tail, tail_start)
+            .read_description(&mut tail, tail_start, file_len)
             .context("cannot read", path)?;
         let Some(tail) = Tail::parse(tail.get(..read).unwrap_or_default())? else {
             return Ok(None);
@@ -114,7 +114,7 @@ impl Record {
         let damaged = |what| Error::new(ErrorKind::DamagedRecord(what));
         let mut magic = [0; RECORD_MAGIC.len()];
         source
-            .read_at(&mut magic, beginning.end)
+            .read_description(&mut magic, beginning.end, 0)
             .context("cannot read", path)?;
         if magic != RECORD_MAGIC {
             return Err(damaged("its beginning"));
@@ -139,6 +139,7 @@ impl Record {
             path,
             cancelled: conditions.cancelled,
             offset: directory_start,
+            end: tail_start,
             fingerprint: Fingerprint::default(),
         };
         let mut ends = room_for(pages)?;
@@ -269,6 +270,8 @@ struct Directory<'a> {
     path: &'a Path,
     cancelled: &'a AtomicBool,
     offset: u64,
+    /// Where it ends in the file, in bytes.
+    end: u64,
     fingerprint: Fingerprint,
 }
 
@@ -283,7 +286,7 @@ impl Directory<'_> {
             let wanted = block.get_mut(..length).unwrap_or_default();
             let read = self
                 .source
-                .read_at(wanted, self.offset)
+                .read_description(wanted, self.offset, self.end)
                 .context("cannot read", self.path)?;
             if read < length {
                 return Err(ErrorKind::DamagedRecord("its directory is cut short").into());

@@ -3,18 +3,54 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::identity::Identity;
+use crate::memory::{Buffer, Urgency};
 
 /// A source of bytes that can be read at any offset by many threads. A file is one kind.
 pub(crate) trait Source: Debug + Send + Sync {
     /// Reads at `offset` into `buffer`; fewer bytes than it holds, or none, only at the source's end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
+    /// As [`Source::read_at`], of bytes that describe the payloads: header, table, footer and record. They are going to be read
+    /// on from there, up to `until`, and again, so that a source that is far away may read more at once and remember it.
+    fn read_description(&self, buffer: &mut [u8], offset: u64, until: u64) -> io::Result<usize> {
+        let _ = until;
+        self.read_at(buffer, offset)
+    }
+
     /// What the source is now.
     fn identity(&self) -> io::Result<Identity>;
+
+    /// The source, if it is so far away that it is better asked before it is read.
+    fn distant(&self) -> Option<&dyn Distant> {
+        None
+    }
 }
+
+/// A source that takes its time to answer, and may be asked for several parts at once.
+pub(crate) trait Distant: Source {
+    /// Begins to fetch these bytes in one request into `room`, which is as long. Whoever reads any of them waits until these
+    /// have come, for as long as the result lives. `then` is told in the end whether all have come; it must not wait.
+    fn fetch(&self, range: Range<u64>, room: Buffer, urgency: Urgency, then: Option<Then>) -> Kept;
+
+    /// Whether the byte at `offset` is on its way, or there.
+    fn is_coming(&self, offset: u64) -> bool;
+
+    /// Takes notice that these bytes are going to be read from front to back, by several threads perhaps.
+    fn expect(&self, range: Range<u64>);
+}
+
+/// What is done when a fetch has ended.
+pub(crate) type Then = Box<dyn FnOnce(bool) + Send>;
+
+/// Keeps what was fetched; dropped, it is forgotten.
+#[derive(Debug)]
+pub(crate) struct Kept(
+    #[expect(dead_code, reason = "it is dropped")] pub(crate) Box<dyn Debug + Send + Sync>,
+);
 
 /// Where the longest file there can be ends, in bytes.
 const FARTHEST: u64 = i64::MAX as u64;
@@ -59,8 +95,16 @@ impl<S: Source> Source for Arc<S> {
         (**self).read_at(buffer, offset)
     }
 
+    fn read_description(&self, buffer: &mut [u8], offset: u64, until: u64) -> io::Result<usize> {
+        (**self).read_description(buffer, offset, until)
+    }
+
     fn identity(&self) -> io::Result<Identity> {
         (**self).identity()
+    }
+
+    fn distant(&self) -> Option<&dyn Distant> {
+        (**self).distant()
     }
 }
 

@@ -17,10 +17,12 @@ use super::{Outcome, Volume, mount_words, size, threads_parser, wrong_usage};
 Examples:
   warpfs mount /data/packed /mnt/data       every x.warp under /data/packed shows as x
   warpfs mount disk.img.warp disk.img       a file shown on an (empty) file
+  warpfs mount s3://bucket/disk.img.warp /mnt/disk
+                                            an object of a store, as a file in a directory
   warpfs mount -f -v --cache-size 1G a b    stay in the foreground and say what happens
   warpfs umount /mnt/data")]
 pub(super) struct Mount {
-    /// A directory, or one .warp file
+    /// A directory, or one .warp file; or an object's URL: s3://, gs://, az://, http://, https://
     source: PathBuf,
     /// Where to show it: a directory, or for one file also an existing regular file
     mountpoint: PathBuf,
@@ -59,6 +61,9 @@ pub(super) struct Mount {
     /// in it
     #[arg(long, value_name = "SECONDS", value_parser = idle_timeout)]
     idle_timeout: Option<Duration>,
+    /// Of a SOURCE beyond this machine: how long a reader waits for it, further tries included, before a read fails
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = idle_timeout)]
+    remote_timeout: Duration,
     /// Append what happens to this file; it may be rotated. SIGUSR1 has the mount say more, SIGUSR2 less
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
@@ -193,6 +198,7 @@ impl Mount {
             idle_timeout: self.idle_timeout,
             foreground,
             auto_unmount: self.auto_unmount,
+            remote_timeout: self.remote_timeout,
             metrics: self.metrics,
         };
         fuse::serve(&options, || begin_logging(log, foreground, volume))?;
@@ -218,6 +224,7 @@ impl Mount {
             "verify" => self.verify = verify(value)?,
             "metrics" => self.metrics = Some(metrics_address(value)?),
             "idle_timeout" => self.idle_timeout = Some(idle_timeout(value)?),
+            "remote_timeout" => self.remote_timeout = idle_timeout(value)?,
             "log_file" => self.log_file = Some(value.into()),
             "exec" => self.no_exec = false,
             "noexec" => self.no_exec = true,

@@ -1,7 +1,5 @@
 //! Files: opened, looked at, read, sought in and let go. Packed ones are read by their reader, plain ones as they are.
 
-use std::fs::File;
-use std::sync::Arc;
 use std::time::Instant;
 
 use fuser::{BackingId, FileHandle, FopenFlags, ReplyData, ReplyOpen};
@@ -9,12 +7,11 @@ use fuser::{BackingId, FileHandle, FopenFlags, ReplyData, ReplyOpen};
 use super::errno::errno;
 use super::filesystem::{MAX_REQUEST, WarpFilesystem};
 use super::handles::{Backing, Handle};
-use crate::archive::Source;
 use crate::cache::Origin;
 use crate::error::{Error, Result};
 use crate::reader::Reader;
 use crate::stats::{Activity, Answered};
-use crate::tree::{Attributes, NodeId, OpenedFile};
+use crate::tree::{Attributes, Content, NodeId, OpenedFile};
 
 impl WarpFilesystem {
     /// A reader of a file that shows as its original; `None` for any other.
@@ -23,7 +20,7 @@ impl WarpFilesystem {
             return Ok(None);
         }
         self.engine
-            .open_file(&opened.path, Arc::clone(&opened.file), opened.identity)
+            .open_source(&opened.path, opened.content.source(), opened.identity)
             .map(Some)
     }
 
@@ -46,14 +43,14 @@ impl WarpFilesystem {
         };
         let backing = if reader.is_none() {
             self.handles
-                .back(node, || self.register(&opened.file, &reply))
+                .back(node, || self.register(&opened.content, &reply))
         } else {
             Backing::Requests
         };
         let number = FileHandle(self.handles.add(Handle::File {
             node,
             identity: opened.identity,
-            file: opened.file,
+            content: opened.content,
             reader,
             activity: Activity::new(opened.path.into()),
         }));
@@ -77,20 +74,30 @@ impl WarpFilesystem {
             Err(error) => error,
         };
         match self.handles.of_node(node).as_deref() {
-            Some(Handle::File { file, reader, .. }) => {
-                self.tree
-                    .attributes_of_open(node, file, reader.as_ref().map(Reader::len))
-            }
+            Some(Handle::File {
+                content, reader, ..
+            }) => self
+                .tree
+                .attributes_of_open(node, content, reader.as_ref().map(Reader::len)),
             _ => Err(error),
         }
     }
 
     /// Offers a plain file to the kernel to read by itself. It may refuse: a file on a stacked file system, say.
-    fn register(&self, file: &File, reply: &ReplyOpen) -> Option<BackingId> {
-        if !self.passthrough {
-            return None;
-        }
+    fn register(&self, content: &Content, reply: &ReplyOpen) -> Option<BackingId> {
+        let file = content.file().filter(|_| self.passthrough)?;
         reply.open_backing(file).ok()
+    }
+
+    /// Whether a read can be answered without waiting for anything but the processor.
+    pub(super) fn has_at_hand(&self, number: FileHandle, offset: u64, size: u32) -> bool {
+        match self.handles.get(number.0).as_deref() {
+            Some(Handle::File {
+                reader: Some(reader),
+                ..
+            }) => reader.has_at_hand(offset, size as usize),
+            _ => false,
+        }
     }
 
     /// Answers a read; `kept` says whether the kernel keeps the pages.
@@ -127,7 +134,9 @@ impl WarpFilesystem {
                 };
                 answer(bytes, activity, answered);
             }),
-            Some(Handle::File { file, activity, .. }) => read_plain(file, offset, size, |bytes| {
+            Some(Handle::File {
+                content, activity, ..
+            }) => read_plain(content, offset, size, |bytes| {
                 answer(bytes, activity, Answered::Plain);
             }),
             _ => Err(bad_handle()),
@@ -149,14 +158,17 @@ impl WarpFilesystem {
     ) -> Result<Option<u64>> {
         let offset = u64::try_from(offset).unwrap_or(u64::MAX);
         let handle = self.handles.get(number.0);
-        let Some(Handle::File { file, reader, .. }) = handle.as_deref() else {
+        let Some(Handle::File {
+            content, reader, ..
+        }) = handle.as_deref()
+        else {
             return Err(bad_handle());
         };
         match (reader, whence) {
             (Some(reader), lseek::DATA) => reader.next_data(offset),
             (Some(reader), lseek::HOLE) => reader.next_hole(offset),
-            (None, lseek::DATA) => seek_plain(file, rustix::fs::SeekFrom::Data(offset)),
-            (None, lseek::HOLE) => seek_plain(file, rustix::fs::SeekFrom::Hole(offset)),
+            (None, lseek::DATA) => seek_plain(content, rustix::fs::SeekFrom::Data(offset)),
+            (None, lseek::HOLE) => seek_plain(content, rustix::fs::SeekFrom::Hole(offset)),
             _ => Err(Error::unusable("no such direction to seek")),
         }
     }
@@ -172,17 +184,17 @@ mod lseek {
     pub(super) const HOLE: i32 = 4;
 }
 
-fn read_plain(file: &File, offset: u64, size: u32, answer: impl FnOnce(&[u8])) -> Result<()> {
+fn read_plain(content: &Content, offset: u64, size: u32, answer: impl FnOnce(&[u8])) -> Result<()> {
     let mut bytes = vec![0; (size as usize).min(MAX_REQUEST as usize)];
     // All that there is: a short answer would be taken for the file's end.
-    let read = Source::read_at(file, &mut bytes, offset);
+    let read = content.read_at(&mut bytes, offset);
     let read = read.map_err(|error| Error::io("cannot read", error))?;
     answer(bytes.get(..read).unwrap_or_default());
     Ok(())
 }
 
-fn seek_plain(file: &File, to: rustix::fs::SeekFrom) -> Result<Option<u64>> {
-    match rustix::fs::seek(file, to) {
+fn seek_plain(content: &Content, to: rustix::fs::SeekFrom) -> Result<Option<u64>> {
+    match content.seek(to) {
         Ok(found) => Ok(Some(found)),
         Err(rustix::io::Errno::NXIO) => Ok(None),
         Err(error) => Err(Error::io("cannot seek", error.into())),

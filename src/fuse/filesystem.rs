@@ -1,8 +1,9 @@
 //! The adapter: a request in, tree or reader called, a reply out.
 //!
 //! Nothing is decided here but how the kernel is spoken to. Requests are answered on the thread that read them,
-//! because handing them over costs a wake-up. A panic in a handler is caught: the request is answered EIO when its
-//! reply is dropped, and the thread goes on.
+//! because handing them over costs a wake-up. What may take as long as a network does is handed over all the same, so that
+//! nothing else waits for it. A panic in a handler is caught: the request is answered EIO when its reply is dropped, and the
+//! thread goes on.
 
 use std::ffi::OsStr;
 use std::io;
@@ -25,6 +26,7 @@ use super::FOREVER;
 use super::convert::{absent, file_attributes, file_type};
 use super::descriptors::Descriptors;
 use super::directories::Directories;
+use super::elsewhere::Elsewhere;
 use super::errno::errno;
 use super::files::bad_handle;
 use super::handles::{Handle, Handles};
@@ -32,7 +34,7 @@ use super::idle::Activity;
 use super::observation::Observation;
 use crate::error::Result;
 use crate::reader::Engine;
-use crate::tree::{ListedEntry, Listing, NodeId, Tree};
+use crate::tree::{ListedEntry, Listing, NodeId, Shown, Tree};
 
 /// The longest request, in bytes; the kernel's own limit for FUSE is 256 pages unless raised.
 pub(super) const MAX_REQUEST: u32 = 1 << 20;
@@ -40,12 +42,12 @@ pub(super) const MAX_REQUEST: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 /// The mount as fuser drives it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct WarpFilesystem {
-    pub(super) tree: Arc<Tree>,
+    pub(super) tree: Arc<dyn Shown>,
     pub(super) engine: Arc<Engine>,
     pub(super) handles: Arc<Handles>,
-    pub(super) descriptors: Descriptors,
+    pub(super) descriptors: Arc<Descriptors>,
     directories: Arc<Directories>,
     pub(super) observation: Observation,
     activity: Arc<Activity>,
@@ -55,30 +57,34 @@ pub(super) struct WarpFilesystem {
     allow_other: bool,
     /// Whether the kernel takes files to read by itself.
     pub(super) passthrough: bool,
+    /// Who answers what may have to wait for a network; nobody where nothing does.
+    elsewhere: Option<Elsewhere>,
 }
 
 impl WarpFilesystem {
     pub(super) fn new(
-        tree: Tree,
+        tree: Arc<dyn Shown>,
         engine: Arc<Engine>,
         descriptors: Descriptors,
         activity: Arc<Activity>,
         time_to_live: Duration,
         allow_other: bool,
+        elsewhere: Option<Elsewhere>,
     ) -> Self {
-        let (tree, handles, directories) = (Arc::new(tree), Arc::default(), Arc::default());
+        let (handles, directories) = (Arc::default(), Arc::default());
         Self {
             observation: Observation::new(&engine, &tree, &handles, &directories),
             owner: rustix::process::getuid().as_raw(),
             tree,
             engine,
             handles,
-            descriptors,
+            descriptors: Arc::new(descriptors),
             directories,
             activity,
             time_to_live,
             allow_other,
             passthrough: false,
+            elsewhere,
         }
     }
 
@@ -86,6 +92,19 @@ impl WarpFilesystem {
     fn answer(&self, request: &'static str, handler: impl FnOnce()) {
         self.activity.note();
         shielded(request, handler);
+    }
+
+    /// As [`WarpFilesystem::answer`], where the tree or a file is asked for something: elsewhere, if that may have to wait for a
+    /// network.
+    fn answer_in_time(&self, request: &'static str, handler: impl FnOnce(&Self) + Send + 'static) {
+        match &self.elsewhere {
+            None => self.answer(request, || handler(self)),
+            Some(elsewhere) => {
+                self.activity.note();
+                let this = self.clone();
+                elsewhere.run(move || shielded(request, || handler(&this)));
+            }
+        }
     }
 
     /// Whether the kernel may keep directories' entries between openings. It looks at no time-to-live of theirs, nor
@@ -182,13 +201,14 @@ impl Filesystem for WarpFilesystem {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.answer("lookup", || {
-            match self.tree.lookup(NodeId(parent.0), name.as_bytes()) {
+        let name = name.to_owned();
+        self.answer_in_time("lookup", move |this| {
+            match this.tree.lookup(NodeId(parent.0), name.as_bytes()) {
                 Ok(Some(found)) => {
-                    reply.entry(&self.time_to_live, &file_attributes(&found), Generation(0));
+                    reply.entry(&this.time_to_live, &file_attributes(&found), Generation(0));
                 }
-                Ok(None) if self.time_to_live > Duration::ZERO => {
-                    reply.entry(&self.time_to_live, &absent(), Generation(0));
+                Ok(None) if this.time_to_live > Duration::ZERO => {
+                    reply.entry(&this.time_to_live, &absent(), Generation(0));
                 }
                 Ok(None) => reply.error(Errno::ENOENT),
                 Err(error) => reply.error(errno(&error)),
@@ -211,9 +231,11 @@ impl Filesystem for WarpFilesystem {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        self.answer("getattr", || match self.attributes(NodeId(node.0)) {
-            Ok(attributes) => reply.attr(&self.time_to_live, &file_attributes(&attributes)),
-            Err(error) => reply.error(errno(&error)),
+        self.answer_in_time("getattr", move |this| {
+            match this.attributes(NodeId(node.0)) {
+                Ok(attributes) => reply.attr(&this.time_to_live, &file_attributes(&attributes)),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
@@ -225,9 +247,10 @@ impl Filesystem for WarpFilesystem {
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.answer("open", || {
+        let user = request.uid();
+        self.answer_in_time("open", move |this| {
             if flags.acc_mode() == OpenAccMode::O_RDONLY {
-                self.open_file(NodeId(node.0), request.uid(), reply);
+                this.open_file(NodeId(node.0), user, reply);
             } else {
                 reply.error(Errno::EROFS);
             }
@@ -247,7 +270,11 @@ impl Filesystem for WarpFilesystem {
     ) {
         // The page cache has the answer of every other read.
         let kept = flags.0 & OFlags::DIRECT.bits() as i32 == 0;
-        self.answer("read", || self.read_file(handle, offset, size, kept, reply));
+        let read = move |this: &Self| this.read_file(handle, offset, size, kept, reply);
+        match self.elsewhere.is_none() || self.has_at_hand(handle, offset, size) {
+            true => self.answer("read", || read(self)),
+            false => self.answer_in_time("read", read),
+        }
     }
 
     fn release(
@@ -279,10 +306,12 @@ impl Filesystem for WarpFilesystem {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.answer("lseek", || match self.seek_file(handle, offset, whence) {
-            Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-            Ok(None) => reply.error(Errno::ENXIO),
-            Err(error) => reply.error(errno(&error)),
+        self.answer_in_time("lseek", move |this| {
+            match this.seek_file(handle, offset, whence) {
+                Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+                Ok(None) => reply.error(Errno::ENXIO),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
@@ -310,12 +339,12 @@ impl Filesystem for WarpFilesystem {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.answer("readdir", || {
-            let (node, listing) = match self.listing(handle, offset) {
+        self.answer_in_time("readdir", move |this| {
+            let (node, listing) = match this.listing(handle, offset) {
                 Ok(listed) => listed,
                 Err(error) => return reply.error(errno(&error)),
             };
-            self.told_from(offset, node, &listing);
+            this.told_from(offset, node, &listing);
             for (index, entry) in behind(&listing, offset) {
                 let name = OsStr::from_bytes(entry.name);
                 let next = index as u64 + 1;
@@ -335,15 +364,15 @@ impl Filesystem for WarpFilesystem {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.answer("readdirplus", || {
-            let (node, listing) = match self.listing(handle, offset) {
+        self.answer_in_time("readdirplus", move |this| {
+            let (node, listing) = match this.listing(handle, offset) {
                 Ok(listed) => listed,
                 Err(error) => return reply.error(errno(&error)),
             };
-            self.told_from(offset, node, &listing);
+            this.told_from(offset, node, &listing);
             for (index, entry) in behind(&listing, offset) {
                 // An entry that went away meanwhile is given without attributes; who asks for it learns why.
-                let found = self.tree.lookup_listed(&listing, index).ok().flatten();
+                let found = this.tree.lookup_listed(&listing, index).ok().flatten();
                 let attributes = found.as_ref().map_or_else(
                     || FileAttr {
                         kind: file_type(entry.kind),
@@ -355,13 +384,13 @@ impl Filesystem for WarpFilesystem {
                     attributes.ino,
                     index as u64 + 1,
                     OsStr::from_bytes(entry.name),
-                    &self.time_to_live,
+                    &this.time_to_live,
                     &attributes,
                     Generation(0),
                 );
                 if full {
                     if let Some(found) = found.filter(|_| !matches!(entry.name, b"." | b"..")) {
-                        self.tree.forget(found.node, 1);
+                        this.tree.forget(found.node, 1);
                     }
                     break;
                 }
@@ -408,8 +437,9 @@ impl Filesystem for WarpFilesystem {
         size: u32,
         reply: ReplyXattr,
     ) {
-        self.answer("getxattr", || {
-            match self.attribute(NodeId(node.0), name, request.uid()) {
+        let (name, user) = (name.to_owned(), request.uid());
+        self.answer_in_time("getxattr", move |this| {
+            match this.attribute(NodeId(node.0), &name, user) {
                 Ok(Some(value)) => reply_attribute(size, &value, reply),
                 Ok(None) if Tree::has_attributes_like(name.as_bytes()) => {
                     reply.error(Errno::NO_XATTR)
@@ -422,9 +452,11 @@ impl Filesystem for WarpFilesystem {
     }
 
     fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer("listxattr", || match self.attribute_names(NodeId(node.0)) {
-            Ok(names) => reply_attribute(size, &names, reply),
-            Err(error) => reply.error(errno(&error)),
+        self.answer_in_time("listxattr", move |this| {
+            match this.attribute_names(NodeId(node.0)) {
+                Ok(names) => reply_attribute(size, &names, reply),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 

@@ -5,7 +5,6 @@
 //! first handle of an inode decides for all until the last is released.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -14,7 +13,7 @@ use fuser::BackingId;
 use crate::identity::Identity;
 use crate::reader::Reader;
 use crate::stats::{Activity, Busiest, FileActivity};
-use crate::tree::{Listing, NodeId};
+use crate::tree::{Content, Listing, NodeId};
 
 /// An open file or directory.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ pub(super) enum Handle {
         node: NodeId,
         /// The state of the file when it was opened.
         identity: Identity,
-        file: Arc<File>,
+        content: Content,
         reader: Option<Reader>,
         activity: Activity,
     },

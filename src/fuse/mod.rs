@@ -2,7 +2,7 @@
 //!
 //! `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `idle` knows when nobody
 //! uses the mount, `guard` who cleans up after it; `filesystem` answers requests, `files` those about files and
-//! `attributes` those about extended attributes; `handles` knows what is open, `descriptors` how much may be,
+//! `attributes` those about extended attributes, `elsewhere` those that wait for a network; `handles` knows what is open, `descriptors` how much may be,
 //! `directories` what the kernel keeps of listings, `errno` what an error is called; `observation` looks at all that,
 //! `exposition` puts it into Prometheus' words, `metrics` serves them. [`serve`]
 //! puts them together and holds the order of a mount's life: everything that can be refused is refused before the mount
@@ -13,6 +13,7 @@ mod background;
 mod convert;
 mod descriptors;
 mod directories;
+mod elsewhere;
 mod errno;
 mod exposition;
 mod files;
@@ -39,6 +40,7 @@ use signal_hook::iterator::Signals;
 
 use self::background::Readiness;
 use self::descriptors::Descriptors;
+use self::elsewhere::Elsewhere;
 use self::filesystem::WarpFilesystem;
 use self::guard::Guard;
 use self::idle::Activity;
@@ -48,8 +50,12 @@ use self::notify::ServiceManager;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::mount_table::{self, FILE_SYSTEM_TYPE};
 use crate::reader::{Engine, EngineOptions};
+#[cfg(feature = "remote")]
+use crate::remote::{Location, Store, StoreOptions};
 use crate::stats::Stats;
-use crate::tree::{Kind, Tree};
+#[cfg(feature = "remote")]
+use crate::tree::ObjectTree;
+use crate::tree::{Kind, Shown, Tree};
 
 pub use mount::unmount_command as unmount;
 
@@ -71,7 +77,7 @@ pub const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// What to mount where, and how.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
-    /// A directory, or one `.warp` file.
+    /// A directory, or one `.warp` file; or, with the feature `remote`, an object's URL.
     pub source: PathBuf,
     /// A directory, or for a file also a regular file.
     pub mount_point: PathBuf,
@@ -93,6 +99,8 @@ pub struct MountOptions {
     pub foreground: bool,
     /// Whether the mount is to go as well when this process is killed or crashes. A process more sees to it.
     pub auto_unmount: bool,
+    /// How long whoever asks for something that lies beyond this machine waits for it, further tries included.
+    pub remote_timeout: Duration,
     /// Where to serve metrics over HTTP, as `HOST:PORT`, if at all. Anybody who can reach the address can read them.
     pub metrics: Option<String>,
 }
@@ -111,11 +119,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         .mount_point
         .canonicalize()
         .context("cannot mount here", &options.mount_point)?;
-    let source = options
-        .source
-        .canonicalize()
-        .context("cannot open", &options.source)?;
-    let tree = Tree::open(&source, &mount_point, remembered_headers(&options.engine))?;
+    let source = Source::open(options, &mount_point)?;
     let metrics = options.metrics.as_deref().map(Listener::bind).transpose()?;
     let readiness = if options.foreground {
         Readiness::foreground()
@@ -139,6 +143,8 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let descriptors = Descriptors::take_all(threads);
 
     let engine = Engine::new(&options.engine)?;
+    let shown_source = source.shown();
+    let (tree, elsewhere) = source.tree(options, &mount_point, &engine)?;
     let onto_file = tree.root_kind() == Kind::File;
     let time_to_live = if onto_file {
         // The kernel looks no root up when it is opened, so it has to ask before: there is but one file to ask about.
@@ -148,7 +154,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
-    let (connection, mut mount) = mount::mount(&source, &mount_point, onto_file, options)?;
+    let (connection, mut mount) = mount::mount(&shown_source, &mount_point, onto_file, options)?;
     guard.watch(&mount).inspect_err(|_| drop(mount.end()))?;
     tree.mounted_as(mount.device());
     let activity = Arc::new(Activity::default());
@@ -159,6 +165,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         Arc::clone(&activity),
         time_to_live,
         options.allow_other,
+        elsewhere,
     );
     let observation = filesystem.observation.clone();
     let handles = Arc::clone(&filesystem.handles);
@@ -197,7 +204,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     readiness.announce().inspect_err(|_| drop(mount.end()))?;
     let what = format!(
         "{} is mounted on {}",
-        source.display(),
+        shown_source.display(),
         mount.mount_point().display()
     );
     tracing::info!("{what}");
@@ -240,6 +247,69 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     }
     tracing::info!("{} is unmounted", mount.mount_point().display());
     outcome
+}
+
+/// What is to be mounted.
+enum Source {
+    /// A tree of this machine, taken hold of before the mount covers it.
+    Local(PathBuf, Tree),
+    /// What is asked for by a network. Nothing of it is before the process has gone to the background: that takes threads.
+    #[cfg(feature = "remote")]
+    Remote(Location),
+}
+
+impl Source {
+    fn open(options: &MountOptions, mount_point: &Path) -> Result<Self> {
+        #[cfg(feature = "remote")]
+        if let Some(location) = Location::in_word(&options.source)? {
+            return Ok(Self::Remote(location));
+        }
+        let source = options
+            .source
+            .canonicalize()
+            .context("cannot open", &options.source)?;
+        let tree = Tree::open(&source, mount_point, remembered_headers(&options.engine))?;
+        Ok(Self::Local(source, tree))
+    }
+
+    /// Its name, without secrets.
+    fn shown(&self) -> PathBuf {
+        match self {
+            Self::Local(source, _) => source.clone(),
+            #[cfg(feature = "remote")]
+            Self::Remote(location) => location.shown(),
+        }
+    }
+
+    /// What the mount is to show, and who waits for it.
+    fn tree(
+        self,
+        options: &MountOptions,
+        mount_point: &Path,
+        engine: &Arc<Engine>,
+    ) -> Result<(Arc<dyn Shown>, Option<Elsewhere>)> {
+        match self {
+            Self::Local(_, tree) => Ok((Arc::new(tree), None)),
+            #[cfg(feature = "remote")]
+            Self::Remote(location) => {
+                let store_options = StoreOptions {
+                    deadline: options.remote_timeout,
+                };
+                let kind = mount_point.metadata();
+                let onto_file = kind
+                    .context("cannot use the mount point", mount_point)?
+                    .is_file();
+                let store = Store::open(
+                    &location,
+                    &store_options,
+                    engine.shared_counters(),
+                    engine.budget(),
+                )?;
+                let tree = ObjectTree::open(&store, &location, onto_file)?;
+                Ok((Arc::new(tree), Some(Elsewhere::Store(store))))
+            }
+        }
+    }
 }
 
 /// Unmounts what nobody has asked anything for a while and has nothing open in, unless it is in use all the same. Says whether

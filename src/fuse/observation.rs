@@ -7,7 +7,7 @@ use super::handles::Handles;
 use crate::error::{Error, Result};
 use crate::reader::Engine;
 use crate::stats::{FileActivity, Stats};
-use crate::tree::Tree;
+use crate::tree::Shown;
 
 /// How many of the busiest files are told of at most.
 const MOST_FILES: usize = 20;
@@ -18,7 +18,7 @@ const LONGEST_LIST: usize = 60 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct Observation {
     engine: Arc<Engine>,
-    tree: Arc<Tree>,
+    tree: Arc<dyn Shown>,
     handles: Arc<Handles>,
     directories: Arc<Directories>,
 }
@@ -26,7 +26,7 @@ pub(super) struct Observation {
 impl Observation {
     pub(super) fn new(
         engine: &Arc<Engine>,
-        tree: &Arc<Tree>,
+        tree: &Arc<dyn Shown>,
         handles: &Arc<Handles>,
         directories: &Arc<Directories>,
     ) -> Self {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::decode::position_of;
+use super::distant::Fetched;
 use super::streams::Lease;
 use super::streams::Taken;
 use crate::archive::Unit;
@@ -17,6 +18,17 @@ use crate::memory::Urgency;
 impl Shared {
     /// Has the workers decode original bytes ahead of their reader.
     pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>) {
+        if ahead.is_empty() {
+            return;
+        }
+        match self.archive.distant() {
+            Some(distant) => self.fetch_ahead(distant, ahead),
+            None => self.send_ahead(ahead, None),
+        }
+    }
+
+    /// Hands the units of some bytes of the original to the workers; what was `fetched` for them is kept until they are done.
+    pub(super) fn send_ahead(self: &Arc<Self>, ahead: Range<u64>, fetched: Option<&Arc<Fetched>>) {
         let mut offset = ahead.start;
         while let Some((unit, bytes)) = self
             .archive
@@ -29,10 +41,18 @@ impl Shared {
                 let whole = self.bytes(chunk);
                 let until = whole.end.min(ahead.end);
                 let (from, to) = (bytes.start - whole.start, until - whole.start);
-                self.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to));
+                let fetched = fetched.cloned();
+                self.spawn(move |shared| {
+                    shared.decode_chunk_ahead(chunk, from, to);
+                    drop(fetched);
+                });
                 offset = until;
             } else {
-                self.spawn(move |shared| shared.decode_unit_ahead(unit, &bytes));
+                let fetched = fetched.cloned();
+                self.spawn(move |shared| {
+                    shared.decode_unit_ahead(unit, &bytes);
+                    drop(fetched);
+                });
                 offset = self.bytes(chunk).end;
             }
         }

@@ -191,6 +191,7 @@ impl Shared {
         let origin = self.bytes(chunk).start;
         let (start, end) = (bytes.start - origin, bytes.end - origin);
         let mut begin = false;
+        let mut brought = None;
         loop {
             // Whoever has come past the piece has brought it in before saying so.
             streams.wait_for(key, start);
@@ -198,15 +199,26 @@ impl Shared {
                 return Ok((supplied, None));
             }
             let beside = match begin {
-                true => self.stream_memory(chunk)?,
+                true => {
+                    brought = self.bring_piece(chunk, 0, end);
+                    self.stream_memory(chunk)?
+                }
                 false => 0,
             };
-            let acquired = self.engine.cache.budget().acquire_beside(
-                [(end - start) as usize, self.archive.room_beside(bytes)],
-                beside,
-                Urgency::Demand,
-                || self.engine.make_room(),
-            )?;
+            let lengths = [(end - start) as usize, self.archive.room_beside(bytes)];
+            let acquire = |urgency| {
+                let budget = self.engine.cache.budget();
+                budget.acquire_beside(lengths, beside, urgency, || self.engine.make_room())
+            };
+            // Nobody waits for memory who holds some.
+            let mut acquired = None;
+            if brought.is_some() {
+                acquired = acquire(Urgency::Speculation)?;
+            }
+            if acquired.is_none() {
+                brought = None;
+                acquired = acquire(Urgency::Demand)?;
+            }
             let ([mut piece, mut room_beside], room) = acquired.ok_or(ErrorKind::Cancelled)?;
             let mut lease = match streams.take(key, start, begin) {
                 Taken::Lease(lease) => lease,
@@ -220,11 +232,13 @@ impl Shared {
             if let Some(supplied) = self.engine.cache.supplied(mark) {
                 return Ok((supplied, Some(lease)));
             }
-            if lease.stream().is_none() {
-                lease.begin(self.archive.open_stream(chunk)?, room);
+            match lease.stream().map(|stream| stream.position()) {
+                Some(from) => brought = self.bring_piece(chunk, from, end),
+                None => lease.begin(self.archive.open_stream(chunk)?, room),
             }
             self.pass(&mut lease, chunk, start, &mut piece)?;
             self.decode_on(&mut lease, chunk, &mut piece)?;
+            drop(brought);
             self.archive.check(bytes, &piece, &mut room_beside)?;
             return Ok((Arc::new(piece), Some(lease)));
         }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::Reader;
+use super::distant::AllFetched;
 use super::streams::Streams;
 use crate::archive::{Archive, Conditions, Contents, Cut, Source, Verify, one_call};
 use crate::cache::Cache;
@@ -20,6 +21,8 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::memory::{Budget, default_budget};
 use crate::occasionally::Occasionally;
+#[cfg(feature = "remote")]
+use crate::remote::{Location, Object, Store, StoreOptions};
 use crate::stats::{Counters, Stats};
 use crate::sync::{Mutex, MutexGuard, Workers};
 
@@ -90,6 +93,7 @@ pub struct Engine {
     pub(super) counters: Arc<Counters>,
     pub(super) workers: Workers,
     pub(super) streams: Streams,
+    pub(super) fetches: AllFetched,
     /// The longest chunk that is decoded by one call, in bytes.
     pub(super) one_call: u64,
     /// When to tell of failures that may pass.
@@ -122,6 +126,7 @@ impl Engine {
         Ok(Arc::new(Self {
             cache: Cache::new(budget, Arc::clone(&counters)),
             streams: Streams::new(options.cache_size / 2),
+            fetches: AllFetched::default(),
             one_call: one_call(options.cache_size),
             counters,
             workers: Workers::start(options.threads)?,
@@ -137,23 +142,36 @@ impl Engine {
         }))
     }
 
-    /// Opens a `.warp` file for reading its original bytes.
+    /// Opens a `.warp` file for reading its original bytes; or, with the feature `remote`, the object that a URL names.
     ///
     /// # Errors
     /// The system's, or those of a file that is not what it should be. A file that was cut short is opened: reads of
     /// what is gone fail.
     pub fn open(self: &Arc<Self>, path: impl AsRef<Path>) -> Result<Reader> {
         let path = path.as_ref();
+        #[cfg(feature = "remote")]
+        if let Some(location) = Location::in_word(path)? {
+            let shown = location.shown();
+            let store = Store::open(
+                &location,
+                &StoreOptions::default(),
+                self.counters.clone(),
+                self.cache.budget(),
+            )?;
+            let object = Object::open(&store, location.key()).context("cannot open", &shown)?;
+            let identity = object.identity().context("cannot examine", &shown)?;
+            return self.open_source(&shown, Box::new(object), identity);
+        }
         let file = File::open(path).context("cannot open", path)?;
         let identity = file.identity().context("cannot examine", path)?;
-        self.open_file(path, Arc::new(file), identity)
+        self.open_source(path, Box::new(file), identity)
     }
 
-    /// As [`Engine::open`], for a file that is open already; `path` is its name for messages.
-    pub(crate) fn open_file(
+    /// As [`Engine::open`], for a source that is open already; `path` is its name for messages.
+    pub(crate) fn open_source(
         self: &Arc<Self>,
         path: &Path,
-        file: Arc<File>,
+        source: Box<dyn Source>,
         identity: Identity,
     ) -> Result<Reader> {
         let contents = match self.known(&identity) {
@@ -167,7 +185,7 @@ impl Engine {
                         make_room: &|| self.make_room(),
                         cancelled: &AtomicBool::new(false),
                     };
-                    Contents::read(&file, path, &conditions)
+                    Contents::read(&*source, path, &conditions)
                 };
                 let contents = match read() {
                     Err(error) if matches!(error.kind(), ErrorKind::OverBudget { .. }) => {
@@ -186,26 +204,42 @@ impl Engine {
                 self.remember(contents.inspect_err(|error| self.report(error, &identity))?)
             }
         };
-        let archive = Archive::new(path, Box::new(file), contents);
+        let archive = Archive::new(path, source, contents);
         Ok(Reader::new(Arc::clone(self), archive))
     }
 
     /// How far ahead of a sequential reader of a file with such chunks to decode, in bytes.
-    pub(super) fn prefetch_limit(&self, chunk_len: u64) -> u64 {
-        self.prefetch.unwrap_or_else(|| {
-            let wanted = DEFAULT_PREFETCH.max(chunk_len.saturating_mul(CHUNKS_AHEAD));
-            wanted.min(self.cache.budget().total() / PREFETCH_PART)
+    /// A source that is far away is asked for as much as its reader is found to need.
+    pub(super) fn prefetch_limit(&self, chunk_len: u64, distant: bool) -> u64 {
+        let most = self.cache.budget().total() / PREFETCH_PART;
+        self.prefetch.unwrap_or(match distant {
+            true => most,
+            false => DEFAULT_PREFETCH
+                .max(chunk_len.saturating_mul(CHUNKS_AHEAD))
+                .min(most),
         })
     }
 
     /// Gives up something that counts against the budget; says whether there was anything.
     pub(super) fn make_room(&self) -> bool {
-        self.cache.evict_one() || self.streams.evict_one()
+        self.cache.evict_one() || self.streams.evict_one() || self.fetches.give_one_up()
     }
 
     /// What to count reads in.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// As [`Engine::counters`], to be kept.
+    #[cfg(feature = "remote")]
+    pub(crate) fn shared_counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// What counts all that grows with use.
+    #[cfg(feature = "remote")]
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        self.cache.budget()
     }
 
     /// What has been done so far.

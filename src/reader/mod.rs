@@ -6,6 +6,7 @@
 
 mod ahead;
 mod decode;
+mod distant;
 mod engine;
 mod holes;
 #[cfg(all(test, shuttle))]
@@ -79,7 +80,7 @@ impl Reader {
             .table()
             .original_range(0)
             .map_or(0, |first| first.end);
-        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len));
+        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len, archive.distant().is_some()));
         Self {
             shared: Arc::new(Shared {
                 engine,
@@ -192,6 +193,24 @@ impl Reader {
             }
             Ok(with(assembly, origin))
         })
+    }
+
+    /// Whether all these bytes are decoded.
+    #[cfg(feature = "fuse")]
+    pub(crate) fn has_at_hand(&self, offset: u64, length: usize) -> bool {
+        let shared = &self.shared;
+        let range = self.clip(offset, length);
+        let mut place = range.start;
+        while place < range.end {
+            let contents = shared.archive.contents();
+            match contents.unit_holding(place, shared.engine.one_call) {
+                Some((unit, bytes)) if shared.engine.cache.is_ready(shared.key(unit)) => {
+                    place = bytes.end;
+                }
+                _ => return false,
+            }
+        }
+        true
     }
 
     fn clip(&self, offset: u64, length: usize) -> Range<u64> {

@@ -19,7 +19,8 @@ use crate::error::{IoContext, Result};
 pub(crate) struct Listing {
     node: NodeId,
     parent: NodeId,
-    directory: Arc<Directory>,
+    /// `None` of what is no directory of this machine.
+    directory: Option<Arc<Directory>>,
     names: Vec<u8>,
     records: Vec<Record>,
 }
@@ -46,7 +47,7 @@ pub(crate) struct ListedEntry<'a> {
 }
 
 impl Listing {
-    fn new(node: NodeId, parent: NodeId, directory: Arc<Directory>) -> Self {
+    pub(super) fn new(node: NodeId, parent: NodeId, directory: Option<Arc<Directory>>) -> Self {
         Self {
             node,
             parent,
@@ -56,7 +57,7 @@ impl Listing {
         }
     }
 
-    fn push(&mut self, name: &[u8], kind: Kind, inode: u64, stripped: bool) {
+    pub(super) fn push(&mut self, name: &[u8], kind: Kind, inode: u64, stripped: bool) {
         self.names.extend_from_slice(name);
         self.records.push(Record {
             name_end: self.names.len(),
@@ -70,6 +71,16 @@ impl Listing {
     fn shrink(&mut self) {
         self.names.shrink_to_fit();
         self.records.shrink_to_fit();
+    }
+
+    /// Which directory it is of.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Which directory that lies in.
+    pub(super) fn parent(&self) -> NodeId {
+        self.parent
     }
 
     /// How many entries there are.
@@ -147,7 +158,7 @@ impl Tree {
         }
         let numbers = self.nodes.numbers(shown.iter().map(|(.., key)| *key));
 
-        let mut listing = Listing::new(directory, known.parent, opened);
+        let mut listing = Listing::new(directory, known.parent, Some(opened));
         let parent = self.inode_of(known.parent);
         listing.push(b".", Kind::Directory, self.inode_of(directory), false);
         listing.push(b"..", Kind::Directory, parent, false);
@@ -181,8 +192,11 @@ impl Tree {
             b".." => return self.attributes(listing.parent).map(Some),
             _ => {}
         }
+        let Some(directory) = &listing.directory else {
+            return Ok(None);
+        };
         let view = View {
-            directory: Arc::clone(&listing.directory),
+            directory: Arc::clone(directory),
             entries: Entries::Live,
         };
         let name = entry.source_name();

@@ -5,7 +5,9 @@
 //! - `names` decides under which name an entry shows and what a link's target becomes,
 //! - `source` resolves paths beneath descriptors that were opened before the mount existed,
 //! - `headers` remembers which files are packed,
+//! - `object` shows one object of a store instead,
 //! - `recent` keeps the directories open that were listed last,
+//! - `shown` is what a mount asks, of this tree or of one of objects,
 //! - `single` keeps what replaces a file that is mounted onto a file from those it is not for,
 //! - `nodes` knows which file a number stands for and where it was last seen, `numbers` gives the numbers out.
 //!
@@ -20,13 +22,14 @@ mod listing;
 mod names;
 mod nodes;
 mod numbers;
+#[cfg(feature = "remote")]
+mod object;
 mod open;
 mod recent;
+mod shown;
 mod single;
 mod source;
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,6 +42,9 @@ use crate::identity::Identity;
 
 pub(crate) use attributes::{Attributes, Kind};
 pub(crate) use listing::{ListedEntry, Listing};
+#[cfg(feature = "remote")]
+pub(crate) use object::ObjectTree;
+pub(crate) use shown::{Content, Shown};
 
 use headers::Headers;
 use names::{Entries, Names, View, file_type};
@@ -79,13 +85,13 @@ pub(crate) struct Tree {
 #[derive(Debug)]
 pub(crate) struct OpenedFile {
     /// The source file.
-    pub(crate) file: Arc<File>,
+    pub(crate) content: Content,
     /// Its state when it was opened.
     pub(crate) identity: Identity,
     /// Whether it shows as its original.
     pub(crate) packed: bool,
-    /// Who may open it.
-    access: Access,
+    /// Who may open it, if the system says so.
+    access: Option<Access>,
     /// Its path as the user knows it, for messages.
     pub(crate) path: PathBuf,
 }
@@ -164,11 +170,14 @@ impl Tree {
     pub(crate) fn attributes_of_open(
         &self,
         node: NodeId,
-        file: impl AsFd,
+        content: &Content,
         original_size: Option<u64>,
     ) -> Result<Attributes> {
         let known = self.known(node)?;
         let path = self.source.path(&known.location, &known.name);
+        let Some(file) = content.file() else {
+            return self.attributes(node);
+        };
         let stat = stat_descriptor(file).context("cannot examine", &path)?;
         let mut attributes = Attributes::new(node, known.kind, &stat);
         if let Some(size) = original_size {
@@ -213,10 +222,10 @@ impl Tree {
             return Err(changed());
         }
         Ok(OpenedFile {
-            file: Arc::new(file),
+            content: Content::File(Arc::new(file)),
             identity,
             packed: known.key.decoded,
-            access: Access::from(&stat),
+            access: Some(Access::from(&stat)),
             path,
         })
     }

@@ -50,7 +50,7 @@ impl MountedFile {
             self.identity.same_file(&opened.identity) && self.identity.born == opened.identity.born;
         // These could have read it themselves.
         let trusted = user == 0 || user == rustix::process::geteuid().as_raw();
-        if same || trusted || opened.access == self.access {
+        if same || trusted || opened.access == Some(self.access) {
             return Ok(());
         }
         let why = "this is another file than was mounted, with another owner or mode: mount it anew to show it to others";

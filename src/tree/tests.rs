@@ -99,7 +99,12 @@ fn target(tree: &Tree, name: &str) -> String {
 
 fn text(mut opened: OpenedFile) -> Vec<u8> {
     let mut bytes = Vec::new();
-    opened.file.read_to_end(&mut bytes).unwrap();
+    opened
+        .content
+        .file()
+        .unwrap()
+        .read_to_end(&mut bytes)
+        .unwrap();
     bytes
 }
 
@@ -516,7 +521,7 @@ fn another_file_or_view_in_a_nodes_place_is_noticed_on_opening() {
     assert_ne!(new.node, replaced);
     assert!(tree.open_file(new.node).is_ok());
     let of_held = tree
-        .attributes_of_open(replaced, &held.file, Some(PACKED_ORIGINAL))
+        .attributes_of_open(replaced, &held.content, Some(PACKED_ORIGINAL))
         .unwrap();
     assert_eq!(
         (of_held.node, of_held.size, of_held.nlink),

@@ -19,6 +19,7 @@ pub mod disks;
 pub mod group;
 pub mod jobs;
 pub mod place;
+pub mod remote;
 pub mod shown;
 pub mod system_calls;
 pub mod users;
@@ -161,21 +162,23 @@ pub struct Mounted {
 impl Mounted {
     /// Mounts `source` on a directory of its own.
     pub fn new(source: &Path, arguments: &[&str]) -> Self {
+        Self::by(warpfs(), source, arguments)
+    }
+
+    /// Mounts `source` on a directory of its own, by this command, which is the program's so far.
+    pub fn by(command: Command, source: &Path, arguments: &[&str]) -> Self {
         let own = tempfile::tempdir().unwrap();
         let mount_point = own.path().join("mounted");
         fs::create_dir(&mount_point).unwrap();
-        Self::start(warpfs(), source, mount_point, arguments, own)
+        Self::start(command, source, mount_point, arguments, own)
     }
 
     /// Mounts `source` on a directory of its own, by a server that a shell becomes after it has run `before`.
     pub fn after(before: &str, source: &Path, arguments: &[&str]) -> Self {
-        let own = tempfile::tempdir().unwrap();
-        let mount_point = own.path().join("mounted");
-        fs::create_dir(&mount_point).unwrap();
         let mut command = Command::new("sh");
         let script = format!("{before} && exec \"$@\"");
         command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_warpfs")]);
-        Self::start(command, source, mount_point, arguments, own)
+        Self::by(command, source, arguments)
     }
 
     /// Mounts `source` on `mount_point`.

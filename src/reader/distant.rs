@@ -1,0 +1,213 @@
+//! Bringing compressed bytes from a source that is far away, before they are decoded.
+//!
+//! What is decoded ahead lies end to end in the file as in the original, so the chunks of a window are fetched in a few large
+//! requests, several at a time, by the network's own threads; the workers get them when they are there. The room they
+//! come into counts against the budget, and is a guess as they are. A reader who comes to one that is on its way waits for that;
+//! to any other, he makes a request of his own.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::Shared;
+use crate::archive::{Distant, Kept};
+use crate::memory::Urgency;
+
+/// How much is fetched ahead in one request at most, in bytes.
+const LONGEST_FETCH: u64 = 4 << 20;
+/// How many requests a window is cut into at least, so that several are under way: one may lose a packet, and a server sends each
+/// only so fast.
+const FETCHES: u64 = 4;
+/// The least that is worth a request of its own, in bytes: what comes in the time that asking takes.
+const LEAST_FETCH: u64 = 256 << 10;
+/// How much of a large chunk's payload is fetched beside what a piece of it takes by proportion, in bytes: parts of a chunk
+/// differ.
+const PIECE_SLACK: u64 = 64 << 10;
+
+/// Which part of the budget may be fetched ahead and not decoded yet: one in this many bytes.
+const FETCHED_PART: u64 = 4;
+
+/// What was fetched ahead, for as long as somebody is going to decode it.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    length: usize,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// All that was fetched ahead, of all files, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct AllFetched(Mutex<Vec<Weak<Fetched>>>);
+
+impl AllFetched {
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Fetched>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether so many bytes more may be fetched, of a budget of so many.
+    fn have_room(&self, length: usize, budget: u64) -> bool {
+        let mut all = self.lock();
+        all.retain(|fetched| fetched.strong_count() > 0);
+        let held = all.iter().filter_map(Weak::upgrade);
+        let held: usize = held.map(|fetched| fetched.length).sum();
+        (held.saturating_add(length)) as u64 <= budget / FETCHED_PART
+    }
+
+    fn add(&self, length: usize) -> Arc<Fetched> {
+        let fetched = Arc::new(Fetched {
+            length,
+            kept: Mutex::default(),
+        });
+        self.lock().push(Arc::downgrade(&fetched));
+        fetched
+    }
+
+    /// Gives up what was fetched, or is being, for the longest time; says whether there was anything.
+    pub(super) fn give_one_up(&self) -> bool {
+        let mut all = self.lock();
+        while !all.is_empty() {
+            let kept = all
+                .remove(0)
+                .upgrade()
+                .and_then(|fetched| fetched.kept().take());
+            if kept.is_some() {
+                // Freed without the lock.
+                drop(all);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Shared {
+    /// Fetches the payloads of some bytes of the original, and has the workers decode them.
+    pub(super) fn fetch_ahead(self: &Arc<Self>, distant: &dyn Distant, ahead: Range<u64>) {
+        let table = self.archive.table();
+        let longest = self.packed_len(&ahead) / FETCHES;
+        let longest = longest.clamp(LEAST_FETCH, LONGEST_FETCH);
+        let mut group: Option<(Range<u64>, Range<u64>)> = None;
+        let mut offset = ahead.start;
+        while offset < ahead.end {
+            let chunk = table.chunks_holding(&(offset..offset + 1)).start;
+            let whole = self.bytes(chunk);
+            let original = offset..whole.end.min(ahead.end);
+            if original.is_empty() || self.check_whole(chunk).is_err() {
+                break;
+            }
+            offset = original.end;
+            let packed = self.packed_part(chunk, &original);
+            match &mut group {
+                Some((held, bytes))
+                    if held.end >= packed.start && packed.end - held.start <= longest =>
+                {
+                    held.end = packed.end.max(held.end);
+                    bytes.end = original.end;
+                }
+                _ => {
+                    if let Some(done) = group.replace((packed, original))
+                        && !self.fetch_group(distant, done)
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+        if let Some(done) = group {
+            self.fetch_group(distant, done);
+        }
+    }
+
+    /// Fetches payloads in one request, and hands the bytes of the original that they are of to the workers when they are there;
+    /// says whether there was memory for it.
+    fn fetch_group(
+        self: &Arc<Self>,
+        distant: &dyn Distant,
+        (packed, original): (Range<u64>, Range<u64>),
+    ) -> bool {
+        let length = usize::try_from(packed.end - packed.start).unwrap_or(usize::MAX);
+        let make_room = || self.engine.make_room();
+        let budget = self.engine.cache.budget();
+        let room = match self.engine.fetches.have_room(length, budget.total()) {
+            true => budget.acquire([length], Urgency::Speculation, make_room),
+            false => Ok(None),
+        };
+        let Ok(Some([room])) = room else {
+            self.engine.counters.prefetch_refused.add(1);
+            return false;
+        };
+        let fetched = self.engine.fetches.add(length);
+        let shared = Arc::downgrade(self);
+        let held = Arc::clone(&fetched);
+        let then = move |whole: bool| {
+            if let Some(shared) = shared.upgrade().filter(|_| whole) {
+                shared.send_ahead(original, Some(&held));
+            }
+        };
+        let kept = distant.fetch(packed, room, Urgency::Speculation, Some(Box::new(then)));
+        fetched.keep(kept);
+        true
+    }
+
+    /// Begins to fetch what a piece of a large chunk takes, for a decoder that stands at `from`; both in bytes from the chunk's
+    /// beginning. What is near, or fits no budget, is read as it is needed.
+    pub(super) fn bring_piece(&self, chunk: u32, from: u64, to: u64) -> Option<Kept> {
+        let distant = self.archive.distant()?;
+        let origin = self.bytes(chunk).start;
+        let packed = self.packed_part(chunk, &(origin + from..origin + to));
+        if distant.is_coming(packed.start) {
+            return None;
+        }
+        let length = usize::try_from(packed.end - packed.start).ok()?;
+        let budget = self.engine.cache.budget();
+        let make_room = || self.engine.make_room();
+        let room = budget.acquire([length], Urgency::Speculation, make_room);
+        let [room] = room.ok().flatten()?;
+        Some(distant.fetch(packed, room, Urgency::Demand, None))
+    }
+
+    /// The part of a chunk's payload that some of its bytes are to be decoded from: all of a short one, and of a long one about as
+    /// much as they are of the chunk.
+    fn packed_part(&self, chunk: u32, original: &Range<u64>) -> Range<u64> {
+        let packed = self.archive.table().compressed_range(chunk);
+        let packed = packed.unwrap_or_default();
+        let whole = self.bytes(chunk);
+        let length = packed.end - packed.start;
+        if length <= LEAST_FETCH {
+            return packed;
+        }
+        let share = |offset: u64| {
+            let part = u128::from(length) * u128::from(offset - whole.start);
+            packed.start + (part / u128::from((whole.end - whole.start).max(1))) as u64
+        };
+        let start = match original.start == whole.start {
+            true => packed.start,
+            false => share(original.start).saturating_sub(PIECE_SLACK),
+        };
+        let end = match original.end == whole.end {
+            true => packed.end,
+            false => share(original.end) + PIECE_SLACK,
+        };
+        start.max(packed.start)..end.min(packed.end)
+    }
+
+    /// How long the payloads are together that some bytes of the original are decoded from, in bytes.
+    fn packed_len(&self, original: &Range<u64>) -> u64 {
+        let table = self.archive.table();
+        let chunks = table.chunks_holding(original);
+        let first = table.compressed_range(chunks.start);
+        let last = chunks.end.checked_sub(1);
+        let last = last.and_then(|last| table.compressed_range(last));
+        first
+            .zip(last)
+            .map_or(0, |(first, last)| last.end.saturating_sub(first.start))
+    }
+}
+
+impl Fetched {
+    fn keep(&self, kept: Kept) {
+        *self.kept() = Some(kept);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,138 @@
+//! What the library that speaks to the stores has to be told, from a location and the environment.
+//!
+//! Credentials are found where the stores' own tools find them: in the environment, in the files and from the services it
+//! names, and from the machine's own role. `docs/REMOTE.md` lists them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::ClientConfigKey;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::http::HttpBuilder;
+use object_store::list::PaginatedListStore;
+use object_store::multipart::MultipartStore;
+use object_store::{ObjectStore, RetryConfig};
+use url::{Host, Url};
+
+use super::location::{Location, Protocol};
+use super::wire::Connector;
+
+/// A store, as far as it can do each of these.
+#[derive(Clone)]
+pub(super) struct Backend {
+    pub(super) objects: Arc<dyn ObjectStore>,
+    /// Lists objects page by page.
+    pub(super) pages: Option<Arc<dyn PaginatedListStore>>,
+    /// Takes objects part by part.
+    pub(super) parts: Option<Arc<dyn MultipartStore>>,
+}
+
+/// Makes one of these of what has all three interfaces.
+macro_rules! backend {
+    ($builder:expr) => {{
+        let store = Arc::new($builder.build()?);
+        Backend {
+            objects: store.clone(),
+            pages: Some(store.clone()),
+            parts: Some(store),
+        }
+    }};
+}
+
+impl Backend {
+    /// The store that a location lies in.
+    pub(super) fn of(location: &Location, connector: Connector) -> object_store::Result<Self> {
+        // Whoever asks retries, and knows until when.
+        let retry = RetryConfig {
+            max_retries: 0,
+            ..RetryConfig::default()
+        };
+        let url = location.url();
+        let bucket = url.host_str().unwrap_or_default();
+        Ok(match location.protocol() {
+            Protocol::S3 => {
+                let builder = AmazonS3Builder::from_env()
+                    .with_bucket_name(bucket)
+                    .with_retry(retry)
+                    .with_http_connector(connector);
+                let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+                    .iter()
+                    .find_map(|key| builder.get_config_value(key));
+                // In plain text only on this machine, or if AWS_ALLOW_HTTP says so.
+                let local = endpoint.is_some_and(|endpoint| is_loopback(&endpoint));
+                let builder = if local {
+                    builder.with_allow_http(true)
+                } else {
+                    builder
+                };
+                backend!(builder)
+            }
+            Protocol::Google => backend!(
+                GoogleCloudStorageBuilder::from_env()
+                    .with_bucket_name(bucket)
+                    .with_retry(retry)
+                    .with_http_connector(connector)
+            ),
+            Protocol::Azure => backend!(
+                MicrosoftAzureBuilder::from_env()
+                    .with_url(url.as_str())
+                    .with_retry(retry)
+                    .with_http_connector(connector)
+            ),
+            Protocol::Http => {
+                let allow_http = (url.scheme() == "http").to_string();
+                let mut base = url.clone();
+                if let Ok(mut segments) = base.path_segments_mut() {
+                    segments.pop_if_empty();
+                }
+                let store = HttpBuilder::new()
+                    .with_url(base.as_str())
+                    .with_config(ClientConfigKey::AllowHttp, allow_http)
+                    .with_retry(retry)
+                    .with_http_connector(connector);
+                Backend {
+                    objects: Arc::new(store.build()?),
+                    pages: None,
+                    parts: None,
+                }
+            }
+        })
+    }
+}
+
+/// Whether a URL's host is this machine.
+fn is_loopback(url: &str) -> bool {
+    let url = Url::parse(url).ok();
+    match url.as_ref().and_then(Url::host) {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_told_from_others() {
+        for local in [
+            "http://127.0.0.1:9000",
+            "http://localhost/x",
+            "http://[::1]:1",
+        ] {
+            assert!(is_loopback(local), "{local}");
+        }
+        for other in [
+            "http://10.0.0.1",
+            "http://localhost.example",
+            "https://s3.amazonaws.com",
+            "x",
+        ] {
+            assert!(!is_loopback(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What went wrong with a request, and whether to try again.
+
+use std::fmt::Write as _;
+use std::io;
+use std::time::Duration;
+
+use super::location::redacted;
+use super::wire::Seen;
+
+/// Why a request was not answered as it should have been.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    pub(super) kind: FaultKind,
+    /// What happened, in words that hold no secrets.
+    pub(super) what: String,
+    /// How long the server wants to be left alone.
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// See [`Fault`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FaultKind {
+    /// The object is another than the one that is meant.
+    Changed,
+    /// There is no such object.
+    NotFound,
+    /// We may not.
+    Refused,
+    /// The server cannot do what is asked, and will not be able to.
+    Unable,
+    /// It may go well another time.
+    Passing,
+}
+
+impl Fault {
+    pub(super) fn new(kind: FaultKind, what: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            retry_after: None,
+        }
+    }
+
+    /// What an error of the stores' library means, with what was seen of its last request.
+    pub(super) fn of(error: &object_store::Error, seen: &Seen) -> Self {
+        use object_store::Error as E;
+        let kind = match (error, seen.status) {
+            (E::Precondition { .. }, _) | (_, Some(412)) => FaultKind::Changed,
+            (E::NotFound { .. }, _) | (_, Some(404 | 410)) => FaultKind::NotFound,
+            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) | (_, Some(401 | 403)) => {
+                FaultKind::Refused
+            }
+            _ if seen.ignored_range => FaultKind::Unable,
+            (_, Some(408 | 429 | 500..)) => FaultKind::Passing,
+            (_, Some(300..)) => FaultKind::Unable,
+            (E::NotSupported { .. } | E::NotImplemented { .. }, _) => FaultKind::Unable,
+            // An answer that is not what was asked for, or none at all: the network is what it is.
+            (_, Some(_)) => FaultKind::Passing,
+            (_, None) if seen.failure.is_some() => FaultKind::Passing,
+            // No request was made: what was set up is wrong.
+            (_, None) => FaultKind::Refused,
+        };
+        Self {
+            kind,
+            what: described(error, seen),
+            retry_after: seen.retry_after,
+        }
+    }
+
+    /// As the readers of files know errors.
+    pub(super) fn into_io(self) -> io::Error {
+        let kind = match self.kind {
+            FaultKind::Changed => return io::ErrorKind::StaleNetworkFileHandle.into(),
+            FaultKind::NotFound => io::ErrorKind::NotFound,
+            FaultKind::Refused => io::ErrorKind::PermissionDenied,
+            FaultKind::Unable => io::ErrorKind::Unsupported,
+            FaultKind::Passing => io::ErrorKind::TimedOut,
+        };
+        io::Error::new(kind, self.what)
+    }
+}
+
+/// What went wrong, in one line without secrets.
+fn described(error: &object_store::Error, seen: &Seen) -> String {
+    if seen.ignored_range {
+        return "the server sends the whole object when asked for a part: it cannot be read from here"
+            .to_owned();
+    }
+    let mut text = String::new();
+    match (seen.status, &seen.failure) {
+        (Some(status @ 300..), _) => {
+            let _ = write!(text, "the server answered {status}");
+            if let Some(code) = &seen.code {
+                let _ = write!(text, " ({code})");
+            }
+            match status {
+                300..=399 => text.push_str(": it is elsewhere; is the region or the URL right?"),
+                401 | 403 => text.push_str(": are the credentials right?"),
+                _ => {}
+            }
+        }
+        (_, Some(failure)) => text.push_str(&redacted(failure)),
+        _ => {
+            let mut cause: Option<&dyn std::error::Error> = Some(error);
+            // The innermost says what it is about.
+            while let Some(inner) = cause {
+                text = redacted(&inner.to_string());
+                cause = inner.source();
+            }
+        }
+    }
+    text
+}

@@ -1,0 +1,256 @@
+//! Where something lies beyond this machine: a URL, and which of its parts may be shown.
+//!
+//! Passwords, tokens and signatures travel in URLs, as `user:password@` or in the query of a presigned one. Nobody but the
+//! requests gets to see them: [`Location`]'s `Display` and `Debug` leave them out, and everything that is logged, shown or
+//! handed to the kernel goes through these.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use object_store::path::Path as Key;
+use url::Url;
+
+use crate::error::{Error, Result};
+
+/// Which interface a store is spoken to by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    /// Amazon S3 and what speaks as it does.
+    S3,
+    /// Google Cloud Storage.
+    Google,
+    /// Azure Blob Storage.
+    Azure,
+    /// A web server: single objects, no listings.
+    Http,
+}
+
+/// A URL of an object, or of the prefix of many.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Location {
+    protocol: Protocol,
+    url: Url,
+    /// The whole path, decoded.
+    path: Key,
+    /// What is asked for in the store: the path, or nothing of a web server's, which is asked for the very URL that was given.
+    key: Key,
+    /// Whether the URL ends in a slash, or names a whole bucket: a prefix, and no object.
+    is_prefix: bool,
+}
+
+impl Location {
+    /// The location that a command line's word names; `None` if it names a local file. What begins like a URL is one: a local
+    /// file of such a name is `./s3://...`.
+    ///
+    /// # Errors
+    /// It begins like a URL and is none that can be used.
+    pub(crate) fn in_word(word: &Path) -> Result<Option<Self>> {
+        match word.to_str().filter(|text| scheme_of(text).is_some()) {
+            Some(text) => Self::parse(text).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// It is none, or of a kind that is not known.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let refuse = |why: String| Error::unusable(why).in_file(Path::new(&redacted(text)));
+        let protocol = match scheme_of(text) {
+            Some("s3" | "s3a") => Protocol::S3,
+            Some("gs") => Protocol::Google,
+            Some("az" | "abfs" | "abfss") => Protocol::Azure,
+            Some("http" | "https") => Protocol::Http,
+            _ => {
+                return Err(refuse(
+                    "not a URL that can be read: s3://, gs://, az://, http:// and https:// can"
+                        .to_owned(),
+                ));
+            }
+        };
+        let mut url = Url::parse(text).map_err(|error| refuse(format!("not a URL: {error}")))?;
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(refuse("names no host or bucket".to_owned()));
+        }
+        if url.password().is_some() || (protocol != Protocol::Azure && !url.username().is_empty()) {
+            // The command line is there for everybody to see.
+            return Err(refuse(
+                "credentials do not belong into a URL: give them in the environment (see docs/REMOTE.md)".to_owned(),
+            ));
+        }
+        url.set_fragment(None);
+        if protocol != Protocol::Http && url.query().is_some() {
+            return Err(refuse("has a query, which means nothing here".to_owned()));
+        }
+        let path = Key::from_url_path(url.path()).map_err(|_| {
+            refuse("its path has a part that no object can be asked for by".to_owned())
+        })?;
+        let key = match protocol {
+            Protocol::Http => Key::default(),
+            _ => path.clone(),
+        };
+        let is_prefix = url.path().ends_with('/') || url.path().is_empty();
+        Ok(Self {
+            protocol,
+            url,
+            path,
+            key,
+            is_prefix,
+        })
+    }
+
+    /// Which interface it is spoken to by.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The URL as it is asked for, secrets included. Not to be shown.
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The name of the object, or of the prefix without its last slash, in its [store](super::Store): a bucket, or, of a web
+    /// server, the URL itself.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// What names the store among all: what its keys are names in.
+    pub(super) fn store_name(&self) -> &str {
+        match self.protocol {
+            Protocol::Http => self.url.as_str(),
+            _ => self.url[..url::Position::BeforePath].as_ref(),
+        }
+    }
+
+    /// Whether it can only be a prefix: the URL ends in a slash, or is a bucket's.
+    pub(crate) fn is_prefix(&self) -> bool {
+        self.is_prefix
+    }
+
+    /// The last part of its path, decoded; `None` of a bucket's or a host's root.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.path.filename()
+    }
+
+    /// Its name for messages, which holds no secrets.
+    pub(crate) fn shown(&self) -> PathBuf {
+        PathBuf::from(self.to_string())
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted(self.url.as_str()))
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({self})")
+    }
+}
+
+/// The scheme of what is written like a URL.
+fn scheme_of(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || "+-.".contains(letter));
+    is_scheme.then_some(scheme)
+}
+
+/// A text with nothing left of the URLs in it that may be secret: what stands in front of an `@` of a host, and queries.
+pub(super) fn redacted(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://");
+        let ends = |letter: char| letter.is_whitespace() || "\"'<>()".contains(letter);
+        let (url, behind) = after.split_at(after.find(ends).unwrap_or(after.len()));
+        let (place, query) = match url.split_once(['?', '#']) {
+            Some((place, _)) => (place, "?..."),
+            None => (url, ""),
+        };
+        let (host, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+        shown.push_str(match host.rsplit_once('@') {
+            // Of Azure's, the container stands there.
+            Some((user, _)) if !user.contains(':') && before.contains("abfs") => host,
+            Some((_, host)) => host,
+            None => host,
+        });
+        shown.push_str(path);
+        shown.push_str(query);
+        rest = behind;
+    }
+    shown.push_str(rest);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Location {
+        Location::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_url_names_a_store_and_an_object_in_it() {
+        let object = parsed("s3://bucket/a/b%20c.warp");
+        assert_eq!(object.protocol(), Protocol::S3);
+        assert_eq!(object.key().as_ref(), "a/b c.warp");
+        assert_eq!(object.name(), Some("b c.warp"));
+        assert!(!object.is_prefix());
+        for prefix in ["s3://bucket", "s3://bucket/", "s3://bucket/a/"] {
+            assert!(parsed(prefix).is_prefix(), "{prefix}");
+        }
+        assert_eq!(parsed("gs://b/x").protocol(), Protocol::Google);
+        assert_eq!(parsed("az://b/x").protocol(), Protocol::Azure);
+        assert_eq!(parsed("https://h/x").protocol(), Protocol::Http);
+    }
+
+    #[test]
+    fn what_begins_like_a_url_is_one_and_nothing_else_is() {
+        let word = |text: &str| Location::in_word(Path::new(text));
+        for file in [
+            "x.warp",
+            "./s3://bucket/x",
+            "/s3://x",
+            "a b://c",
+            "://x",
+            "s3:/x",
+        ] {
+            assert!(word(file).unwrap().is_none(), "{file}");
+        }
+        for refused in [
+            "ftp://host/x",
+            "s3://",
+            "https://user:secret@host/x",
+            "s3://b/x?y",
+        ] {
+            assert!(word(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn no_secret_of_a_url_is_shown() {
+        let signed = parsed("https://host/a/x.warp?X-Amz-Signature=abc&sig=abc#abc");
+        for shown in [signed.to_string(), format!("{signed:?}")] {
+            assert!(
+                shown.contains("https://host/a/x.warp?...") && !shown.contains("abc"),
+                "{shown}"
+            );
+        }
+        let text = "cannot (http://me:abc@host/x?abc) and https://h/?abc: no";
+        assert_eq!(
+            redacted(text),
+            "cannot (http://host/x?...) and https://h/?..."
+        );
+        let error = Location::parse("https://me:abc@host/x?abc").unwrap_err();
+        assert!(!error.to_string().contains("abc"), "{error}");
+    }
+}

@@ -1,0 +1,251 @@
+//! One object, as a source of an archive's bytes.
+
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use object_store::path::Path as Key;
+
+use super::blocks::{BLOCK_LEN, Found};
+use super::fetches::{Fetches, Guard};
+use super::store::{Store, Version};
+use crate::archive::{Distant, Kept, Source, Then};
+use crate::identity::Identity;
+use crate::memory::{Buffer, Urgency};
+
+/// How much is fetched in one request of what is read from front to back, in bytes.
+const PLANNED_LEN: u64 = 4 << 20;
+/// How many such requests are under way or unread at once.
+const PLANNED: usize = 8;
+/// How far behind a reader who goes from front to back something may lie unread that he still comes to, in bytes: others
+/// read with him.
+const PLAN_SLACK: u64 = 64 << 20;
+
+/// An object of a store, in one version: what was opened is what is read, or nothing.
+#[derive(Debug)]
+pub(crate) struct Object {
+    store: Arc<Store>,
+    key: Key,
+    version: Version,
+    identity: Identity,
+    /// Set when the store has another version of it.
+    changed: AtomicBool,
+    fetches: Arc<Fetches>,
+    plan: Mutex<Plan>,
+}
+
+/// What is going to be read from front to back.
+#[derive(Debug, Default)]
+struct Plan {
+    /// What was not asked for yet.
+    rest: Range<u64>,
+    under_way: Vec<Guard>,
+}
+
+impl Object {
+    /// The object `key` of a store, as it is now. One request, which brings its first bytes as well.
+    ///
+    /// # Errors
+    /// There is none, it may not be read, or the store does not answer in time.
+    pub(crate) fn open(store: &Arc<Store>, key: &Key) -> io::Result<Self> {
+        let mut beginning = vec![0; BLOCK_LEN as usize];
+        let (length, version) = store.read(key, None, 0, &mut beginning)?;
+        let object = Self::listed(store, key, version);
+        let beginning = beginning.get(..length).unwrap_or_default();
+        store.blocks().keep(object.identity, 0, beginning);
+        Ok(object)
+    }
+
+    /// The object as a listing has shown it. No request.
+    pub(crate) fn listed(store: &Arc<Store>, key: &Key, version: Version) -> Self {
+        let url = format!("{}\0{key}", store.location().store_name());
+        let etag = version.etag.as_deref();
+        Self {
+            identity: Identity::of_object(&url, version.size, etag, version.modified),
+            store: Arc::clone(store),
+            key: key.clone(),
+            version,
+            changed: AtomicBool::new(false),
+            fetches: Arc::default(),
+            plan: Mutex::default(),
+        }
+    }
+
+    /// Which version of the object it is.
+    pub(crate) fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// The part of a buffer that the object has bytes for, from `offset` on.
+    fn within<'a>(&self, buffer: &'a mut [u8], offset: u64) -> &'a mut [u8] {
+        let rest = self.version.size.saturating_sub(offset);
+        let length = buffer
+            .len()
+            .min(usize::try_from(rest).unwrap_or(usize::MAX));
+        buffer.get_mut(..length).unwrap_or_default()
+    }
+
+    /// Reads in one request.
+    fn request(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let outcome = self
+            .store
+            .read(&self.key, Some(&self.version), offset, buffer);
+        outcome
+            .map(drop)
+            .inspect_err(|error| self.note_change(error))
+    }
+
+    fn note_change(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::StaleNetworkFileHandle {
+            self.changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn begin_fetch(
+        &self,
+        range: Range<u64>,
+        room: Buffer,
+        urgency: Urgency,
+        then: Option<Then>,
+    ) -> Guard {
+        let place = self.store.place_at_once(urgency);
+        let guard = self.fetches.add(range.clone(), room, place.is_some());
+        let fetch = Arc::clone(guard.fetch());
+        let (store, key, version) = (self.store.clone(), self.key.clone(), self.version.clone());
+        let task = self.store.spawn(async move {
+            let place = match place {
+                Some(place) => place,
+                None => store.place(urgency).await,
+            };
+            fetch.begin();
+            let take = |at: usize, bytes: &[u8]| fetch.take(at, bytes);
+            let outcome = store.fetch(&place, &key, Some(&version), range, take).await;
+            drop(place);
+            let whole = outcome.is_ok();
+            if let Err(fault) = outcome {
+                fetch.fail(fault);
+            }
+            if let Some(then) = then {
+                then(whole);
+            }
+        });
+        guard.breaking_off(task)
+    }
+
+    /// Goes on with what is planned, for a reader that has come to `offset`.
+    fn go_on(&self, offset: u64) {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        if plan.under_way.is_empty() && plan.rest.is_empty() {
+            return;
+        }
+        plan.under_way
+            .retain(|fetch| !fetch.is_done(offset, PLAN_SLACK));
+        while plan.under_way.len() < PLANNED && !plan.rest.is_empty() {
+            let end = plan.rest.end.min(plan.rest.start + PLANNED_LEN);
+            let range = plan.rest.start..end;
+            let length = (range.end - range.start) as usize;
+            let budget = self.store.budget();
+            let Ok(Some([room])) = budget.acquire([length], Urgency::Speculation, || false) else {
+                break;
+            };
+            plan.rest.start = end;
+            // Somebody is going to wait for it.
+            let fetch = self.begin_fetch(range, room, Urgency::Demand, None);
+            plan.under_way.push(fetch);
+        }
+    }
+}
+
+impl Source for Object {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let wanted = self.within(buffer, offset);
+        self.go_on(offset);
+        let mut done = 0;
+        while let Some(rest) = wanted.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let place = offset + done as u64;
+            let next = match self.fetches.holding(place) {
+                Ok(fetch) => match fetch.read(rest, place) {
+                    Ok(Some(read)) => {
+                        done += read;
+                        continue;
+                    }
+                    Ok(None) => u64::MAX,
+                    Err(error) => {
+                        self.note_change(&error);
+                        return Err(error);
+                    }
+                },
+                Err(next) => next,
+            };
+            let length = (next - place).min(rest.len() as u64) as usize;
+            self.request(rest.get_mut(..length).unwrap_or_default(), place)?;
+            done += length;
+        }
+        Ok(done)
+    }
+
+    fn read_description(&self, buffer: &mut [u8], offset: u64, until: u64) -> io::Result<usize> {
+        let until = until.min(self.version.size);
+        let wanted = self.within(buffer, offset);
+        let mut done = 0;
+        while let Some(rest) = wanted.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let place = offset + done as u64;
+            let end = until.max(place + rest.len() as u64);
+            let block = match self.store.blocks().find(self.identity, place, end) {
+                Found::Held(block) => block,
+                Found::Missing(loading) => {
+                    let range = loading.range(self.version.size);
+                    let mut bytes = vec![0; (range.end - range.start) as usize];
+                    self.request(&mut bytes, range.start)?;
+                    loading.land(&bytes);
+                    let skip = (place - range.start) as usize;
+                    bytes.drain(..skip - skip % BLOCK_LEN as usize);
+                    bytes.into()
+                }
+            };
+            let skip = (place % BLOCK_LEN) as usize;
+            let there = block.get(skip..).unwrap_or_default();
+            let length = there.len().min(rest.len());
+            if length == 0 {
+                break;
+            }
+            if let Some((room, there)) = rest.get_mut(..length).zip(there.get(..length)) {
+                room.copy_from_slice(there);
+            }
+            done += length;
+        }
+        Ok(done)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        match self.changed.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StaleNetworkFileHandle.into()),
+            false => Ok(self.identity),
+        }
+    }
+
+    fn distant(&self) -> Option<&dyn Distant> {
+        Some(self)
+    }
+}
+
+impl Distant for Object {
+    fn fetch(&self, range: Range<u64>, room: Buffer, urgency: Urgency, then: Option<Then>) -> Kept {
+        Kept(Box::new(self.begin_fetch(range, room, urgency, then)))
+    }
+
+    fn is_coming(&self, offset: u64) -> bool {
+        self.fetches.holding(offset).is_ok()
+    }
+
+    fn expect(&self, range: Range<u64>) {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        plan.rest = range.start..range.end.min(self.version.size);
+        let given_up = std::mem::take(&mut plan.under_way);
+        let start = plan.rest.start;
+        drop(plan);
+        drop(given_up);
+        self.go_on(start);
+    }
+}

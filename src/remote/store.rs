@@ -1,0 +1,549 @@
+//! One store: requests within bounds and deadlines, and in an async runtime of its own.
+//!
+//! Whoever asks waits on a thread of their own. What may be tried again is, after waits that double and are jittered, or as
+//! long as the server says, until the deadline; no library below tries by itself. Requests that somebody waits for may all be
+//! under way at once; those that are a guess share some of the places, so that a reader never stands behind speculation.
+
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use object_store::list::PaginatedListOptions;
+use object_store::path::Path as Key;
+use object_store::{GetOptions, GetRange, ObjectMeta};
+use tokio::runtime::Runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::backend::Backend;
+use super::blocks::Blocks;
+use super::fault::{Fault, FaultKind};
+use super::location::Location;
+use super::wire::{Connector, Note, noting};
+use crate::error::{Error, Result};
+use crate::memory::{Budget, Charge, Urgency};
+use crate::stats::Counters;
+
+/// How many threads drive the requests: they copy bytes and decrypt them.
+const RUNTIME_THREADS: usize = 2;
+/// How many threads may wait for it.
+const WAITING_THREADS: usize = 256;
+/// How many requests for parts of objects may be under way at once.
+const REQUESTS: usize = 64;
+/// How many of those may be guesses.
+const GUESSES: usize = 32;
+/// Which part of the budget is set aside for what describes objects: one in this many bytes, up to [`MOST_ASIDE`].
+const ASIDE_PART: u64 = 16;
+/// The most that is set aside for it, in bytes: the records of digests of 40 GiB.
+const MOST_ASIDE: u64 = 32 << 20;
+/// The first wait before another try; doubled each time.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest such wait.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How many entries a page of a listing has at most.
+const PAGE_LEN: usize = 1000;
+
+/// How a [`Store`] is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreOptions {
+    /// How long whoever asks for something waits for it, tries and all.
+    pub(crate) deadline: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            // Longer than a server takes to start again.
+            deadline: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Which state of an object is meant: equal ones have the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Version {
+    /// The object's length, in bytes.
+    pub(crate) size: u64,
+    /// Its ETag, as the server gives it.
+    pub(crate) etag: Option<String>,
+    /// When it was last modified.
+    pub(crate) modified: SystemTime,
+}
+
+impl Version {
+    fn of(meta: ObjectMeta) -> Self {
+        // Some stores leave the quotes out of their listings.
+        let quoted = |etag: String| match etag.ends_with('"') {
+            true => etag,
+            false => format!("\"{etag}\""),
+        };
+        Self {
+            size: meta.size,
+            etag: meta.e_tag.map(quoted),
+            modified: meta.last_modified.into(),
+        }
+    }
+
+    /// Whether what was answered is what is meant. Where there are ETags, they decide: times are given in seconds here and more
+    /// finely there.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.etag, &other.etag) {
+            (Some(ours), Some(theirs)) => ours == theirs && self.size == other.size,
+            (None, None) => self == other,
+            _ => false,
+        }
+    }
+
+    /// Asks for this version and no other.
+    fn require(&self, options: &mut GetOptions) {
+        match &self.etag {
+            // A weak one never matches; what comes is looked at all the same.
+            Some(weak) if weak.starts_with("W/") => {}
+            Some(etag) => options.if_match = Some(etag.clone()),
+            None => options.if_unmodified_since = Some(self.modified.into()),
+        }
+    }
+}
+
+/// An entry of a listing.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    /// Its whole name in the store.
+    pub(crate) key: Key,
+    /// What it was when it was listed.
+    pub(crate) version: Version,
+}
+
+/// A part of a listing.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    /// The objects whose names go on behind the prefix without another slash.
+    pub(crate) objects: Vec<Listed>,
+    /// The prefixes directly beneath the one that was listed, without their last slash.
+    pub(crate) prefixes: Vec<Key>,
+    /// What to ask for the next page with; `None` behind the last.
+    pub(crate) next: Option<String>,
+}
+
+/// See the module's description.
+pub(crate) struct Store {
+    location: Location,
+    /// `Some` until it is dropped.
+    runtime: Option<Runtime>,
+    pub(super) backend: Backend,
+    deadline: Duration,
+    counters: Arc<Counters>,
+    budget: Arc<Budget>,
+    /// Counts for what the blocks may take.
+    _aside: Charge,
+    blocks: Blocks,
+    requests: Arc<Semaphore>,
+    guesses: Arc<Semaphore>,
+    closed: watch::Sender<bool>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.location)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Requests under way may never end.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Store {
+    /// The store that `location` lies in. Starts threads.
+    ///
+    /// # Errors
+    /// What the environment says is not enough to speak to it, or cannot be right.
+    pub(crate) fn open(
+        location: &Location,
+        options: &StoreOptions,
+        counters: Arc<Counters>,
+        budget: &Arc<Budget>,
+    ) -> Result<Arc<Self>> {
+        let aside = (budget.total() / ASIDE_PART).min(MOST_ASIDE);
+        // Whoever came first has chosen; there is nothing to choose between.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let connector = Connector {
+            counters: Arc::clone(&counters),
+        };
+        let backend = Backend::of(location, connector).map_err(|error| {
+            let fault = Fault::of(&error, &Default::default());
+            Error::unusable(format!("cannot be asked for: {}", fault.what))
+                .in_file(&location.shown())
+        })?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .max_blocking_threads(WAITING_THREADS)
+            .thread_name("network")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::io("cannot start a thread", error))?;
+        Ok(Arc::new(Self {
+            location: location.clone(),
+            runtime: Some(runtime),
+            backend,
+            deadline: options.deadline,
+            counters,
+            budget: Arc::clone(budget),
+            _aside: budget.charge(aside, &|| false)?,
+            blocks: Blocks::new(aside),
+            requests: Arc::new(Semaphore::new(REQUESTS)),
+            guesses: Arc::new(Semaphore::new(GUESSES)),
+            closed: watch::Sender::new(false),
+        }))
+    }
+
+    /// The location it was opened for.
+    pub(crate) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Ends all waiting, now and later, with an error.
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// What an object is now.
+    ///
+    /// # Errors
+    /// There is none, it may not be read, or the store does not answer in time.
+    pub(crate) fn head(&self, key: &Key) -> io::Result<Version> {
+        self.wait(self.retrying(|| async {
+            let options = GetOptions {
+                head: true,
+                ..GetOptions::default()
+            };
+            let found = self.backend.objects.get_opts(key, options).await?;
+            Ok(Version::of(found.meta))
+        }))
+    }
+
+    /// Reads the bytes of an object at `offset` into `buffer`, in one request unless that fails. It must be the version that is
+    /// `meant`, and reach to the buffer's end; without one, whatever is there is read, from its beginning on. Says how much,
+    /// and of which version.
+    ///
+    /// # Errors
+    /// The object is another by now ([`io::ErrorKind::StaleNetworkFileHandle`]), or cannot be read in time.
+    pub(crate) fn read(
+        &self,
+        key: &Key,
+        meant: Option<&Version>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<(usize, Version)> {
+        let range = offset..offset.saturating_add(buffer.len() as u64);
+        let take = |at: usize, bytes: &[u8]| {
+            if let Some(room) = buffer.get_mut(at..at + bytes.len()) {
+                room.copy_from_slice(bytes);
+            }
+        };
+        self.wait(async {
+            let place = self.place(Urgency::Demand).await;
+            self.fetch(&place, key, meant, range, take).await
+        })
+    }
+
+    /// A place among the requests that may be under way, if there is one now.
+    pub(super) fn place_at_once(&self, urgency: Urgency) -> Option<Place> {
+        let guess = match urgency {
+            Urgency::Speculation => Some(self.guesses.clone().try_acquire_owned().ok()?),
+            Urgency::Demand => None,
+        };
+        Some(Place {
+            _guess: guess,
+            _request: Some(self.requests.clone().try_acquire_owned().ok()?),
+        })
+    }
+
+    /// A place among the requests that may be under way, when there is one.
+    pub(super) async fn place(&self, urgency: Urgency) -> Place {
+        let guess = match urgency {
+            Urgency::Speculation => self.guesses.clone().acquire_owned().await.ok(),
+            Urgency::Demand => None,
+        };
+        Place {
+            _guess: guess,
+            _request: self.requests.clone().acquire_owned().await.ok(),
+        }
+    }
+
+    /// As [`Store::read`], for the runtime: `take` is given the bytes as they come, with their place behind the range's
+    /// beginning. Without a version that is meant, it may be given the same place again.
+    pub(super) async fn fetch(
+        &self,
+        _place: &Place,
+        key: &Key,
+        meant: Option<&Version>,
+        range: Range<u64>,
+        mut take: impl FnMut(usize, &[u8]),
+    ) -> Result<(usize, Version), Fault> {
+        let mut attempts = self.attempts();
+        let mut done = 0;
+        loop {
+            if meant.is_none() {
+                // What comes now may be another object.
+                done = 0;
+            }
+            let rest = range.start + done as u64..range.end;
+            let base = done;
+            let work = self.get(key, meant, rest, |bytes| {
+                take(done, bytes);
+                done += bytes.len();
+            });
+            let outcome = attempts.once(work).await;
+            match outcome {
+                Ok(version) => return Ok((done, version)),
+                Err(fault) => {
+                    if done > base {
+                        attempts.went_on();
+                    }
+                    self.pause(&mut attempts, fault).await?;
+                }
+            }
+        }
+    }
+
+    /// One request for a part of an object.
+    async fn get(
+        &self,
+        key: &Key,
+        meant: Option<&Version>,
+        range: Range<u64>,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<Version, Trouble> {
+        let mut options = GetOptions {
+            range: Some(GetRange::Bounded(range.clone())),
+            ..GetOptions::default()
+        };
+        if let Some(meant) = meant {
+            meant.require(&mut options);
+        }
+        let found = self.backend.objects.get_opts(key, options).await?;
+        let version = Version::of(found.meta.clone());
+        if meant.is_some_and(|meant| !meant.is_same(&version)) {
+            let what = "the object is another by now";
+            return Err(Fault::new(FaultKind::Changed, what).into());
+        }
+        let promised = range.start..range.end.min(version.size);
+        if found.range != promised || meant.is_some() && promised != range {
+            let what = "the server sent another part than it was asked for";
+            return Err(Fault::new(FaultKind::Passing, what).into());
+        }
+        let mut left = promised.end - promised.start;
+        let mut body = found.into_stream();
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes?;
+            let Some(rest) = left.checked_sub(bytes.len() as u64) else {
+                let what = "the server sent more than it was asked for";
+                return Err(Fault::new(FaultKind::Passing, what).into());
+            };
+            take(&bytes);
+            left = rest;
+        }
+        match left {
+            0 => Ok(version),
+            _ => {
+                let what = "the server sent less than it was asked for";
+                Err(Fault::new(FaultKind::Passing, what).into())
+            }
+        }
+    }
+
+    /// One page of what lies beneath `prefix`: the first, or the one that `next` of the page before it names.
+    ///
+    /// # Errors
+    /// The store cannot list, or does not answer in time.
+    pub(crate) fn list(&self, prefix: &Key, next: Option<&str>) -> io::Result<Page> {
+        let unable = || Fault::new(FaultKind::Unable, "a web server cannot say what it holds");
+        let pages = self.backend.pages.as_ref().ok_or_else(unable);
+        let pages = pages.map_err(Fault::into_io)?;
+        let beneath = match prefix.as_ref() {
+            "" => None,
+            prefix => Some(format!("{prefix}/")),
+        };
+        let found = self.wait(self.retrying(|| {
+            let options = PaginatedListOptions {
+                delimiter: Some("/".into()),
+                max_keys: Some(PAGE_LEN),
+                page_token: next.map(str::to_owned),
+                ..PaginatedListOptions::default()
+            };
+            async {
+                let found = pages.list_paginated(beneath.as_deref(), options).await;
+                found.map_err(Trouble::from)
+            }
+        }))?;
+        let listed = |meta: ObjectMeta| Listed {
+            key: meta.location.clone(),
+            version: Version::of(meta),
+        };
+        Ok(Page {
+            objects: found.result.objects.into_iter().map(listed).collect(),
+            prefixes: found.result.common_prefixes,
+            next: found.page_token.filter(|next| !next.is_empty()),
+        })
+    }
+
+    /// Waits for something, but no longer than until the store is closed.
+    pub(super) fn wait<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> io::Result<T> {
+        let closed = || Fault::new(FaultKind::Unable, "the mount is ending").into_io();
+        let runtime = self.runtime.as_ref().ok_or_else(closed)?;
+        runtime.block_on(async {
+            let mut end = self.closed.subscribe();
+            let end = pin!(end.wait_for(|closed| *closed));
+            match select(pin!(work), end).await {
+                Either::Left((outcome, _)) => outcome.map_err(Fault::into_io),
+                Either::Right(_) => Err(closed()),
+            }
+        })
+    }
+
+    /// Does something in the runtime, which nobody waits for.
+    pub(super) fn spawn(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<AbortHandle> {
+        let runtime = self.runtime.as_ref()?;
+        Some(runtime.spawn(work).abort_handle())
+    }
+
+    /// What its buffers count against.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// What describes its objects.
+    pub(super) fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// Does something that may wait for this store, on a thread of its own.
+    pub(crate) fn run_waiting(&self, work: impl FnOnce() + Send + 'static) {
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn_blocking(work);
+        }
+    }
+
+    /// Makes requests until one of them is answered, or it is no use to go on.
+    pub(super) async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
+        &self,
+        mut work: impl FnMut() -> W,
+    ) -> Result<T, Fault> {
+        let mut attempts = self.attempts();
+        loop {
+            match attempts.once(work()).await {
+                Ok(done) => return Ok(done),
+                Err(fault) => self.pause(&mut attempts, fault).await?,
+            }
+        }
+    }
+
+    fn attempts(&self) -> Attempts {
+        Attempts {
+            until: Instant::now() + self.deadline,
+            made: 0,
+            backoff: FIRST_BACKOFF,
+        }
+    }
+
+    /// Waits before another try; or says that there is none.
+    async fn pause(&self, attempts: &mut Attempts, fault: Fault) -> Result<(), Fault> {
+        if fault.kind != FaultKind::Passing {
+            return Err(fault);
+        }
+        let wait = jittered(attempts.backoff).max(fault.retry_after.unwrap_or_default());
+        attempts.backoff = (attempts.backoff * 2).min(LONGEST_BACKOFF);
+        if Instant::now() + wait >= attempts.until {
+            self.counters.remote_failures.add(1);
+            let tries = attempts.made;
+            let within = self.deadline.as_secs_f32();
+            let what = format!(
+                "{} (given up after {tries} tries within {within} s)",
+                fault.what
+            );
+            return Err(Fault { what, ..fault });
+        }
+        self.counters.remote_retries.add(1);
+        tracing::debug!("{}: {}; trying again", self.location, fault.what);
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// A place among the requests that may be under way at once.
+#[derive(Debug)]
+pub(super) struct Place {
+    _guess: Option<OwnedSemaphorePermit>,
+    _request: Option<OwnedSemaphorePermit>,
+}
+
+/// What can go wrong with one request: the library says it, or we do.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Library(object_store::Error),
+    Ours(Fault),
+}
+
+impl From<object_store::Error> for Trouble {
+    fn from(error: object_store::Error) -> Self {
+        Self::Library(error)
+    }
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self::Ours(fault)
+    }
+}
+
+/// The tries that something takes.
+struct Attempts {
+    until: Instant,
+    made: u32,
+    backoff: Duration,
+}
+
+impl Attempts {
+    /// Makes one.
+    async fn once<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Trouble>>,
+    ) -> Result<T, Fault> {
+        self.made += 1;
+        let note = Arc::<Note>::default();
+        let noted = noting(Arc::clone(&note), work);
+        match tokio::time::timeout_at(self.until, noted).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(Trouble::Library(error))) => Err(Fault::of(&error, &note.seen())),
+            Ok(Err(Trouble::Ours(fault))) => Err(fault),
+            Err(_) => Err(Fault::new(FaultKind::Passing, "the server does not answer")),
+        }
+    }
+
+    /// Some of it was done: the next failure is a new one.
+    fn went_on(&mut self) {
+        self.backoff = FIRST_BACKOFF;
+    }
+}
+
+/// From half of a wait to all of it, so that those who failed together do not come back together.
+fn jittered(wait: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    wait.mul_f64(0.5 + (random as u32) as f64 / f64::from(u32::MAX) / 2.0)
+}

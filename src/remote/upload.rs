@@ -1,0 +1,138 @@
+//! An object on its way to a store, part by part. It appears there when it is whole, or not at all.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path as Key;
+use object_store::{MultipartId, ObjectStoreExt, PutPayload};
+
+use super::fault::{Fault, FaultKind};
+use super::store::Store;
+
+/// The length of a part, in bytes: the least that stores take, but for the last. An object has 10,000 parts at most, so later ones
+/// are longer.
+const FIRST_PART: usize = 8 << 20;
+/// After how many parts their length doubles.
+const DOUBLED_EVERY: usize = 1000;
+
+/// See the module's description. Dropped before it is completed, it is aborted.
+pub(crate) struct Upload {
+    store: Arc<Store>,
+    parts_store: Arc<dyn MultipartStore>,
+    key: Key,
+    /// The upload, once there is a part that is not the only one.
+    id: Option<MultipartId>,
+    parts: Vec<PartId>,
+    gathered: Vec<u8>,
+}
+
+impl Upload {
+    /// Begins to write the object `key`.
+    ///
+    /// # Errors
+    /// The store takes none.
+    pub(crate) fn begin(store: &Arc<Store>, key: &Key) -> io::Result<Self> {
+        let unable = || {
+            let what = "a web server takes no uploads from here: pack to a store, or copy the packed file there";
+            Fault::new(FaultKind::Unable, what).into_io()
+        };
+        Ok(Self {
+            parts_store: store.backend.parts.clone().ok_or_else(unable)?,
+            store: Arc::clone(store),
+            key: key.clone(),
+            id: None,
+            parts: Vec::new(),
+            gathered: Vec::new(),
+        })
+    }
+
+    fn part_len(&self) -> usize {
+        FIRST_PART << (self.parts.len() / DOUBLED_EVERY).min(8)
+    }
+
+    fn send_part(&mut self, bytes: Bytes) -> io::Result<()> {
+        let id = match &self.id {
+            Some(id) => id.clone(),
+            None => {
+                let begin = || async { Ok(self.parts_store.create_multipart(&self.key).await?) };
+                let id = self.store.wait(self.store.retrying(begin))?;
+                self.id.insert(id).clone()
+            }
+        };
+        let send = || async {
+            let payload = PutPayload::from(bytes.clone());
+            let number = self.parts.len();
+            Ok(self
+                .parts_store
+                .put_part(&self.key, &id, number, payload)
+                .await?)
+        };
+        let part = self.store.wait(self.store.retrying(send))?;
+        self.parts.push(part);
+        Ok(())
+    }
+
+    /// Makes the object appear, whole.
+    ///
+    /// # Errors
+    /// The store does not take it; there is no object then, or what was there before.
+    pub(crate) fn complete(mut self) -> io::Result<()> {
+        let rest = Bytes::from(std::mem::take(&mut self.gathered));
+        if self.id.is_none() {
+            let put = || async {
+                let payload = PutPayload::from(rest.clone());
+                self.store.backend.objects.put(&self.key, payload).await?;
+                Ok(())
+            };
+            return self.store.wait(self.store.retrying(put));
+        }
+        if !rest.is_empty() {
+            self.send_part(rest)?;
+        }
+        let Some(id) = &self.id else { return Ok(()) };
+        let complete = || async {
+            let parts = self.parts.clone();
+            let done = self.parts_store.complete_multipart(&self.key, id, parts);
+            done.await?;
+            Ok(())
+        };
+        self.store.wait(self.store.retrying(complete))?;
+        self.id = None;
+        Ok(())
+    }
+}
+
+impl io::Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.gathered.extend_from_slice(bytes);
+        while self.gathered.len() > self.part_len() {
+            let behind = self.gathered.split_off(self.part_len());
+            let part = std::mem::replace(&mut self.gathered, behind);
+            self.send_part(part.into())?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let abort = || async {
+                self.parts_store.abort_multipart(&self.key, &id).await?;
+                Ok(())
+            };
+            if let Err(error) = self.store.wait(self.store.retrying(abort)) {
+                tracing::warn!(
+                    "{}: parts of an upload are left: {error}",
+                    self.store.location()
+                );
+            }
+        }
+    }
+}

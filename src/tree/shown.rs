@@ -1,0 +1,140 @@
+//! What a mount asks of what it shows: the same of a tree of files as of objects in a store.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use rustix::fs::{SeekFrom, StatVfs};
+use rustix::io::Errno;
+
+use super::{Attributes, Kind, Listing, NodeId, OpenedFile, Tree};
+use crate::archive::{Glance, Source};
+use crate::error::Result;
+use crate::identity::Identity;
+#[cfg(feature = "remote")]
+use crate::remote::Object;
+
+/// What an opened file's bytes come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    /// A file of this machine.
+    File(Arc<File>),
+    /// An object in a store.
+    #[cfg(feature = "remote")]
+    Object(Arc<Object>),
+}
+
+impl Content {
+    /// The file, if it is one.
+    pub(crate) fn file(&self) -> Option<&File> {
+        match self {
+            Content::File(file) => Some(file),
+            #[cfg(feature = "remote")]
+            Content::Object(_) => None,
+        }
+    }
+
+    /// The source to read an archive from.
+    pub(crate) fn source(&self) -> Box<dyn Source> {
+        match self {
+            Content::File(file) => Box::new(Arc::clone(file)),
+            #[cfg(feature = "remote")]
+            Content::Object(object) => Box::new(Arc::clone(object)),
+        }
+    }
+
+    /// As [`Source::read_at`].
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Content::File(file) => Source::read_at(file, buffer, offset),
+            #[cfg(feature = "remote")]
+            Content::Object(object) => Source::read_at(object, buffer, offset),
+        }
+    }
+
+    /// Where data begins or ends; an object has no holes.
+    ///
+    /// # Errors
+    /// There is nothing behind the place (`ENXIO`), or the system's.
+    pub(crate) fn seek(&self, to: SeekFrom) -> rustix::io::Result<u64> {
+        match self {
+            Content::File(file) => rustix::fs::seek(file, to),
+            #[cfg(feature = "remote")]
+            Content::Object(object) => match to {
+                SeekFrom::Data(offset) if offset < object.version().size => Ok(offset),
+                SeekFrom::Hole(offset) if offset < object.version().size => {
+                    Ok(object.version().size)
+                }
+                _ => Err(Errno::NXIO),
+            },
+        }
+    }
+}
+
+/// See the methods of [`Tree`] of these names.
+pub(crate) trait Shown: Debug + Send + Sync {
+    /// Whether answers may take as long as a network does.
+    fn is_far(&self) -> bool;
+    fn mounted_as(&self, device: (u32, u32));
+    fn root_kind(&self) -> Kind;
+    fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Option<Attributes>>;
+    fn forget(&self, node: NodeId, lookups: u64);
+    fn children(&self, directory: NodeId) -> usize;
+    fn attributes(&self, node: NodeId) -> Result<Attributes>;
+    fn attributes_of_open(
+        &self,
+        node: NodeId,
+        content: &Content,
+        original_size: Option<u64>,
+    ) -> Result<Attributes>;
+    fn read_link(&self, node: NodeId) -> Result<Vec<u8>>;
+    fn open_file(&self, node: NodeId) -> Result<OpenedFile>;
+    fn check_user(&self, opened: &OpenedFile, user: u32) -> Result<()>;
+    fn hold(&self, node: NodeId, opened: &OpenedFile) -> Result<bool>;
+    fn let_go(&self, node: NodeId, identity: Identity);
+    fn description(&self, node: NodeId) -> Result<Option<Glance>>;
+    fn statfs(&self) -> Result<StatVfs>;
+    fn memory(&self) -> usize;
+    fn list(&self, directory: NodeId) -> Result<Listing>;
+    fn lookup_listed(&self, listing: &Listing, index: usize) -> Result<Option<Attributes>>;
+    fn extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>>;
+    fn extended_attribute_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>>;
+}
+
+/// Passes each on to the method of the same name.
+macro_rules! as_it_is {
+    ($($name:ident(&self $(, $argument:ident: $type:ty)*) $(-> $result:ty)?;)+) => {
+        $(fn $name(&self $(, $argument: $type)*) $(-> $result)? {
+            Tree::$name(self $(, $argument)*)
+        })+
+    };
+}
+
+impl Shown for Tree {
+    fn is_far(&self) -> bool {
+        false
+    }
+
+    as_it_is! {
+        mounted_as(&self, device: (u32, u32));
+        root_kind(&self) -> Kind;
+        lookup(&self, parent: NodeId, name: &[u8]) -> Result<Option<Attributes>>;
+        forget(&self, node: NodeId, lookups: u64);
+        children(&self, directory: NodeId) -> usize;
+        attributes(&self, node: NodeId) -> Result<Attributes>;
+        attributes_of_open(&self, node: NodeId, content: &Content, original_size: Option<u64>) -> Result<Attributes>;
+        read_link(&self, node: NodeId) -> Result<Vec<u8>>;
+        open_file(&self, node: NodeId) -> Result<OpenedFile>;
+        check_user(&self, opened: &OpenedFile, user: u32) -> Result<()>;
+        hold(&self, node: NodeId, opened: &OpenedFile) -> Result<bool>;
+        let_go(&self, node: NodeId, identity: Identity);
+        description(&self, node: NodeId) -> Result<Option<Glance>>;
+        statfs(&self) -> Result<StatVfs>;
+        memory(&self) -> usize;
+        list(&self, directory: NodeId) -> Result<Listing>;
+        lookup_listed(&self, listing: &Listing, index: usize) -> Result<Option<Attributes>>;
+        extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>>;
+        extended_attribute_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>>;
+    }
+}
