@@ -93,4 +93,6 @@ mod zeros;
 
 pub use archive::Verify;
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "remote")]
+pub use reader::DiskCacheOptions;
 pub use reader::{Engine, EngineOptions, Reader};

@@ -329,6 +329,11 @@ impl Archive {
     }
 
     fn placed(&self, error: Error, chunk: u32) -> Error {
+        if error.is_damage()
+            && let Some(payload) = self.table().compressed_range(chunk)
+        {
+            self.source.doubt(Some(&payload));
+        }
         let offset = self
             .table()
             .original_range(chunk)
@@ -358,7 +363,7 @@ impl Payload for ChunkPayload<'_> {
         let read = self
             .archive
             .source
-            .read_at(buffer, place)
+            .read_part(buffer, place, &self.range)
             .context("cannot read", path)?;
         match read < buffer.len() {
             true => Err(ErrorKind::EndsInside(Part::Payload).into()),

@@ -87,7 +87,7 @@ fn evict(work: &mut Work, files: &Files, part: u64) -> io::Result<()> {
         keep_used(work, files, number, part)?;
     }
     files.directory.remove_segment(number)?;
-    work.shared.counters.evictions.add(1);
+    work.shared.counters.disk_cache_evictions.add(1);
     Ok(())
 }
 

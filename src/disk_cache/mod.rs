@@ -44,6 +44,7 @@ mod processes;
 mod tests;
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,11 +52,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use self::directory::Directory;
-use self::index::Index;
+use self::index::{Entry, Index};
 use self::segment::Record;
 use self::writer::{Use, Writer};
 use crate::error::{Error, Result};
-use crate::stats::Counter;
+use crate::stats::Counters;
 
 /// The least room a cache can do with, in bytes.
 pub(crate) const LEAST_SIZE: u64 = 16 << 20;
@@ -90,25 +91,6 @@ impl Address {
             length,
         })
     }
-}
-
-/// What a cache has done since it was opened.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    /// Extents that were there.
-    pub(crate) hits: Counter,
-    /// Extents that were not there.
-    pub(crate) misses: Counter,
-    /// Bytes of the extents that were there.
-    pub(crate) bytes_read: Counter,
-    /// Bytes of the extents that were written.
-    pub(crate) bytes_written: Counter,
-    /// Extents that were not written because the disk was slower than what came, memory was short or the disk had failed.
-    pub(crate) dropped: Counter,
-    /// Segments given up to make room.
-    pub(crate) evictions: Counter,
-    /// Entries found damaged, and operations the disk has refused.
-    pub(crate) errors: Counter,
 }
 
 /// See the module's description.
@@ -156,8 +138,13 @@ impl DiskCache {
     /// # Errors
     /// The directory cannot be made or used: it or what is in it belongs to another user, or others may write to it; or the
     /// size is too small. A full or read-only disk is no error.
-    pub(crate) fn open(place: &Path, size: Option<u64>, memory: u64) -> Result<Self> {
-        Self::open_with(place, size, memory, RETRY)
+    pub(crate) fn open(
+        place: &Path,
+        size: Option<u64>,
+        memory: u64,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
+        Self::open_with(place, size, memory, counters, RETRY)
     }
 
     fn open_with(place: &Path, size: Option<u64>, memory: u64, retry: Duration) -> Result<Self> {
@@ -179,7 +166,7 @@ impl DiskCache {
             newest: AtomicU64::new(0),
             // What takes much of the cache is not worth what would have to go for it.
             longest: (memory / 2).min(size / 8),
-            counters: Arc::default(),
+            counters,
         };
         let directory = match outer {
             Ok(outer) => Directory::open_in(&outer, &shared.place)?,
@@ -203,16 +190,16 @@ impl DiskCache {
         let found = Address::of(key, offset, buffer.len()).is_some_and(|address| {
             let looked_up = self.look_up(&address, buffer);
             looked_up.unwrap_or_else(|_| {
-                counters.errors.add(1);
+                counters.disk_cache_errors.add(1);
                 false
             })
         });
         match found {
             true => {
-                counters.hits.add(1);
-                counters.bytes_read.add(buffer.len() as u64);
+                counters.disk_cache_hits.add(1);
+                counters.disk_cache_bytes_read.add(buffer.len() as u64);
             }
-            false => counters.misses.add(1),
+            false => counters.disk_cache_misses.add(1),
         }
         found
     }
@@ -228,7 +215,7 @@ impl DiskCache {
             return Ok(false);
         };
         if !segment::read(&segment, entry.position, address, buffer)? {
-            self.shared.counters.errors.add(1);
+            self.shared.counters.disk_cache_errors.add(1);
             files.index.remove(&entry)?;
             return Ok(false);
         }
@@ -250,35 +237,48 @@ impl DiskCache {
             .filter(|address| self.writer.has_room(address.record_length()))
             .and_then(|address| self.writer.write(Record::new(address, bytes)));
         if kept.is_none() {
-            self.shared.counters.dropped.add(1);
+            self.shared.counters.disk_cache_dropped.add(1);
         }
     }
 
+    /// Whether an extent seems to be there: to read it may still fail.
+    pub(crate) fn has(&self, key: &Key, extent: &Range<u64>) -> bool {
+        let found = self.entry_of(key, extent).ok().flatten();
+        found.is_some_and(|(files, entry)| {
+            let segment = files.directory.open_segment(entry.segment);
+            matches!(segment, Ok(Some(_)))
+        })
+    }
+
     /// Gives up an extent that turned out to be of no use, if it is there, so that it is fetched anew.
-    pub(crate) fn forget(&self, key: &Key, offset: u64, length: usize) {
-        let forgotten = Address::of(key, offset, length).map_or(Ok(()), |address| {
-            let Some(files) = self.shared.files() else {
-                return Ok(());
-            };
-            match files.index.find(address.fingerprint())? {
-                Some(entry) => files.index.remove(&entry),
-                None => Ok(()),
-            }
+    pub(crate) fn forget(&self, key: &Key, extent: &Range<u64>) {
+        let found = self.entry_of(key, extent);
+        let forgotten = found.and_then(|found| match found {
+            Some((files, entry)) => files.index.remove(&entry),
+            None => Ok(()),
         });
         if forgotten.is_err() {
-            self.shared.counters.errors.add(1);
+            self.shared.counters.disk_cache_errors.add(1);
         }
+    }
+
+    /// What the index says of an extent.
+    fn entry_of(&self, key: &Key, extent: &Range<u64>) -> io::Result<Option<(Arc<Files>, Entry)>> {
+        let length = usize::try_from(extent.end.saturating_sub(extent.start)).unwrap_or(usize::MAX);
+        let Some(address) = Address::of(key, extent.start, length) else {
+            return Ok(None);
+        };
+        let Some(files) = self.shared.files() else {
+            return Ok(None);
+        };
+        let entry = files.index.find(address.fingerprint())?;
+        Ok(entry.map(|entry| (files, entry)))
     }
 
     /// Waits until all that was put so far is written or dropped.
     #[cfg(test)]
-    fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.writer.flush();
-    }
-
-    /// What it has done.
-    pub(crate) fn counters(&self) -> &Arc<Counters> {
-        &self.shared.counters
     }
 }
 
@@ -311,7 +311,7 @@ impl Shared {
     }
 
     fn tell(&self, error: &io::Error) {
-        self.counters.errors.add(1);
+        self.counters.disk_cache_errors.add(1);
         tracing::warn!(
             "{}: the disk cache cannot be written to, going on without: {error}",
             self.place.display()

@@ -23,7 +23,7 @@ pub(super) const MEMORY: u64 = 8 << 20;
 const SOON: Duration = Duration::from_millis(100);
 
 pub(super) fn open(place: &Path, size: u64) -> DiskCache {
-    DiskCache::open_with(place, Some(size), MEMORY, SOON).unwrap()
+    DiskCache::open_with(place, Some(size), MEMORY, Arc::default(), SOON).unwrap()
 }
 
 pub(super) fn key(number: u64) -> Key {
@@ -107,12 +107,13 @@ fn an_entry_is_exactly_what_was_put_and_survives_a_remount() {
         assert!(!has(&cache, 1, 1, 999));
         assert!(!has(&cache, 3, 0, 0));
         assert!(!has(&cache, 3, 0, 1000));
-        assert_eq!(cache.counters().bytes_read.get(), 71_001);
-        assert_eq!(cache.counters().hits.get(), 3);
-        assert_eq!(cache.counters().errors.get(), 0);
+        assert_eq!(cache.shared.counters.disk_cache_bytes_read.get(), 71_001);
+        assert_eq!(cache.shared.counters.disk_cache_hits.get(), 3);
+        assert_eq!(cache.shared.counters.disk_cache_errors.get(), 0);
     }
     let cache = open(place.path(), LEAST_SIZE);
-    cache.forget(&key(1), 0, 1000);
+    assert!(cache.has(&key(1), &(0..1000)) && !cache.has(&key(1), &(0..999)));
+    cache.forget(&key(1), &(0..1000));
     assert!(!has(&cache, 1, 0, 1000));
     put(&cache, 1, 0, 1000);
     cache.flush();
@@ -179,7 +180,7 @@ fn the_room_on_the_disk_is_never_exceeded_and_the_least_recently_used_goes() {
     }
     cache.flush();
     assert!(count(0..100) >= 70);
-    assert!(cache.counters().evictions.get() > 0);
+    assert!(cache.shared.counters.disk_cache_evictions.get() > 0);
 }
 
 #[test]
@@ -227,13 +228,14 @@ fn mounts_of_different_sizes_see_each_others_entries() {
 #[test]
 fn what_is_longer_than_the_memory_allows_is_not_kept() {
     let place = tempfile::tempdir().unwrap();
-    let cache = DiskCache::open_with(place.path(), Some(1 << 30), 1 << 20, SOON).unwrap();
+    let cache =
+        DiskCache::open_with(place.path(), Some(1 << 30), 1 << 20, Arc::default(), SOON).unwrap();
     put(&cache, 1, 0, 512 << 10);
     put(&cache, 2, 0, 500 << 10);
     cache.flush();
     assert!(!has(&cache, 1, 0, 512 << 10));
     assert!(has(&cache, 2, 0, 500 << 10));
-    assert_eq!(cache.counters().dropped.get(), 1);
+    assert_eq!(cache.shared.counters.disk_cache_dropped.get(), 1);
 }
 
 #[derive(Debug, Clone)]
@@ -283,7 +285,7 @@ proptest! {
                 Step::Forget(object, length) => {
                     let known = model.keys().find(|&&(of, _)| of == object).copied();
                     let (object, length) = known.unwrap_or((object, length));
-                    mounts[0].forget(&key(object), 9, length);
+                    mounts[0].forget(&key(object), &(9..9 + length as u64));
                     model.remove(&(object, length));
                 }
                 Step::Remount => mounts[0] = open(place.path(), 64 << 20),
@@ -396,7 +398,7 @@ fn segments_under_each_others_names_are_misses() {
 }
 
 fn refusal(place: &Path) -> String {
-    let opened = DiskCache::open(place, Some(LEAST_SIZE), MEMORY);
+    let opened = DiskCache::open(place, Some(LEAST_SIZE), MEMORY, Arc::default());
     opened.unwrap_err().to_string()
 }
 
@@ -446,7 +448,7 @@ fn nobody_else_can_look_into_it_and_a_directory_of_others_is_refused() {
 fn what_cannot_be_a_cache_is_refused_with_a_reason() {
     let outside = tempfile::tempdir().unwrap();
     let place = outside.path();
-    let too_small = DiskCache::open(place, Some(LEAST_SIZE - 1), MEMORY);
+    let too_small = DiskCache::open(place, Some(LEAST_SIZE - 1), MEMORY, Arc::default());
     assert!(too_small.unwrap_err().to_string().contains("too small"));
     fs::write(place.join("file"), "").unwrap();
     assert!(refusal(&place.join("file")).contains("directory"));
@@ -492,9 +494,9 @@ fn files_of_others_in_the_directory_are_neither_read_nor_written_nor_removed() {
         put(&cache, number, 0, 40_000);
         cache.flush();
     }
-    assert!(cache.counters().evictions.get() > 10);
+    assert!(cache.shared.counters.disk_cache_evictions.get() > 10);
     assert!(has(&cache, 799, 0, 40_000));
-    assert_eq!(cache.counters().errors.get(), 0);
+    assert_eq!(cache.shared.counters.disk_cache_errors.get(), 0);
     assert_eq!(fs::read(&precious).unwrap(), bytes(9, 9, 5000));
     assert!(segment(0x10).is_symlink() && segment(0x11).is_file() && segment(0x12).is_dir());
     assert!(fs::symlink_metadata(segment(0x13)).is_ok());
@@ -567,7 +569,7 @@ fn a_full_disk_is_no_error_and_is_used_again_when_it_has_room() {
     let cache = open(&place, 1 << 30);
     fill(&cache, 0..3);
     assert!(!has(&cache, 0, 0, 100_000));
-    assert!(cache.counters().errors.get() > 0);
+    assert!(cache.shared.counters.disk_cache_errors.get() > 0);
     fs::remove_file(disk.path("filler")).unwrap();
     wait_for(|| {
         fill(&cache, 0..3);

@@ -225,7 +225,7 @@ impl Work {
                 let length = record.length();
                 let dropped = queue.lock().is_pausing();
                 if dropped {
-                    self.shared.counters.dropped.add(1);
+                    self.shared.counters.disk_cache_dropped.add(1);
                     drop(record);
                 } else {
                     done = done.and_then(|()| self.store(record));
@@ -256,7 +256,7 @@ impl Work {
         if self.refused.is_due() {
             self.shared.tell(error);
         } else {
-            self.shared.counters.errors.add(1);
+            self.shared.counters.disk_cache_errors.add(1);
         }
     }
 
@@ -279,13 +279,15 @@ impl Work {
             return Ok(());
         }
         if !eviction::make_room(self, &files, record.length())? {
-            self.shared.counters.dropped.add(1);
+            self.shared.counters.disk_cache_dropped.add(1);
             return Ok(());
         }
         let newest = self.shared.newest.load(Ordering::Relaxed);
         self.append(&files, &mut record, newest)?;
         let counters = &self.shared.counters;
-        counters.bytes_written.add(record.address.length.into());
+        counters
+            .disk_cache_bytes_written
+            .add(record.address.length.into());
         Ok(())
     }
 

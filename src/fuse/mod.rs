@@ -294,6 +294,7 @@ impl Source {
             Self::Remote(location) => {
                 let store_options = StoreOptions {
                     deadline: options.remote_timeout,
+                    disk_cache: engine.disk_cache(),
                 };
                 let kind = mount_point.metadata();
                 let onto_file = kind

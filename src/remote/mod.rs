@@ -3,7 +3,8 @@
 //! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told;
 //! `wire` stands between that library and the network, and sees every request; `fault` knows what went wrong and whether to
 //! try again; [`Store`] is one store: requests within bounds and deadlines, in an async runtime of its own; [`Object`] is a
-//! source of an archive's bytes, `blocks` what is remembered of what describes it, `fetches` what was asked for ahead;
+//! source of an archive's bytes, `blocks` what is remembered of what describes it, `on_disk` what a local disk has of it,
+//! `fetches` what was asked for ahead;
 //! [`Upload`] is the way back.
 //!
 //! An object is its ETag. Every request for a part of it says which one is meant (`If-Match`), and every answer is looked at
@@ -19,6 +20,7 @@ mod fault;
 mod fetches;
 mod location;
 mod object;
+mod on_disk;
 mod store;
 mod upload;
 mod wire;

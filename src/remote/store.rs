@@ -28,6 +28,7 @@ use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::wire::{Connector, Note, noting};
+use crate::disk_cache::DiskCache;
 use crate::error::{Error, Result};
 use crate::memory::{Budget, Charge, Urgency};
 use crate::stats::Counters;
@@ -52,10 +53,12 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const PAGE_LEN: usize = 1000;
 
 /// How a [`Store`] is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct StoreOptions {
     /// How long whoever asks for something waits for it, tries and all.
     pub(crate) deadline: Duration,
+    /// Where to keep what was read.
+    pub(crate) disk_cache: Option<Arc<DiskCache>>,
 }
 
 impl Default for StoreOptions {
@@ -63,6 +66,7 @@ impl Default for StoreOptions {
         Self {
             // Longer than a server takes to start again.
             deadline: Duration::from_secs(120),
+            disk_cache: None,
         }
     }
 }
@@ -145,6 +149,7 @@ pub(crate) struct Store {
     /// Counts for what the blocks may take.
     _aside: Charge,
     blocks: Blocks,
+    disk_cache: Option<Arc<DiskCache>>,
     requests: Arc<Semaphore>,
     guesses: Arc<Semaphore>,
     closed: watch::Sender<bool>,
@@ -203,6 +208,7 @@ impl Store {
             budget: Arc::clone(budget),
             _aside: budget.charge(aside, &|| false)?,
             blocks: Blocks::new(aside),
+            disk_cache: options.disk_cache.clone(),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             guesses: Arc::new(Semaphore::new(GUESSES)),
             closed: watch::Sender::new(false),
@@ -212,6 +218,11 @@ impl Store {
     /// The location it was opened for.
     pub(crate) fn location(&self) -> &Location {
         &self.location
+    }
+
+    /// What keeps on a local disk what was read.
+    pub(super) fn disk_cache(&self) -> Option<&Arc<DiskCache>> {
+        self.disk_cache.as_ref()
     }
 
     /// Ends all waiting, now and later, with an error.
