@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches};
+#[cfg(feature = "remote")]
+use warpfs::DiskCacheOptions;
 use warpfs::fuse::{self, FOREVER, MountOptions};
-use warpfs::{DiskCacheOptions, EngineOptions, Verify};
+use warpfs::{EngineOptions, Verify};
 
 use super::allocator::give_large_buffers_back;
 use super::logging::{LogFile, begin_logging};
@@ -66,9 +68,11 @@ pub(super) struct Mount {
     remote_timeout: Duration,
     /// Of a SOURCE beyond this machine: keep compressed chunks in this directory, for later mounts and for other mounts at the same
     /// time. It must be yours, and writable by nobody else
+    #[cfg(feature = "remote")]
     #[arg(long, value_name = "DIR")]
     disk_cache: Option<PathBuf>,
     /// How much room they may take there, at least 16M [default: the smaller of 10G and a tenth of the file system]
+    #[cfg(feature = "remote")]
     #[arg(long, value_name = "SIZE", value_parser = disk_cache_size)]
     disk_cache_size: Option<u64>,
     /// Append what happens to this file; it may be rotated. SIGUSR1 has the mount say more, SIGUSR2 less
@@ -110,6 +114,7 @@ fn cache_size(text: &str) -> Result<u64, String> {
 }
 
 /// Below this a cache would hold hardly more than a few large chunks.
+#[cfg(feature = "remote")]
 fn disk_cache_size(text: &str) -> Result<u64, String> {
     match size::parse(text)? {
         size if size < 16 << 20 => Err("at least 16M".to_owned()),
@@ -194,6 +199,7 @@ impl Mount {
             Some(path) => Some(LogFile::open(path)?),
             None => None,
         };
+        #[cfg(feature = "remote")]
         let disk_cache = match (self.disk_cache, self.disk_cache_size) {
             (Some(directory), size) => {
                 // The mount leaves the directory it was started in.
@@ -215,6 +221,7 @@ impl Mount {
                 threads: self.threads.map_or(defaults.threads, usize::from),
                 prefetch: self.prefetch,
                 verify: self.verify,
+                #[cfg(feature = "remote")]
                 disk_cache,
             },
             time_to_live: self.ttl,
@@ -251,7 +258,9 @@ impl Mount {
             "verify" => self.verify = verify(value)?,
             "metrics" => self.metrics = Some(metrics_address(value)?),
             "idle_timeout" => self.idle_timeout = Some(idle_timeout(value)?),
+            #[cfg(feature = "remote")]
             "disk_cache" => self.disk_cache = Some(value.into()),
+            #[cfg(feature = "remote")]
             "disk_cache_size" => self.disk_cache_size = Some(disk_cache_size(value)?),
             "remote_timeout" => self.remote_timeout = idle_timeout(value)?,
             "log_file" => self.log_file = Some(value.into()),

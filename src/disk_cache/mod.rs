@@ -147,7 +147,13 @@ impl DiskCache {
         Self::open_with(place, size, memory, counters, RETRY)
     }
 
-    fn open_with(place: &Path, size: Option<u64>, memory: u64, retry: Duration) -> Result<Self> {
+    fn open_with(
+        place: &Path,
+        size: Option<u64>,
+        memory: u64,
+        counters: Arc<Counters>,
+        retry: Duration,
+    ) -> Result<Self> {
         let place = std::path::absolute(place)
             .map_err(|error| Error::io("cannot use", error).in_file(place))?;
         let outer = directory::open_place(&place)?;

@@ -264,6 +264,11 @@ impl Source {
         if let Some(location) = Location::in_word(&options.source)? {
             return Ok(Self::Remote(location));
         }
+        #[cfg(feature = "remote")]
+        if options.engine.disk_cache.is_some() {
+            let why = "lies on this machine already: --disk-cache is for what lies elsewhere";
+            return Err(Error::unusable(why).in_file(&options.source));
+        }
         let source = options
             .source
             .canonicalize()
