@@ -24,8 +24,8 @@
 //! When there is no room, the oldest segment goes ([`eviction`]). A slot remembers when its entry was last used, in segments
 //! begun since; entries of the oldest segment that were used in the more recent half of the cache's history are appended anew.
 //! This is least recently used as nearly as can be without ever looking at everything, and a remount goes on where the last one
-//! was. The size is what files and directories really use on the disk. Several mounts may give
-//! different sizes; whoever writes keeps the directory within its own.
+//! was. The size is what files and directories really use on the disk. Several mounts may give different sizes; whoever writes
+//! keeps the directory within its own.
 //!
 //! # Threads
 //! A read goes from the index to the segment without waiting for anybody. All writing is done by one thread ([`writer`])
@@ -279,6 +279,11 @@ impl DiskCache {
         };
         let entry = files.index.find(address.fingerprint())?;
         Ok(entry.map(|entry| (files, entry)))
+    }
+
+    /// Keeps nothing more, and waits until what was put is written, unless that takes too long.
+    pub(crate) fn close(&self) {
+        self.writer.close();
     }
 
     /// Waits until all that was put so far is written or dropped.

@@ -123,7 +123,7 @@ impl Writer {
         self.start()?;
         let mut state = self.queue.lock();
         let bytes = state.bytes + record.length();
-        if bytes > self.queue.limit || state.is_pausing() {
+        if bytes > self.queue.limit || state.is_pausing() || state.closed {
             return None;
         }
         state.bytes = bytes;
@@ -177,6 +177,16 @@ impl Writer {
         Some(())
     }
 
+    /// Takes nothing more, and waits until what is queued is written, unless that takes too long.
+    pub(super) fn close(&self) {
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_all();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ended) = ended.as_ref() {
+            let _ = ended.recv_timeout(LAST_WRITES);
+        }
+    }
+
     /// Waits until all that was given so far is written or dropped.
     #[cfg(test)]
     pub(super) fn flush(&self) {
@@ -191,12 +201,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.queue.lock().closed = true;
-        self.queue.changed.notify_all();
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ended) = ended.as_ref() {
-            let _ = ended.recv_timeout(LAST_WRITES);
-        }
+        self.close();
     }
 }
 

@@ -143,6 +143,8 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let descriptors = Descriptors::take_all(threads);
 
     let engine = Engine::new(&options.engine)?;
+    #[cfg(feature = "remote")]
+    let disk_cache = engine.disk_cache();
     let shown_source = source.shown();
     let (tree, elsewhere) = source.tree(options, &mount_point, &engine)?;
     let onto_file = tree.root_kind() == Kind::File;
@@ -244,6 +246,10 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     if outcome.is_ok() {
         guard.dismiss();
+    }
+    #[cfg(feature = "remote")]
+    if let Some(disk_cache) = disk_cache {
+        disk_cache.close();
     }
     tracing::info!("{} is unmounted", mount.mount_point().display());
     outcome

@@ -2,8 +2,8 @@
 //!
 //! What is decoded ahead lies end to end in the file as in the original, so the chunks of a window are fetched in a few large
 //! requests, several at a time, by the network's own threads; the workers get them when they are there. The room they
-//! come into counts against the budget, and is a guess as they are. What is kept nearby is not fetched. A reader who comes to one that is on its way waits for that;
-//! to any other, he makes a request of his own.
+//! come into counts against the budget, and is a guess as they are. What is kept nearby is not fetched. A reader who comes to one
+//! that is on its way waits for that; to any other, he makes a request of his own.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -156,6 +156,8 @@ impl Engine {
                 let memory = DiskCache::memory_of(options.cache_size);
                 let counters = Arc::clone(&counters);
                 let cache = DiskCache::open(&wanted.directory, wanted.size, memory, counters)?;
+                // What is put together for it takes some more.
+                let memory = memory + memory / 8;
                 Some((Arc::new(cache), budget.charge(memory, || false)?))
             }
             None => None,

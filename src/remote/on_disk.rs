@@ -2,7 +2,7 @@
 //!
 //! Payloads that are read as a whole are an entry each. What describes the object is read in blocks, and a large payload that is
 //! read a bit at a time is kept in parts of [`PART`] bytes, counted from its beginning: readers come to it at any place and go
-//! on from there, so that what they read is put together to such parts.
+//! on from there, so that what they read is put together to such parts by [`Shelf`].
 //!
 //! Only versions with a strong ETag are kept: size and time are no proof that bytes are the same, weeks later.
 
@@ -17,59 +17,128 @@ use crate::identity::Identity;
 
 /// How long the parts of large payloads are, in bytes.
 const PART: u64 = 64 << 10;
-/// How many parts of one object are put together at once, at most: by as many readers in large payloads.
-const UNFINISHED: usize = 4;
 
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct OnDisk {
-    cache: Arc<DiskCache>,
+    shelf: Arc<Shelf>,
     key: Key,
-    state: Mutex<State>,
+    /// Where the blocks begin that were read or put, in bytes.
+    described: Mutex<HashSet<u64>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Where the blocks begin that were read or put, in bytes.
-    described: HashSet<u64>,
-    /// Parts that were not read to their ends yet: where they begin, and their bytes so far.
-    unfinished: VecDeque<(u64, Vec<u8>)>,
+/// The disk cache, and the parts that are being put together of all objects.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    cache: Arc<DiskCache>,
+    /// The latest behind.
+    unfinished: Mutex<VecDeque<Unfinished>>,
+    /// How many there may be.
+    most: usize,
+}
+
+/// A part of a large payload of which not all was read yet.
+#[derive(Debug)]
+struct Unfinished {
+    key: Key,
+    start: u64,
+    bytes: Vec<u8>,
+    /// Which of them are there, in order and apart from each other.
+    there: Vec<Range<usize>>,
+}
+
+impl Unfinished {
+    fn take(&mut self, bytes: &[u8], at: usize) {
+        let mut taken = at..at + bytes.len();
+        if let Some(room) = self.bytes.get_mut(taken.clone()) {
+            room.copy_from_slice(bytes);
+        }
+        self.there.retain(|held| {
+            let apart = held.end < taken.start || taken.end < held.start;
+            if !apart {
+                taken = taken.start.min(held.start)..taken.end.max(held.end);
+            }
+            apart
+        });
+        self.there.push(taken);
+    }
+
+    fn is_whole(&self) -> bool {
+        self.there.contains(&(0..self.bytes.len()))
+    }
+}
+
+impl Shelf {
+    /// Puts parts together within an eighth of the memory that the cache has, besides that.
+    pub(super) fn new(cache: Arc<DiskCache>, budget: u64) -> Self {
+        let room = DiskCache::memory_of(budget) / 8;
+        Self {
+            cache,
+            unfinished: Mutex::default(),
+            most: usize::try_from(room / PART).unwrap_or(usize::MAX).max(1),
+        }
+    }
+
+    /// Takes bytes of a part; gives it back if it is whole now.
+    fn assemble(&self, key: Key, part: &Range<u64>, bytes: &[u8], offset: u64) -> Option<Vec<u8>> {
+        let mut unfinished = self
+            .unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = unfinished
+            .iter()
+            .position(|known| (known.key, known.start) == (key, part.start));
+        let mut known = known
+            .and_then(|known| unfinished.remove(known))
+            .unwrap_or_else(|| Unfinished {
+                key,
+                start: part.start,
+                bytes: vec![0; (part.end - part.start) as usize],
+                there: Vec::new(),
+            });
+        known.take(bytes, (offset - part.start) as usize);
+        if known.is_whole() {
+            return Some(known.bytes);
+        }
+        if unfinished.len() >= self.most {
+            unfinished.pop_front();
+        }
+        unfinished.push_back(known);
+        None
+    }
 }
 
 impl OnDisk {
     /// What there is of a version of an object; nothing if it cannot be told from others for certain.
-    pub(super) fn of(
-        cache: &Arc<DiskCache>,
-        identity: &Identity,
-        version: &Version,
-    ) -> Option<Self> {
+    pub(super) fn of(shelf: &Arc<Shelf>, identity: &Identity, version: &Version) -> Option<Self> {
         let etag = version.etag.as_ref()?;
         (!etag.starts_with("W/")).then(|| Self {
-            cache: Arc::clone(cache),
+            shelf: Arc::clone(shelf),
             key: identity.digest(),
-            state: Mutex::default(),
+            described: Mutex::default(),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every change of the state is complete before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn described(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads a whole payload, if it is there.
     pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> bool {
-        self.cache.get(&self.key, offset, buffer)
+        self.shelf.cache.get(&self.key, offset, buffer)
     }
 
     /// Keeps a whole payload.
     pub(super) fn keep(&self, bytes: &[u8], offset: u64) {
-        self.cache.put(&self.key, offset, bytes);
+        self.shelf.cache.put(&self.key, offset, bytes);
     }
 
     /// Whether a payload is there, whole or in parts.
     pub(super) fn has(&self, wanted: &Range<u64>, whole: &Range<u64>) -> bool {
-        self.cache.has(&self.key, whole)
-            || parts(wanted, whole).all(|part| self.cache.has(&self.key, &part))
+        self.shelf.cache.has(&self.key, whole)
+            || parts(wanted, whole).all(|part| self.shelf.cache.has(&self.key, &part))
     }
 
     /// Reads blocks that describe the object, from a block's beginning on, if all are there.
@@ -77,8 +146,8 @@ impl OnDisk {
         let places = (offset..).step_by(BLOCK_LEN as usize);
         let mut blocks = places.zip(buffer.chunks_mut(BLOCK_LEN as usize));
         blocks.all(|(place, block)| {
-            self.state().described.insert(place);
-            self.cache.get(&self.key, place, block)
+            self.described().insert(place);
+            self.shelf.cache.get(&self.key, place, block)
         })
     }
 
@@ -86,8 +155,8 @@ impl OnDisk {
     pub(super) fn keep_blocks(&self, bytes: &[u8], offset: u64) {
         let places = (offset..).step_by(BLOCK_LEN as usize);
         for (place, block) in places.zip(bytes.chunks(BLOCK_LEN as usize)) {
-            self.state().described.insert(place);
-            self.cache.put(&self.key, place, block);
+            self.described().insert(place);
+            self.shelf.cache.put(&self.key, place, block);
         }
     }
 
@@ -105,7 +174,7 @@ impl OnDisk {
             let begin = part.start.max(wanted.start);
             let length = (part.end.min(wanted.end) - begin) as usize;
             if missing > 0 {
-                if self.cache.has(&self.key, &part) {
+                if self.shelf.cache.has(&self.key, &part) {
                     break;
                 }
                 missing += length;
@@ -113,11 +182,11 @@ impl OnDisk {
             }
             let room = buffer.get_mut(done..done + length).unwrap_or_default();
             let there = if room.len() as u64 == part.end - part.start {
-                self.cache.get(&self.key, part.start, room)
+                self.shelf.cache.get(&self.key, part.start, room)
             } else {
                 let mut bytes = vec![0; (part.end - part.start) as usize];
                 let skip = (begin - part.start) as usize;
-                let there = self.cache.get(&self.key, part.start, &mut bytes);
+                let there = self.shelf.cache.get(&self.key, part.start, &mut bytes);
                 if let Some(bytes) = bytes.get(skip..skip + length) {
                     room.copy_from_slice(bytes);
                 }
@@ -142,45 +211,29 @@ impl OnDisk {
                 return;
             };
             if (begin, end) == (part.start, part.end) {
-                self.cache.put(&self.key, part.start, bytes);
+                self.shelf.cache.put(&self.key, part.start, bytes);
                 continue;
             }
-            let mut state = self.state();
-            let known = state.unfinished.iter().position(|(start, held)| {
-                (*start, start + held.len() as u64) == (part.start, begin)
-            });
-            let known = known.and_then(|known| state.unfinished.remove(known));
-            let mut held = match known {
-                Some((_, held)) => held,
-                None if begin == part.start => Vec::with_capacity((part.end - begin) as usize),
-                None => continue,
-            };
-            held.extend_from_slice(bytes);
-            if end < part.end {
-                if state.unfinished.len() >= UNFINISHED {
-                    state.unfinished.pop_front();
-                }
-                state.unfinished.push_back((part.start, held));
-            } else {
-                drop(state);
-                self.cache.put(&self.key, part.start, &held);
+            if let Some(whole) = self.shelf.assemble(self.key, &part, bytes, begin) {
+                self.shelf.cache.put(&self.key, part.start, &whole);
             }
         }
     }
 
     /// Gives a payload up that turned out to be damaged: what was sent may have been.
     pub(super) fn forget(&self, whole: &Range<u64>) {
-        self.cache.forget(&self.key, whole);
+        self.shelf.cache.forget(&self.key, whole);
         for part in parts(whole, whole) {
-            self.cache.forget(&self.key, &part);
+            self.shelf.cache.forget(&self.key, &part);
         }
     }
 
     /// Gives up the blocks that describe the object.
     pub(super) fn forget_description(&self, size: u64) {
-        let described = std::mem::take(&mut self.state().described);
+        let described = std::mem::take(&mut *self.described());
         for start in described {
-            self.cache
+            self.shelf
+                .cache
                 .forget(&self.key, &(start..size.min(start + BLOCK_LEN)));
         }
     }
@@ -207,7 +260,8 @@ mod tests {
             modified: SystemTime::UNIX_EPOCH,
         };
         let identity = Identity::of_object("s3://b\0x", 1 << 30, etag, version.modified);
-        OnDisk::of(&Arc::new(cache), &identity, &version)
+        let shelf = Shelf::new(Arc::new(cache), 64 << 20);
+        OnDisk::of(&Arc::new(shelf), &identity, &version)
     }
 
     #[test]
@@ -225,14 +279,19 @@ mod tests {
         let whole = 1000..1000 + 3 * PART + 77;
         let bytes: Vec<u8> = (0..whole.end).map(|place| (place % 251) as u8).collect();
         let some = |range: &Range<u64>| &bytes[range.start as usize..range.end as usize];
-        // From the middle of the first part to the end.
-        let mut place = 1000 + 5000;
-        while place < whole.end {
-            let read = place..whole.end.min(place + 10_000);
-            on_disk.keep_parts(some(&read), read.start, &whole);
-            place = read.end;
+        // From the middle of the second part to the end, and then from that of the first up to there.
+        for reader in [
+            1000 + PART + 5000..whole.end,
+            1000 + 5000..1000 + PART + 5000,
+        ] {
+            let mut place = reader.start;
+            while place < reader.end {
+                let read = place..reader.end.min(place + 10_000);
+                on_disk.keep_parts(some(&read), read.start, &whole);
+                place = read.end;
+            }
         }
-        on_disk.cache.flush();
+        on_disk.shelf.cache.flush();
         let mut buffer = vec![0; (whole.end - whole.start) as usize];
         let (done, missing) = on_disk.read_parts(&mut buffer, whole.start, &whole);
         assert_eq!((done, missing), (0, PART as usize));

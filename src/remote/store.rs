@@ -27,6 +27,7 @@ use super::backend::Backend;
 use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
+use super::on_disk::Shelf;
 use super::wire::{Connector, Note, noting};
 use crate::disk_cache::DiskCache;
 use crate::error::{Error, Result};
@@ -149,7 +150,7 @@ pub(crate) struct Store {
     /// Counts for what the blocks may take.
     _aside: Charge,
     blocks: Blocks,
-    disk_cache: Option<Arc<DiskCache>>,
+    disk_cache: Option<Arc<Shelf>>,
     requests: Arc<Semaphore>,
     guesses: Arc<Semaphore>,
     closed: watch::Sender<bool>,
@@ -208,7 +209,10 @@ impl Store {
             budget: Arc::clone(budget),
             _aside: budget.charge(aside, &|| false)?,
             blocks: Blocks::new(aside),
-            disk_cache: options.disk_cache.clone(),
+            disk_cache: options
+                .disk_cache
+                .clone()
+                .map(|cache| Arc::new(Shelf::new(cache, budget.total()))),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             guesses: Arc::new(Semaphore::new(GUESSES)),
             closed: watch::Sender::new(false),
@@ -221,7 +225,7 @@ impl Store {
     }
 
     /// What keeps on a local disk what was read.
-    pub(super) fn disk_cache(&self) -> Option<&Arc<DiskCache>> {
+    pub(super) fn disk_cache(&self) -> Option<&Arc<Shelf>> {
         self.disk_cache.as_ref()
     }
 
