@@ -316,6 +316,18 @@ impl Archive {
         Ok(packed)
     }
 
+    /// Takes notice that a read of a chunk has found damage: what the source remembers may be to blame.
+    pub(crate) fn doubt(&self, chunk: u32, error: &Error) {
+        match error.kind() {
+            ErrorKind::DamagedRecord(_) | ErrorKind::DamagedBeginning => self.source.doubt(None),
+            _ if error.is_damage() => {
+                let payload = self.table().compressed_range(chunk);
+                self.source.doubt(Some(&payload.unwrap_or_default()));
+            }
+            _ => {}
+        }
+    }
+
     fn read_into(&self, offset: u64, payload: &mut [u8]) -> Result<()> {
         let read = self
             .source
@@ -329,11 +341,6 @@ impl Archive {
     }
 
     fn placed(&self, error: Error, chunk: u32) -> Error {
-        if error.is_damage()
-            && let Some(payload) = self.table().compressed_range(chunk)
-        {
-            self.source.doubt(Some(&payload));
-        }
         let offset = self
             .table()
             .original_range(chunk)
