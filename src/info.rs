@@ -4,11 +4,10 @@
 #[cfg(feature = "files")]
 mod tree;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use crate::archive::{Conditions, Cut, Outline, Record, Verify, open_regular};
+use crate::archive::{Conditions, Cut, Input, Outline, Record, Verify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Checksum, Container, Encoding, Encodings};
 use crate::memory::Budget;
@@ -60,12 +59,13 @@ impl Info {
     /// Header, table or footer is damaged, the file was cut short, or it cannot be read. A damaged record of digests is none:
     /// the file is read without it (see [`Info::record_damage`]).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::from_file(open_regular(path)?, path)
+        Self::from_input(&Input::open(path.as_ref())?)
     }
 
-    /// As [`Info::read`], for a regular file that is open; `path` is its name in messages.
-    pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
+    /// As [`Info::read`], for what is open.
+    pub(crate) fn from_input(input: &Input) -> Result<Self> {
+        let path = &*input.path;
+        let source = input.content.source();
         let read = |verify| {
             let conditions = Conditions {
                 cut: Cut::Refuse,
@@ -74,7 +74,7 @@ impl Info {
                 make_room: &|| false,
                 cancelled: &AtomicBool::new(false),
             };
-            Outline::read(&file, path, &conditions).map_err(|error| error.in_file(path))
+            Outline::read(&*source, path, &conditions).map_err(|error| error.in_file(path))
         };
         let (outline, record_damage) = match read(Verify::Fast) {
             Err(error) if is_of_record(&error) => (read(Verify::Off)?, Some(error)),

@@ -61,6 +61,8 @@ pub mod fuse;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod identity;
+#[cfg(feature = "files")]
+pub mod index;
 pub mod info;
 pub mod job;
 mod machine;
@@ -80,7 +82,7 @@ mod record;
 #[cfg(feature = "files")]
 pub mod recursive;
 #[cfg(feature = "remote")]
-mod remote;
+pub mod remote;
 pub mod stats;
 mod sync;
 #[cfg(feature = "fuse")]

@@ -48,10 +48,13 @@ impl NewFile {
     /// # Errors
     /// [`ErrorKind::Exists`] if the target exists and `replace` is not set; it is the input, or something that is not
     /// replaced; or the system's.
-    pub(crate) fn create(target: Place, replace: bool, input: &Stat) -> Result<Self> {
-        target.check_is_not(input)?;
-        let mode = match FileType::from_raw_mode(input.st_mode) {
-            FileType::RegularFile => Mode::RUSR | Mode::WUSR,
+    pub(crate) fn create(target: Place, replace: bool, input: Option<&Stat>) -> Result<Self> {
+        if let Some(input) = input {
+            target.check_is_not(input)?;
+        }
+        let kind = input.map(|input| FileType::from_raw_mode(input.st_mode));
+        let mode = match kind {
+            Some(FileType::RegularFile) => Mode::RUSR | Mode::WUSR,
             _ => Mode::from_raw_mode(0o666),
         };
         let (name, file) = NewName::make(target, replace, |directory, name| {
@@ -293,7 +296,7 @@ mod tests {
 
     fn create(target: &Path, replace: bool) -> Result<NewFile> {
         let input = rustix::fs::fstat(tempfile::tempfile().unwrap()).unwrap();
-        NewFile::create(Place::of(target)?, replace, &input)
+        NewFile::create(Place::of(target)?, replace, Some(&input))
     }
 
     fn names(directory: &Path) -> Vec<OsString> {

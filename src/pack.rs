@@ -13,6 +13,8 @@ mod files;
 mod input;
 mod record;
 mod spool;
+#[cfg(feature = "remote")]
+mod store;
 mod stream;
 
 use std::io::{Read, Write};

@@ -23,6 +23,10 @@ const PROOF: u64 = (1 << 20) + (128 << 10);
 const FIRST_WINDOW: u64 = 1 << 20;
 /// How many units are named at once at most: a window of tiny chunks would be a list without end.
 const NAMED_AT_ONCE: usize = 64;
+/// As [`NAMED_AT_ONCE`], where units are named in batches.
+const NAMED_IN_BATCH: usize = 1024;
+/// Into how many batches a window is divided.
+const BATCHES: u64 = 4;
 /// How many request lengths a continuing read may be off the place it should begin at.
 const TOLERANCE: u64 = 4;
 
@@ -31,6 +35,7 @@ const TOLERANCE: u64 = 4;
 pub(crate) struct Prefetch {
     /// The largest window, in bytes; 0 switches prefetch off.
     limit: u64,
+    batches: bool,
     streams: Mutex<Streams>,
 }
 
@@ -64,10 +69,12 @@ impl Streams {
 }
 
 impl Prefetch {
-    /// Prefetch with windows of at most `limit` bytes; 0 for none.
-    pub(crate) fn new(limit: u64) -> Self {
+    /// Prefetch with windows of at most `limit` bytes; 0 for none. In `batches`, a quarter of a window is named at a time or
+    /// nothing: where each request costs a round trip.
+    pub(crate) fn new(limit: u64, batches: bool) -> Self {
         Self {
             limit,
+            batches,
             streams: Mutex::default(),
         }
     }
@@ -119,14 +126,22 @@ impl Prefetch {
             stream.window = FIRST_WINDOW.min(limit);
         }
         let wanted = stream.next.saturating_add(stream.window);
-        if stream.unnamed >= wanted {
+        let least = match self.batches {
+            true => stream.window / BATCHES,
+            false => 0,
+        };
+        if stream.unnamed.saturating_add(least) >= wanted {
             return 0..0;
         }
         // The units this read needs itself end here.
         let behind = unit_end(read.end - 1).unwrap_or(read.end);
         let first = stream.unnamed.max(behind);
         let mut end = first;
-        for _ in 0..NAMED_AT_ONCE {
+        let most = match self.batches {
+            true => NAMED_IN_BATCH,
+            false => NAMED_AT_ONCE,
+        };
+        for _ in 0..most {
             match unit_end(end) {
                 // The unit next to those of the read is named however short the window is.
                 Some(further) if end < wanted || end == behind => end = further,
@@ -185,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_sequential_reader_has_every_unit_named_once_before_it_comes_there() {
-        let prefetch = Prefetch::new(8 * UNIT);
+        let prefetch = Prefetch::new(8 * UNIT, false);
         let mut named = None;
         for offset in (0..64 * UNIT).step_by(128 << 10) {
             let ahead = read(&prefetch, 64, offset, 128 << 10);
@@ -201,7 +216,7 @@ mod tests {
 
     #[test]
     fn random_reads_name_nothing_even_when_the_kernel_cuts_them_up() {
-        let prefetch = Prefetch::new(8 * UNIT);
+        let prefetch = Prefetch::new(8 * UNIT, false);
         let mut place = 12345_u64;
         for _ in 0..2000 {
             place = place
@@ -216,8 +231,28 @@ mod tests {
     }
 
     #[test]
+    fn where_requests_cost_a_round_trip_units_are_named_many_at_a_time() {
+        let prefetch = Prefetch::new(16 * UNIT, true);
+        let mut batches = Vec::new();
+        let mut named = None;
+        for offset in (0..512 * UNIT).step_by(128 << 10) {
+            let ahead = read(&prefetch, 512, offset, 128 << 10);
+            prefetch.outran(&(offset..offset + (128 << 10)));
+            if !ahead.is_empty() {
+                assert!(named.is_none_or(|end| end == ahead.start));
+                named = Some(ahead.end);
+                batches.push((ahead.end - ahead.start) / UNIT);
+            }
+        }
+        assert_eq!(named, Some(512 * UNIT));
+        let (_, full) = batches.split_at(batches.len() / 4);
+        let (_, full) = full.split_last().unwrap();
+        assert!(full.iter().all(|&units| units >= 4), "{batches:?}");
+    }
+
+    #[test]
     fn interleaved_streams_on_one_handle_are_all_followed() {
-        let prefetch = Prefetch::new(8 * UNIT);
+        let prefetch = Prefetch::new(8 * UNIT, false);
         let mut named = [0; 8];
         for step in 0..64_u64 {
             for (stream, count) in named.iter_mut().enumerate() {
@@ -231,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_window_doubles_while_the_reader_waits_and_ends_at_the_limit() {
-        let prefetch = Prefetch::new(4 * UNIT);
+        let prefetch = Prefetch::new(4 * UNIT, false);
         let mut ahead = 0;
         for step in 0..16 {
             let named = read(&prefetch, 64, step * UNIT, UNIT);
@@ -243,7 +278,7 @@ mod tests {
 
     #[test]
     fn requests_that_overtake_each_other_are_one_stream() {
-        let prefetch = Prefetch::new(8 * UNIT);
+        let prefetch = Prefetch::new(8 * UNIT, false);
         let mut named = 0;
         let step = 256 << 10;
         for pair in (0..32 * UNIT).step_by(2 * step as usize) {
@@ -262,7 +297,7 @@ mod tests {
             reads in proptest::collection::vec((0_u64..40, 1_u64..3 * UNIT), 1..60),
             count in 1_u64..30,
         ) {
-            let prefetch = Prefetch::new(16 * UNIT);
+            let prefetch = Prefetch::new(16 * UNIT, false);
             for (place, length) in reads {
                 let offset = place * UNIT / 2;
                 let end = (offset + length).min(count * UNIT);

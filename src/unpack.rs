@@ -12,7 +12,7 @@ pub use files::unpack_file;
 #[cfg(feature = "files")]
 pub(crate) use files::{prove_unpacked, unpack_opened};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Input};
 use crate::decoding::{Decoding, Sink, open_damaged};
 use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, thread_count};
@@ -53,19 +53,17 @@ pub fn unpack_to(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let open = |verify, cut| Archive::open(input.as_ref(), verify, cut, control.cancelled);
-    let (archive, refused) = open_damaged(open, options.keep_going)?;
-    let refused = refused.as_ref();
-    let name = Path::new("standard output");
-    let lost = decode(
-        &archive,
-        refused,
-        options,
-        control,
-        &mut Sink::Stream(output, name),
-    )?;
-    output.flush().context("cannot write", name)?;
-    Ok(summary(&archive, lost))
+    let input = Input::open(input.as_ref())?;
+    input.stoppable(control.cancelled, || {
+        let open = |verify, cut| input.archive(verify, cut, control.cancelled);
+        let (archive, refused) = open_damaged(open, options.keep_going)?;
+        let refused = refused.as_ref();
+        let name = Path::new("standard output");
+        let mut sink = Sink::Stream(&mut *output, name);
+        let lost = decode(&archive, refused, options, control, &mut sink)?;
+        output.flush().context("cannot write", name)?;
+        Ok(summary(&archive, lost))
+    })
 }
 
 fn decode(

@@ -1,11 +1,10 @@
 //! Whether a `.warp` file is whole: every chunk decoded, every size and the checksum compared.
 
-use std::fs::File;
 use std::path::Path;
 
-use crate::archive::{Archive, Cut, Verify, open_regular};
+use crate::archive::{Cut, Input, Verify};
 use crate::decoding::{Decoding, Sink, open_damaged};
-use crate::error::{IoContext, Result};
+use crate::error::Result;
 use crate::job::{Control, thread_count};
 use crate::pack::Summary;
 use crate::unpack::summary;
@@ -28,21 +27,22 @@ pub fn verify_file(
     options: VerifyOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let path = path.as_ref();
-    verify_opened(open_regular(path)?, path, options, control)
+    let input = Input::open(path.as_ref())?;
+    verify_opened(&input, options, control)
 }
 
-/// Decodes and checks a whole file that is open; `path` is its name.
+/// As [`verify_file`], for what is open.
 pub(crate) fn verify_opened(
-    file: File,
-    path: &Path,
+    input: &Input,
     options: VerifyOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let open = |verify, cut| {
-        let own = file.try_clone().context("cannot open", path)?;
-        Archive::from_file(own, path, verify, cut, control.cancelled)
-    };
+    input.stoppable(control.cancelled, || verify(input, options, control))
+}
+
+fn verify(input: &Input, options: VerifyOptions, control: Control<'_>) -> Result<Summary> {
+    let path = &*input.path;
+    let open = |verify, cut| input.archive(verify, cut, control.cancelled);
     let (archive, refused) = match options.keep_going {
         true => open_damaged(open, true)?,
         false => (open(Verify::Fast, Cut::Refuse)?, None),

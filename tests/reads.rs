@@ -15,201 +15,41 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use common::vectors::{self, EIO, PAGE, errno, forget_pages, list, read_by, shown, text};
 use common::{Mounted, Random, mixed, pack, sample, shell, vector};
 use rustix::fs::Advice;
-use serde_json::Value;
-
-const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
-const PAGE: usize = 4096;
-
-fn list(name: &str) -> Vec<Value> {
-    serde_json::from_slice(&fs::read(vector(name)).unwrap()).unwrap()
-}
-
-fn text<'a>(entry: &'a Value, key: &str) -> &'a str {
-    entry[key].as_str().unwrap()
-}
-
-/// The name a packed file shows under.
-fn shown(name: &str) -> &str {
-    name.strip_suffix(".warp").unwrap()
-}
 
 fn mount_vectors(arguments: &[&str]) -> (tempfile::TempDir, Mounted) {
     let source = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(vector("")).unwrap() {
-        let path = entry.unwrap().path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "warp")
-        {
-            fs::copy(&path, source.path().join(path.file_name().unwrap())).unwrap();
-        }
+    for name in vectors::names() {
+        fs::copy(vector(&name), source.path().join(&name)).unwrap();
     }
     let mounted = Mounted::new(source.path(), arguments);
     (source, mounted)
 }
 
-/// Reads until the end or an error, a piece at a time.
-fn read_by(file: &File, piece: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut buffer = vec![0; piece];
-    loop {
-        match file.read_at(&mut buffer, bytes.len() as u64)? {
-            0 => return Ok(bytes),
-            read => bytes.extend(&buffer[..read]),
-        }
-    }
-}
-
-fn forget_pages(file: &File) {
-    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
-}
-
-fn errno(result: io::Result<usize>) -> i32 {
-    result.expect_err("an error").raw_os_error().unwrap()
-}
-
 #[test]
 fn every_good_file_reads_as_its_original_in_pieces_of_any_size() {
     let (_source, mounted) = mount_vectors(&[]);
-    let vectors = list("manifest.json");
-    assert!(vectors.len() > 15);
-    for entry in &vectors {
-        let name = shown(text(entry, "file"));
-        let path = mounted.path(name);
-        let sum = shell(&mounted.mount_point, &format!("sha256sum {name}"));
-        assert!(sum.starts_with(text(entry, "sha256")), "{name}");
-        let whole = fs::read(&path).unwrap();
-        assert_eq!(whole.len() as u64, entry["size"].as_u64().unwrap());
-        assert_eq!(fs::metadata(&path).unwrap().len(), whole.len() as u64);
-
-        let file = File::open(&path).unwrap();
-        for piece in [1, PAGE, 32_767, 100_000] {
-            // Byte by byte through ten megabytes of zeros would say nothing more.
-            if piece == 1 && whole.len() > 1 << 20 {
-                continue;
-            }
-            forget_pages(&file);
-            assert!(read_by(&file, piece).unwrap() == whole, "{name} by {piece}");
-        }
-        // Across the boundaries of chunks, and at, across and past the end.
-        let chunk = entry["chunk_size"].as_u64().unwrap().max(1) as usize;
-        forget_pages(&file);
-        for boundary in (chunk..whole.len()).step_by(chunk).chain([whole.len()]) {
-            let from = boundary.saturating_sub(3);
-            let mut bytes = [0; 8];
-            let read = file.read_at(&mut bytes, from as u64).unwrap();
-            let expected = &whole[from..whole.len().min(from + 8)];
-            assert_eq!(&bytes[..read], expected, "{name} at {from}");
-        }
-        for past in [whole.len() as u64, whole.len() as u64 + 1, 1 << 40] {
-            assert_eq!(file.read_at(&mut [0; 8], past).unwrap(), 0, "{name}");
-        }
-    }
+    vectors::read_as_their_originals(&mounted);
 }
 
 #[test]
 fn a_file_that_is_none_by_its_header_shows_as_it_is_and_the_log_says_why() {
-    let (source, mounted) = mount_vectors(&[]);
-    for (name, why) in [
-        ("bad-magic.warp", "wrong magic"),
-        ("bad-version.warp", "unsupported version 9"),
-        ("bad-codec.warp", "unknown codec id 77"),
-        ("bad-short-header.warp", "file ends inside the fixed header"),
-        ("bad-short-table.warp", "file ends inside the chunk table"),
-        ("bad-chunk-count.warp", "does not fit"),
-    ] {
-        let raw = fs::read(source.path().join(name)).unwrap();
-        for _ in 0..2 {
-            assert!(fs::read(mounted.path(name)).unwrap() == raw, "{name}");
-            assert!(!mounted.path(shown(name)).exists(), "{name}");
-        }
-        let logged = mounted.logged();
-        let lines: Vec<_> = logged.lines().filter(|line| line.contains(name)).collect();
-        assert_eq!(lines.len(), 1, "{name}: {logged}");
-        assert!(lines[0].contains(why), "{name}: {}", lines[0]);
-    }
+    let (_source, mounted) = mount_vectors(&[]);
+    vectors::show_as_they_are(&mounted);
 }
 
 #[test]
 fn a_file_with_a_damaged_table_or_footer_cannot_be_opened_and_the_log_says_why() {
     let (_source, mounted) = mount_vectors(&[]);
-    for (name, why) in [
-        (
-            "bad-original-size.warp",
-            "chunk sizes add up to 100003, header says 100004",
-        ),
-        (
-            "bad-chunk-size-overflow.warp",
-            "compressed size runs past the file",
-        ),
-        ("bad-decoded-size.warp", "chunk sizes add up to"),
-        ("bad-hash-id.warp", "unknown checksum id 99 in the footer"),
-        (
-            "bad-short-footer.warp",
-            "file ends inside the footer's digest",
-        ),
-    ] {
-        // It is listed like any other, under its own name, and it has attributes.
-        assert!(fs::metadata(mounted.path(shown(name))).unwrap().len() > 0);
-        for _ in 0..2 {
-            let error = File::open(mounted.path(shown(name))).unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(EIO), "{name}: {error}");
-        }
-        let logged = mounted.logged();
-        let told = logged
-            .lines()
-            .any(|line| line.contains(name) && line.contains(why) && line.contains("ERROR"));
-        assert!(told, "{name}: {logged}");
-    }
+    vectors::cannot_be_opened(&mounted);
 }
 
 #[test]
 fn a_damaged_chunk_is_an_error_for_its_own_pages_and_no_others_every_time() {
     let (_source, mounted) = mount_vectors(&[]);
-    let original = mixed();
-    let file = File::open(mounted.path("bad-payload")).unwrap();
-    let chunk = 32_768;
-    for round in 0..3 {
-        for page in (0..original.len()).step_by(PAGE) {
-            let mut bytes = [0; PAGE];
-            let outcome = file.read_at(&mut bytes, page as u64);
-            if page < chunk {
-                assert_eq!(errno(outcome), EIO, "page {page}, round {round}");
-            } else {
-                let end = original.len().min(page + PAGE);
-                assert_eq!(outcome.unwrap(), end - page);
-                assert!(bytes[..end - page] == original[page..end], "page {page}");
-            }
-        }
-        if round == 1 {
-            forget_pages(&file);
-        }
-    }
-    // Read in large pieces, from a place where it is whole, it comes to the same.
-    forget_pages(&file);
-    let mut bytes = vec![0; original.len()];
-    file.read_exact_at(&mut bytes[chunk..], chunk as u64)
-        .unwrap();
-    assert!(bytes[chunk..] == original[chunk..]);
-    assert_eq!(errno(file.read_at(&mut bytes, 0)), EIO);
-    assert_eq!(
-        errno(fs::read(mounted.path("bad-payload")).map(|b| b.len())),
-        EIO
-    );
-
-    let logged = mounted.logged();
-    let lines: Vec<_> = logged
-        .lines()
-        .filter(|line| line.contains("bad-payload"))
-        .collect();
-    assert_eq!(lines.len(), 1, "{logged}");
-    assert!(
-        lines[0].contains("chunk 0 (from byte 0): damaged zstd data"),
-        "{logged}"
-    );
-    assert!(mounted.stats()["damage_errors"].as_u64().unwrap() >= 8);
+    vectors::are_errors_where_damaged(&mounted);
 }
 
 #[test]

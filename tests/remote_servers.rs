@@ -99,7 +99,17 @@ fn an_object_store_asks_for_who_asks_and_knows_what_was_put_there() {
     let url = format!("http://{}/bucket/a/x%20y", bucket.proxy.address);
     assert_eq!(ask(&[], &url).0, "403");
     let key = format!("{ACCESS_KEY}:{SECRET}");
-    let signed = ["--aws-sigv4", "aws:amz:us-east-1:s3", "-u", &key];
+    // That of no bytes.
+    let digest =
+        "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let signed = [
+        "--aws-sigv4",
+        "aws:amz:us-east-1:s3",
+        "-u",
+        &key,
+        "-H",
+        digest,
+    ];
     assert_eq!(
         ask(&signed, &url),
         ("200".to_owned(), b"an object".to_vec())

@@ -4,10 +4,21 @@
 //! It knows nothing of mounts and caches. What it reads, through what, and what is cached then is the caller's business.
 
 mod limits;
+mod link;
 mod pattern;
+#[path = "../../tests/common/remote/proxy.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the tests' own"
+)]
+mod proxy;
 mod reads;
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,6 +81,18 @@ enum Command {
         #[arg(long)]
         threads: usize,
         file: PathBuf,
+    },
+    /// Stand in front of an HTTP server, until standard input ends, as a link of a delay and a rate. Its address is the first line
+    /// of the answer; for each line of input, what has passed since the last one
+    Link {
+        /// The server's address and port
+        server: SocketAddr,
+        /// For how long each request waits, in milliseconds
+        #[arg(long, default_value_t = 0)]
+        delay: u64,
+        /// Bytes a second of all connections together; 0 for as many as there are
+        #[arg(long, default_value_t = 0)]
+        rate: u64,
     },
     /// Decode a packed file's chunks in memory and throw the result away
     Decode {
@@ -144,6 +167,13 @@ fn main() -> Result<()> {
             zstd_level,
             threads,
         )?,
+        Command::Link {
+            server,
+            delay,
+            rate,
+        } => {
+            return link::stand(server, Duration::from_millis(delay), rate);
+        }
         Command::Decode { threads, file } => limits::decode(&file, threads)?,
     };
     println!("{answer}");

@@ -8,6 +8,7 @@
 mod chain;
 mod check;
 mod contents;
+mod input;
 mod outline;
 mod record;
 mod source;
@@ -25,6 +26,7 @@ pub(crate) use chain::{Glance, glance};
 #[cfg(feature = "files")]
 pub(crate) use chain::{describe, has_header};
 pub(crate) use contents::Contents;
+pub(crate) use input::{Content, Input};
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline};
 pub(crate) use record::{Evidence, Record};
@@ -53,25 +55,12 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Opens a whole file, or one that ends inside its payloads if that is accepted.
+    /// Opens a whole file, or one that ends inside its payloads if that is accepted; `path` is its name in messages.
     ///
     /// # Errors
     /// The system's, or those of a file that is not what it should be; or [`ErrorKind::Cancelled`].
-    pub(crate) fn open(
-        path: &Path,
-        verify: Verify,
-        cut: Cut,
-        cancelled: &AtomicBool,
-    ) -> Result<Self> {
-        Self::from_file(open_regular(path)?, path, verify, cut, cancelled)
-    }
-
-    /// As [`Archive::open`], for a regular file that is open; `path` is its name in messages.
-    ///
-    /// # Errors
-    /// As [`Archive::open`].
-    pub(crate) fn from_file(
-        file: File,
+    pub(crate) fn from_source(
+        source: Box<dyn Source>,
         path: &Path,
         verify: Verify,
         cut: Cut,
@@ -85,8 +74,22 @@ impl Archive {
             cancelled,
         };
         let contents =
-            Contents::read(&file, path, &conditions).map_err(|error| error.in_file(path))?;
-        Ok(Self::new(path, Box::new(file), Arc::new(contents)))
+            Contents::read(&*source, path, &conditions).map_err(|error| error.in_file(path))?;
+        Ok(Self::new(path, source, Arc::new(contents)))
+    }
+
+    /// As [`Archive::from_source`], for a regular file.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn from_file(
+        file: File,
+        path: &Path,
+        verify: Verify,
+        cut: Cut,
+        cancelled: &AtomicBool,
+    ) -> Result<Self> {
+        Self::from_source(Box::new(file), path, verify, cut, cancelled)
     }
 
     /// An archive of contents that were read from this source, or from the same file before.

@@ -17,6 +17,7 @@ mod size;
 mod standard_output;
 mod stats;
 mod unpack;
+mod urls;
 mod verify;
 
 use std::io::{self, Write};
@@ -155,10 +156,12 @@ pub(crate) fn command_line() -> clap::Command {
 
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
+    #[cfg(feature = "remote")]
+    urls::hide_secrets();
     if mount_helper::is_asked_for() {
         return mount_helper::run();
     }
-    let Arguments { command, volume } = Arguments::parse();
+    let Arguments { command, volume } = Arguments::parse_from(urls::arguments());
     let outcome = match command {
         Command::Mount(arguments) => arguments.run(volume),
         Command::Umount(arguments) => arguments.run(),

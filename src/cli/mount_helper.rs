@@ -16,7 +16,7 @@ use warpfs::Error;
 use warpfs::error::OneLine;
 
 use super::mount::{Mount, Sloppy};
-use super::{Volume, mount_words, report, say};
+use super::{Volume, mount_words, report, say, urls};
 
 /// By which names mount(8) finds a helper for the types `fuse.warpfs` and `warpfs`.
 const NAMES: [&str; 2] = ["mount.fuse.warpfs", "mount.warpfs"];
@@ -79,7 +79,7 @@ pub(super) fn run() -> ExitCode {
     // As what this server is to be found by ps(1) and pidof(8).
     let _ = rustix::thread::set_name(c"warpfs");
     let parsed = command_line()
-        .try_get_matches()
+        .try_get_matches_from(urls::arguments())
         .and_then(|matches| Helper::from_arg_matches(&matches));
     match parsed {
         Ok(helper) => helper.mount(),

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::TypedValueParser;
 
+use super::urls::{in_prefix, is_url, own_name, shown};
+
 /// One input, and what is to become of it.
 pub(super) struct Planned<'a> {
     pub(super) input: &'a Path,
@@ -47,12 +49,20 @@ pub(super) fn plan<'a>(
     for planned in &mut plan {
         planned.output = match (output, planned.tree) {
             (None, true) => None,
+            // What has no directory here gets a place in the current one.
+            (None, false) if is_url(planned.input) => {
+                own_name(planned.input).and_then(|own| name(&own))
+            }
             (None, false) => name(planned.input),
             (Some(output), true) if single => Some(output.to_owned()),
             (Some(output), true) => Some(output.join(tree_name(planned.input)?)),
             (Some(output), false) if output.is_dir() => {
-                let own = planned.input.file_name().map(Path::new);
-                own.and_then(&name).map(|name| output.join(name))
+                let own = own_name(planned.input);
+                own.and_then(|own| name(&own)).map(|name| output.join(name))
+            }
+            (Some(output), false) if in_prefix(output, Path::new("")).is_some() => {
+                let own = own_name(planned.input).and_then(|own| name(&own));
+                own.and_then(|name| in_prefix(output, &name))
             }
             (Some(output), false) if single => Some(output.to_owned()),
             (Some(output), false) => {
@@ -86,9 +96,9 @@ fn check_for_clashes(plan: &[Planned<'_>], replace: bool) -> Result<(), String> 
         if let Some(other) = results.insert(place(output), planned.input) {
             return Err(format!(
                 "'{}' and '{}' would both become '{}'",
-                other.display(),
-                planned.input.display(),
-                output.display()
+                shown(other).display(),
+                shown(planned.input).display(),
+                shown(output).display()
             ));
         }
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use warpfs::format::{Checksum, Codec};
+use warpfs::index::{self, INDEX_NAME};
 use warpfs::pack::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_ZSTD_LEVEL, Level, PackOptions, pack_file, pack_standard_input,
     packed_name,
@@ -11,6 +12,7 @@ use warpfs::pack::{
 use warpfs::recursive::{Selection, TreeOptions, pack_tree};
 
 use super::outputs::{Planned, output_parser, plan};
+use super::urls::{is_url, shown};
 use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 
 /// Pack files: x becomes x.warp beside it
@@ -56,6 +58,9 @@ pub(super) struct Arguments {
     /// With -r: do not go into other file systems mounted in the tree; their mount points become empty directories
     #[arg(long, requires = "recursive")]
     one_file_system: bool,
+    /// With -r: write a list of the files into the resulting tree, by which it can be mounted from a web server
+    #[arg(long, requires = "recursive")]
+    index: bool,
     /// What to aim for
     #[arg(long, default_value = "auto", value_parser = level_parser())]
     level: Level,
@@ -131,7 +136,12 @@ const STANDARD_INPUT: &str = "-";
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
     let plan = checked_plan(arguments).unwrap_or_else(|why| wrong_usage("pack", why));
-    let selection = Selection::new(&arguments.exclude, &arguments.include)
+    let mut exclude = arguments.exclude.clone();
+    if arguments.index {
+        // The one of the last time.
+        exclude.push(format!("/{INDEX_NAME}"));
+    }
+    let selection = Selection::new(&exclude, &arguments.include)
         .unwrap_or_else(|why| wrong_usage("pack", why))
         .one_file_system(arguments.one_file_system);
     let tree = TreeOptions {
@@ -152,7 +162,7 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         remove: arguments.rm || arguments.in_place,
     };
     for_each_input(&plan, volume, |task| match task.tree {
-        true => tree_of(&options, &tree, task),
+        true => tree_of(&options, &tree, arguments.index, task),
         false => file(&options, task),
     })
 }
@@ -178,6 +188,13 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
             return Err("--rm cannot remove standard input".to_owned());
         }
     }
+    if let Some(url) = inputs.iter().find(|input| is_url(input)) {
+        let url = shown(url);
+        return Err(format!(
+            "'{}' is no file of this machine, and only those are packed",
+            url.display()
+        ));
+    }
     let name = |input: &Path| Some(packed_name(input));
     let plan = plan(inputs, arguments.recursive, output, arguments.force, name)?;
     let of_trees = [
@@ -185,6 +202,7 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
         ("--exclude", !arguments.exclude.is_empty()),
         ("--include", !arguments.include.is_empty()),
         ("--min-size", arguments.min_size.is_some()),
+        ("--index", arguments.index),
     ];
     // What is not there fails by itself, later, and the others are packed.
     let is_file = |planned: &&Planned<'_>| {
@@ -206,8 +224,22 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
     }
 }
 
-fn tree_of(options: &PackOptions, tree: &TreeOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+fn tree_of(
+    options: &PackOptions,
+    tree: &TreeOptions,
+    index: bool,
+    task: &Task<'_>,
+) -> warpfs::Result<Outcome> {
     let summary = pack_tree(task.input, task.output, options, tree, task.control)?;
+    if index {
+        let left_out = |path: &Path| {
+            eprintln!(
+                "warpfs: {}: not in the index, for its name is no UTF-8",
+                path.display()
+            );
+        };
+        index::write(task.output.unwrap_or(task.input), left_out)?;
+    }
     task.progress.summarize_tree(task.input, "packed", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))
 }
@@ -219,6 +251,6 @@ fn file(options: &PackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
         true => pack_standard_input(output, options, task.control)?,
         false => pack_file(task.input, output, options, task.control)?,
     };
-    task.progress.summarize(output, "packed", &summary);
+    task.progress.summarize(&shown(output), "packed", &summary);
     Ok(Outcome::Done)
 }

@@ -10,6 +10,7 @@ use warpfs::unpack::{UnpackOptions, original_name, unpack_file, unpack_to};
 
 use super::outputs::{output_parser, plan, without_outputs};
 use super::standard_output::StandardOutput;
+use super::urls::shown;
 use super::{Outcome, Task, Volume, cannot_print, for_each_input, size, wrong_usage};
 
 /// Unpack files: x.warp becomes x beside it
@@ -97,7 +98,7 @@ fn tree_of(options: &UnpackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> 
 fn file(options: &UnpackOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
     let output = task.output.ok_or_else(|| {
         Error::unusable("the name does not end in .warp: name the result with --output")
-            .in_file(task.input)
+            .in_file(&shown(task.input))
     })?;
     let summary = unpack_file(task.input, output, options, task.control)?;
     task.progress.summarize(output, "unpacked", &summary);

@@ -6,6 +6,7 @@ use warpfs::recursive::verify_tree;
 use warpfs::verify::{VerifyOptions, verify_file};
 
 use super::outputs::without_outputs;
+use super::urls::shown;
 use super::{Outcome, Volume, for_each_input, say};
 
 /// Decode every chunk and check it all
@@ -54,7 +55,8 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
             }
             false => {
                 let summary = verify_file(task.input, options, task.control)?;
-                task.progress.summarize(task.input, "whole", &summary);
+                task.progress
+                    .summarize(&shown(task.input), "whole", &summary);
                 Ok(Outcome::failed_if(summary.lost > 0))
             }
         },

@@ -109,6 +109,21 @@ impl Collector for Exposition {
             stats.compressed_bytes,
         )?;
 
+        let help = "Requests made to a store or a web server, further tries included";
+        counter(to, "remote_requests", help, None, stats.remote_requests)?;
+        let help = "Requests made again because one before them failed";
+        counter(to, "remote_retries", help, None, stats.remote_retries)?;
+        let help = "What was given up after all tries";
+        counter(to, "remote_failures", help, None, stats.remote_failures)?;
+        let help = "What a store or a web server has sent";
+        counter(
+            to,
+            "remote_received",
+            help,
+            Some(Unit::Bytes),
+            stats.remote_bytes_received,
+        )?;
+
         let requests = [("read", &stats.errors.read), ("open", &stats.errors.open)];
         let errors = requests.into_iter().flat_map(|(request, faults)| {
             let kinds = faults.by_kind().into_iter();

@@ -1,5 +1,6 @@
 //! Files: opened, looked at, read, sought in and let go. Packed ones are read by their reader, plain ones as they are.
 
+use std::path::Path;
 use std::time::Instant;
 
 use fuser::{BackingId, FileHandle, FopenFlags, ReplyData, ReplyOpen};
@@ -7,11 +8,12 @@ use fuser::{BackingId, FileHandle, FopenFlags, ReplyData, ReplyOpen};
 use super::errno::errno;
 use super::filesystem::{MAX_REQUEST, WarpFilesystem};
 use super::handles::{Backing, Handle};
+use crate::archive::Content;
 use crate::cache::Origin;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::reader::Reader;
 use crate::stats::{Activity, Answered};
-use crate::tree::{Attributes, Content, NodeId, OpenedFile};
+use crate::tree::{Attributes, NodeId, OpenedFile};
 
 impl WarpFilesystem {
     /// A reader of a file that shows as its original; `None` for any other.
@@ -136,9 +138,11 @@ impl WarpFilesystem {
             }),
             Some(Handle::File {
                 content, activity, ..
-            }) => read_plain(content, offset, size, |bytes| {
-                answer(bytes, activity, Answered::Plain);
-            }),
+            }) => {
+                let answer = |bytes: &[u8]| answer(bytes, activity, Answered::Plain);
+                let read = read_plain(content, activity.path(), offset, size, answer);
+                read.inspect_err(|error| self.engine.tell_of_failure(error))
+            }
             _ => Err(bad_handle()),
         };
         if let Err(error) = outcome {
@@ -184,11 +188,17 @@ mod lseek {
     pub(super) const HOLE: i32 = 4;
 }
 
-fn read_plain(content: &Content, offset: u64, size: u32, answer: impl FnOnce(&[u8])) -> Result<()> {
+fn read_plain(
+    content: &Content,
+    path: &Path,
+    offset: u64,
+    size: u32,
+    answer: impl FnOnce(&[u8]),
+) -> Result<()> {
     let mut bytes = vec![0; (size as usize).min(MAX_REQUEST as usize)];
     // All that there is: a short answer would be taken for the file's end.
     let read = content.read_at(&mut bytes, offset);
-    let read = read.map_err(|error| Error::io("cannot read", error))?;
+    let read = read.context("cannot read", path)?;
     answer(bytes.get(..read).unwrap_or_default());
     Ok(())
 }

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fuser::BackingId;
 
+use crate::archive::Content;
 use crate::identity::Identity;
 use crate::reader::Reader;
 use crate::stats::{Activity, Busiest, FileActivity};
-use crate::tree::{Content, Listing, NodeId};
+use crate::tree::{Listing, NodeId};
 
 /// An open file or directory.
 #[derive(Debug)]

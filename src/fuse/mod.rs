@@ -48,14 +48,16 @@ use self::metrics::Listener;
 use self::mount::{Mount, Reach};
 use self::notify::ServiceManager;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+#[cfg(feature = "remote")]
+use crate::index::INDEX_NAME;
 use crate::mount_table::{self, FILE_SYSTEM_TYPE};
 use crate::reader::{Engine, EngineOptions};
 #[cfg(feature = "remote")]
-use crate::remote::{Location, Store, StoreOptions};
+use crate::remote::{Location, Protocol, Store, StoreOptions};
 use crate::stats::Stats;
-#[cfg(feature = "remote")]
-use crate::tree::ObjectTree;
 use crate::tree::{Kind, Shown, Tree};
+#[cfg(feature = "remote")]
+use crate::tree::{ObjectTree, PrefixTree};
 
 pub use mount::unmount_command as unmount;
 
@@ -311,17 +313,48 @@ impl Source {
                 let onto_file = kind
                     .context("cannot use the mount point", mount_point)?
                     .is_file();
+                let web_directory = location.web_directory(INDEX_NAME).filter(|_| !onto_file);
+                let place = web_directory.as_ref().unwrap_or(&location);
                 let store = Store::open(
-                    &location,
+                    place,
                     &store_options,
                     engine.shared_counters(),
                     engine.budget(),
                 )?;
-                let tree = ObjectTree::open(&store, &location, onto_file)?;
-                Ok((Arc::new(tree), Some(Elsewhere::Store(store))))
+                if let Some(directory) = &web_directory {
+                    let remembered = remembered_headers(&options.engine);
+                    let tree = PrefixTree::of_index(&store, directory, remembered)?;
+                    return Ok((Arc::new(tree), Some(Elsewhere::Store(store))));
+                }
+                let tree = remote_tree(&store, &location, onto_file, &options.engine)?;
+                Ok((tree, Some(Elsewhere::Store(store))))
             }
         }
     }
+}
+
+/// What lies at `location`: one packed object, or all that lies beneath. What is called `.warp` is looked for as an object first.
+#[cfg(feature = "remote")]
+fn remote_tree(
+    store: &Arc<Store>,
+    location: &Location,
+    onto_file: bool,
+    options: &EngineOptions,
+) -> Result<Arc<dyn Shown>> {
+    let object = || ObjectTree::open(store, location, onto_file);
+    let is_gone = |error: &Error| matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+    if onto_file || location.protocol() == Protocol::Http {
+        return Ok(Arc::new(object()?));
+    }
+    let is_packed = |name: &str| name.ends_with(".warp");
+    if !location.is_prefix() && location.name().is_some_and(is_packed) {
+        match object() {
+            Err(error) if is_gone(&error) => {}
+            found => return Ok(Arc::new(found?)),
+        }
+    }
+    let tree = PrefixTree::open(store, location, remembered_headers(options))?;
+    Ok(Arc::new(tree))
 }
 
 /// Unmounts what nobody has asked anything for a while and has nothing open in, unless it is in use all the same. Says whether

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 
 use super::Info;
+use crate::archive::Input;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pack::open_entry;
 use crate::recursive::is_named_packed;
@@ -35,7 +36,12 @@ pub fn survey(root: &Path) -> impl Iterator<Item = Result<Found>> {
                 return Some(Ok(Found::Plain(size)));
             }
             let opened = open_entry(&*entry.directory, &entry.name, &entry.path);
-            let info = opened.and_then(|(file, _)| Info::from_file(file, &entry.path));
+            let info = opened.and_then(|(file, _)| {
+                Info::from_input(&Input {
+                    path: entry.path.clone(),
+                    content: file.into(),
+                })
+            });
             Some(info.map(|info| Found::Packed(Box::new(info))))
         }
         Ok(_) => None,

@@ -7,6 +7,8 @@ use std::path::Path;
 use rustix::fs::{Advice, FileType, OFlags, Stat};
 
 use super::input::{Polled, check_unchanged, pack_sized};
+#[cfg(feature = "remote")]
+use super::store::{From, pack_to_store};
 use super::stream::pack_stream;
 use super::{PackOptions, Summary};
 use crate::archive::{Archive, Cut, Verify, describe, has_header, open_at_once};
@@ -17,7 +19,8 @@ use crate::job::{Control, thread_count};
 use crate::output::{Compared, NewFile, copy_attributes};
 use crate::place::Place;
 
-/// Packs a file, or whatever can be read to its end under that name, as `output`.
+/// Packs a file, or whatever can be read to its end under that name, as `output`; or, with the feature `remote`, as the object
+/// of a store that its URL names.
 ///
 /// ```
 /// use warpfs::job::Control;
@@ -47,6 +50,10 @@ pub fn pack_file(
     control: Control<'_>,
 ) -> Result<Summary> {
     let (input, output) = (input.as_ref(), output.as_ref());
+    #[cfg(feature = "remote")]
+    if let Some(summary) = pack_to_store(&From::Name(input), output, options, control)? {
+        return Ok(summary);
+    }
     let file = open_at_once(input)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
@@ -86,7 +93,16 @@ pub fn pack_standard_input(
     let stdin = std::io::stdin().as_fd().try_clone_to_owned();
     let file = File::from(stdin.context("cannot open", path)?);
     let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
-    let new = NewFile::create(Place::of(output.as_ref())?, options.force, &stat)?;
+    #[cfg(feature = "remote")]
+    if let Some(summary) = pack_to_store(
+        &From::Stream(&file, &stat),
+        output.as_ref(),
+        options,
+        control,
+    )? {
+        return Ok(summary);
+    }
+    let new = NewFile::create(Place::of(output.as_ref())?, options.force, Some(&stat))?;
     control.observer.begin(path, None);
     let packed = pack_stream(
         &mut Polled(&file),
@@ -153,7 +169,7 @@ pub(crate) fn pack_opened(
     control: Control<'_>,
 ) -> Result<Written> {
     let kind = FileType::from_raw_mode(stat.st_mode);
-    let new = NewFile::create(output, options.force, stat)?;
+    let new = NewFile::create(output, options.force, Some(stat))?;
     // Files that are made up as they are read, as in /proc, say that they are empty.
     let sized = kind == FileType::RegularFile && stat.st_size > 0;
     control.observer.begin(
@@ -184,7 +200,7 @@ pub(crate) fn pack_opened(
 }
 
 /// Checks that what was read to its end is what it was before, if that can be said of it.
-fn check_stream_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()> {
+pub(super) fn check_stream_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()> {
     match FileType::from_raw_mode(before.st_mode) {
         FileType::RegularFile => check_unchanged(file, before, path),
         _ => Ok(()),

@@ -42,10 +42,7 @@ impl Shared {
                 let until = whole.end.min(ahead.end);
                 let (from, to) = (bytes.start - whole.start, until - whole.start);
                 let fetched = fetched.cloned();
-                self.spawn(move |shared| {
-                    shared.decode_chunk_ahead(chunk, from, to);
-                    drop(fetched);
-                });
+                self.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to, fetched));
                 offset = until;
             } else {
                 let fetched = fetched.cloned();
@@ -103,11 +100,17 @@ impl Shared {
 
     /// Decodes a chunk's pieces ahead of any reader, `from` and `to` in bytes from the chunk's beginning; or does so when who
     /// is at it has done.
-    fn decode_chunk_ahead(self: &Arc<Self>, chunk: u32, from: u64, to: u64) {
+    fn decode_chunk_ahead(
+        self: &Arc<Self>,
+        chunk: u32,
+        from: u64,
+        to: u64,
+        fetched: Option<Arc<Fetched>>,
+    ) {
         if self.check_whole(chunk).is_err() {
             return;
         }
-        match self.go_on_ahead(chunk, from, to) {
+        match self.go_on_ahead(chunk, from, to, &fetched) {
             Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
                 self.archive.contents().decode_only_whole(chunk);
                 self.decode_unit_ahead(Unit { chunk, piece: None }, &self.bytes(chunk));
@@ -117,14 +120,20 @@ impl Shared {
         }
     }
 
-    fn go_on_ahead(self: &Arc<Self>, chunk: u32, from: u64, to: u64) -> Result<()> {
+    fn go_on_ahead(
+        self: &Arc<Self>,
+        chunk: u32,
+        from: u64,
+        to: u64,
+        fetched: &Option<Arc<Fetched>>,
+    ) -> Result<()> {
         let Some(from) = self.first_missing(chunk, from..to) else {
             return Ok(());
         };
-        let shared = Arc::downgrade(self);
+        let (shared, kept) = (Arc::downgrade(self), fetched.clone());
         let again = move || {
             if let Some(shared) = shared.upgrade() {
-                shared.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to));
+                shared.spawn(move |shared| shared.decode_chunk_ahead(chunk, from, to, kept));
             }
         };
         // To come to any other place from the chunk's beginning is more than a guess is worth: the reader brings a decoder
@@ -138,7 +147,7 @@ impl Shared {
         if self.first_missing(chunk, from..to) != Some(from) {
             // It was brought in since the first look, and its decoder stands behind it.
             self.put_aside(lease, chunk);
-            return self.go_on_ahead(chunk, from, to);
+            return self.go_on_ahead(chunk, from, to, fetched);
         }
         if lease.stream().is_none() {
             let beside = self.stream_memory(chunk)?;

@@ -14,9 +14,6 @@ use crate::memory::Urgency;
 
 /// How much is fetched ahead in one request at most, in bytes.
 const LONGEST_FETCH: u64 = 4 << 20;
-/// How many requests a window is cut into at least, so that several are under way: one may lose a packet, and a server sends each
-/// only so fast.
-const FETCHES: u64 = 4;
 /// The least that is worth a request of its own, in bytes: what comes in the time that asking takes.
 const LEAST_FETCH: u64 = 256 << 10;
 /// How much of a large chunk's payload is fetched beside what a piece of it takes by proportion, in bytes: parts of a chunk
@@ -82,14 +79,16 @@ impl Shared {
     /// Fetches the payloads of some bytes of the original, and has the workers decode them.
     pub(super) fn fetch_ahead(self: &Arc<Self>, distant: &dyn Distant, ahead: Range<u64>) {
         let table = self.archive.table();
-        let longest = self.packed_len(&ahead) / FETCHES;
-        let longest = longest.clamp(LEAST_FETCH, LONGEST_FETCH);
         let mut group: Option<(Range<u64>, Range<u64>)> = None;
         let mut offset = ahead.start;
         while offset < ahead.end {
             let chunk = table.chunks_holding(&(offset..offset + 1)).start;
             let whole = self.bytes(chunk);
-            let original = offset..whole.end.min(ahead.end);
+            let original = offset
+                ..whole
+                    .end
+                    .min(ahead.end)
+                    .min(offset.saturating_add(self.step(chunk)));
             if original.is_empty() || self.check_whole(chunk).is_err() {
                 break;
             }
@@ -107,7 +106,7 @@ impl Shared {
             }
             match &mut group {
                 Some((held, bytes))
-                    if held.end >= packed.start && packed.end - held.start <= longest =>
+                    if held.end >= packed.start && packed.end - held.start <= LONGEST_FETCH =>
                 {
                     held.end = packed.end.max(held.end);
                     bytes.end = original.end;
@@ -157,6 +156,45 @@ impl Shared {
         true
     }
 
+    /// Begins to fetch what a read needs of several chunks in one request, if none of it is on its way. It is given up when memory
+    /// is short: whoever reads then asks for each by itself.
+    pub(super) fn bring_read(&self, range: &Range<u64>) -> Option<Arc<Fetched>> {
+        let distant = self.archive.distant()?;
+        let table = self.archive.table();
+        let contents = self.archive.contents();
+        let mut packed: Option<Range<u64>> = None;
+        let mut missing = 0;
+        let mut offset = range.start;
+        while offset < range.end
+            && let Some((unit, bytes)) = contents.unit_holding(offset, self.engine.one_call)
+        {
+            offset = bytes.end;
+            if unit.piece.is_some() || self.check_whole(unit.chunk).is_err() {
+                return None;
+            }
+            if self.engine.cache.knows(self.key(unit)) {
+                continue;
+            }
+            let payload = table.compressed_range(unit.chunk)?;
+            let start = packed.map_or(payload.start, |packed| packed.start);
+            packed = Some(start..payload.end);
+            missing += 1;
+        }
+        let packed = packed.filter(|packed| {
+            missing > 1
+                && packed.end - packed.start <= LONGEST_FETCH
+                && !distant.is_coming(packed.start)
+        })?;
+        let length = usize::try_from(packed.end - packed.start).ok()?;
+        let budget = self.engine.cache.budget();
+        let make_room = || self.engine.make_room();
+        let room = budget.acquire([length], Urgency::Speculation, make_room);
+        let [room] = room.ok().flatten()?;
+        let fetched = self.engine.fetches.add(length);
+        fetched.keep(distant.fetch(packed, room, Urgency::Demand, None));
+        Some(fetched)
+    }
+
     /// Begins to fetch what a piece of a large chunk takes, for a decoder that stands at `from`; both in bytes from the chunk's
     /// beginning. What is near, or fits no budget, is read as it is needed.
     pub(super) fn bring_piece(&self, chunk: u32, from: u64, to: u64) -> Option<Kept> {
@@ -173,6 +211,16 @@ impl Shared {
         let room = budget.acquire([length], Urgency::Speculation, make_room);
         let [room] = room.ok().flatten()?;
         Some(distant.fetch(packed, room, Urgency::Demand, None))
+    }
+
+    /// How much of a chunk is fetched in one request, in bytes of the original.
+    fn step(&self, chunk: u32) -> u64 {
+        let packed = self.archive.table().compressed_range(chunk);
+        let packed = packed.map_or(0, |packed| packed.end - packed.start);
+        let whole = self.bytes(chunk);
+        let step = u128::from(whole.end - whole.start) * u128::from(LONGEST_FETCH)
+            / u128::from(packed.max(1));
+        u64::try_from(step).unwrap_or(u64::MAX / 2).max(LEAST_FETCH)
     }
 
     /// The part of a chunk's payload that some of its bytes are to be decoded from: all of a short one, and of a long one about as
@@ -198,18 +246,6 @@ impl Shared {
             false => share(original.end) + PIECE_SLACK,
         };
         start.max(packed.start)..end.min(packed.end)
-    }
-
-    /// How long the payloads are together that some bytes of the original are decoded from, in bytes.
-    fn packed_len(&self, original: &Range<u64>) -> u64 {
-        let table = self.archive.table();
-        let chunks = table.chunks_holding(original);
-        let first = table.compressed_range(chunks.start);
-        let last = chunks.end.checked_sub(1);
-        let last = last.and_then(|last| table.compressed_range(last));
-        first
-            .zip(last)
-            .map_or(0, |(first, last)| last.end.saturating_sub(first.start))
     }
 }
 

@@ -265,6 +265,14 @@ impl Engine {
         })
     }
 
+    /// Tells the log of a read of a plain file that failed, though not of each one.
+    #[cfg(feature = "fuse")]
+    pub(crate) fn tell_of_failure(&self, error: &Error) {
+        if self.failures.is_due() {
+            tracing::warn!("{error}");
+        }
+    }
+
     /// Gives up something that counts against the budget; says whether there was anything.
     pub(super) fn make_room(&self) -> bool {
         self.cache.evict_one() || self.streams.evict_one() || self.fetches.give_one_up()

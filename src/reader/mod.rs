@@ -82,7 +82,8 @@ impl Reader {
             .table()
             .original_range(0)
             .map_or(0, |first| first.end);
-        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len, archive.distant().is_some()));
+        let distant = archive.distant().is_some();
+        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len, distant), distant);
         Self {
             shared: Arc::new(Shared {
                 engine,
@@ -137,6 +138,7 @@ impl Reader {
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let range = self.clip(offset, buffer.len());
         self.begin(&range);
+        let _brought = self.shared.bring_read(&range);
         let mut done = 0;
         while done < (range.end - range.start) as usize {
             let rest = range.start + done as u64..range.end;
@@ -170,6 +172,7 @@ impl Reader {
     ) -> Result<T> {
         let range = self.clip(offset, length);
         self.begin(&range);
+        let _brought = self.shared.bring_read(&range);
         let kept = |bytes: &Range<u64>| match kept {
             true => (bytes.end.min(range.end) - bytes.start.max(range.start)) as usize,
             false => 0,

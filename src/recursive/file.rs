@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::earlier::{self, Found};
 use super::{Made, Outcome, Task, Tree, Work, is_named_packed, plain};
+use crate::archive::Input;
 use crate::error::{Error, Result};
 use crate::output::copy_attributes;
 use crate::pack::{
@@ -35,7 +36,11 @@ impl Tree<'_> {
         match (self.task, made) {
             (Task::Verify(options), _) if is_named_packed(&entry.name) => {
                 let options = VerifyOptions { threads, ..options };
-                verify_opened(file, &entry.path, options, control).map(Outcome::Verified)
+                let input = Input {
+                    path: entry.path.clone(),
+                    content: file.into(),
+                };
+                verify_opened(&input, options, control).map(Outcome::Verified)
             }
             (Task::Verify(_), _) => Ok(Outcome::Left(size)),
             (_, None) => as_it_is(),

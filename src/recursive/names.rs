@@ -331,7 +331,7 @@ mod tests {
                 name: name.into(),
                 ..target.clone()
             };
-            let new = NewFile::create(target, true, &stat).unwrap();
+            let new = NewFile::create(target, true, Some(&stat)).unwrap();
             batch.push_file(new, New::Copy(5), None).unwrap();
         }
         assert_eq!(names_left(&directory).len(), 4);

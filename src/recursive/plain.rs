@@ -30,7 +30,7 @@ pub(super) fn copy(
     replace: bool,
     control: Control<'_>,
 ) -> Result<NewFile> {
-    let new = NewFile::create(target, replace, stat)?;
+    let new = NewFile::create(target, replace, Some(stat))?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     if size > 0 && rustix::fs::ioctl_ficlone(new.file(), file).is_err() {
         new.file()

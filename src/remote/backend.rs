@@ -17,6 +17,7 @@ use object_store::{ObjectStore, RetryConfig};
 use url::{Host, Url};
 
 use super::location::{Location, Protocol};
+use super::profile;
 use super::wire::Connector;
 
 /// A store, as far as it can do each of these.
@@ -53,7 +54,7 @@ impl Backend {
         let bucket = url.host_str().unwrap_or_default();
         Ok(match location.protocol() {
             Protocol::S3 => {
-                let builder = AmazonS3Builder::from_env()
+                let builder = profile::complete(AmazonS3Builder::from_env())
                     .with_bucket_name(bucket)
                     .with_retry(retry)
                     .with_http_connector(connector);

@@ -28,6 +28,8 @@ pub(super) enum FaultKind {
     Refused,
     /// The server cannot do what is asked, and will not be able to.
     Unable,
+    /// The answer is not one to what was asked.
+    Garbled,
     /// It may go well another time.
     Passing,
 }
@@ -51,12 +53,13 @@ impl Fault {
                 FaultKind::Refused
             }
             _ if seen.ignored_range => FaultKind::Unable,
+            _ if seen.no_credentials => FaultKind::Refused,
             (_, Some(408 | 429 | 500..)) => FaultKind::Passing,
             (_, Some(300..)) => FaultKind::Unable,
             (E::NotSupported { .. } | E::NotImplemented { .. }, _) => FaultKind::Unable,
-            // An answer that is not what was asked for, or none at all: the network is what it is.
-            (_, Some(_)) => FaultKind::Passing,
-            (_, None) if seen.failure.is_some() => FaultKind::Passing,
+            // It broke off.
+            _ if seen.failure.is_some() => FaultKind::Passing,
+            (_, Some(_)) => FaultKind::Garbled,
             // No request was made: what was set up is wrong.
             (_, None) => FaultKind::Refused,
         };
@@ -74,6 +77,7 @@ impl Fault {
             FaultKind::NotFound => io::ErrorKind::NotFound,
             FaultKind::Refused => io::ErrorKind::PermissionDenied,
             FaultKind::Unable => io::ErrorKind::Unsupported,
+            FaultKind::Garbled => io::ErrorKind::InvalidData,
             FaultKind::Passing => io::ErrorKind::TimedOut,
         };
         io::Error::new(kind, self.what)
@@ -84,6 +88,10 @@ impl Fault {
 fn described(error: &object_store::Error, seen: &Seen) -> String {
     if seen.ignored_range {
         return "the server sends the whole object when asked for a part: it cannot be read from here"
+            .to_owned();
+    }
+    if seen.no_credentials {
+        return "no credentials were found, in the environment or elsewhere (see docs/REMOTE.md)"
             .to_owned();
     }
     let mut text = String::new();

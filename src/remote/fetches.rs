@@ -177,3 +177,60 @@ impl Drop for Guard {
         self.fetch.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fault::FaultKind;
+    use super::*;
+    use crate::memory::{Budget, Urgency};
+    use std::thread;
+    use std::time::Duration;
+
+    fn fetch(fetches: &Arc<Fetches>, range: Range<u64>) -> Guard {
+        let length = (range.end - range.start) as usize;
+        let room = Budget::unlimited().acquire([length], Urgency::Demand, || false);
+        let [room] = room.unwrap().unwrap();
+        fetches.add(range, room, true)
+    }
+
+    #[test]
+    fn who_reads_what_has_come_does_not_wait_for_the_rest() {
+        let fetches = Arc::<Fetches>::default();
+        let guard = fetch(&fetches, 100..110);
+        assert_eq!(fetches.holding(99).unwrap_err(), 100);
+        assert_eq!(fetches.holding(110).unwrap_err(), u64::MAX);
+        let held = fetches.holding(104).unwrap();
+        held.take(0, b"abcdef");
+        let mut bytes = [0; 10];
+        assert_eq!(held.read(&mut bytes, 104).unwrap(), Some(2));
+        assert_eq!(bytes[..2], *b"ef");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| held.read(&mut [0; 4], 106).unwrap());
+            thread::sleep(Duration::from_millis(10));
+            held.take(6, b"ghij");
+            assert_eq!(waiting.join().unwrap(), Some(4));
+        });
+        assert!(!guard.is_done(100, 0) && guard.is_done(111, 0));
+        assert_eq!(held.read(&mut bytes, 100).unwrap(), Some(10));
+        assert!(guard.is_done(100, 0));
+        drop(guard);
+        assert!(fetches.holding(104).is_err());
+    }
+
+    #[test]
+    fn who_waits_for_what_fails_or_is_given_up_is_told_so() {
+        let fetches = Arc::<Fetches>::default();
+        let guard = fetch(&fetches, 0..4);
+        let held = fetches.holding(0).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| held.read(&mut [0; 4], 0).unwrap());
+            thread::sleep(Duration::from_millis(10));
+            drop(guard);
+            assert_eq!(waiting.join().unwrap(), None);
+        });
+        let guard = fetch(&fetches, 0..4);
+        guard.fetch().fail(Fault::new(FaultKind::Changed, "gone"));
+        let error = guard.fetch().read(&mut [0; 4], 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StaleNetworkFileHandle);
+    }
+}

@@ -129,6 +129,20 @@ impl Location {
         self.is_prefix
     }
 
+    /// The directory that lies on a web server, if this is one: a URL that ends in a slash, or that of the file called `index` in
+    /// it.
+    pub(crate) fn web_directory(&self, index: &str) -> Option<Self> {
+        if self.protocol != Protocol::Http || self.url.query().is_some() {
+            return None;
+        }
+        if self.is_prefix {
+            return Some(self.clone());
+        }
+        let is_index = self.name() == Some(index);
+        let directory = self.url.join(".").ok().filter(|_| is_index)?;
+        Self::parse(directory.as_str()).ok()
+    }
+
     /// The last part of its path, decoded; `None` of a bucket's or a host's root.
     pub(crate) fn name(&self) -> Option<&str> {
         self.path.filename()
@@ -211,6 +225,25 @@ mod tests {
         assert_eq!(parsed("gs://b/x").protocol(), Protocol::Google);
         assert_eq!(parsed("az://b/x").protocol(), Protocol::Azure);
         assert_eq!(parsed("https://h/x").protocol(), Protocol::Http);
+    }
+
+    #[test]
+    fn the_directory_of_a_web_server_is_that_of_its_index() {
+        let directory = |text: &str| {
+            let found = parsed(text).web_directory("index.json");
+            found.map(|found| found.url().to_string())
+        };
+        for url in ["http://h/a%20b/", "http://h/a%20b/index.json"] {
+            assert_eq!(directory(url).as_deref(), Some("http://h/a%20b/"));
+        }
+        assert_eq!(directory("http://h").as_deref(), Some("http://h/"));
+        for other in [
+            "http://h/x.warp",
+            "http://h/index.json?signature=x",
+            "s3://b/",
+        ] {
+            assert_eq!(directory(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -66,9 +66,8 @@ impl Object {
 
     /// The object as a listing has shown it. No request.
     pub(crate) fn listed(store: &Arc<Store>, key: &Key, version: Version) -> Self {
-        let url = format!("{}\0{key}", store.location().store_name());
         let etag = version.etag.as_deref();
-        let identity = Identity::of_object(&url, version.size, etag, version.modified);
+        let identity = store.identity(key.as_ref(), version.size, etag, version.modified);
         let disk_cache = store.disk_cache();
         Self {
             on_disk: disk_cache.and_then(|cache| OnDisk::of(cache, &identity, &version)),
@@ -80,6 +79,11 @@ impl Object {
             fetches: Arc::default(),
             plan: Mutex::default(),
         }
+    }
+
+    /// The store it lies in.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Which version of the object it is.
@@ -266,8 +270,6 @@ impl Source for Object {
                     let mut bytes = vec![0; (range.end - range.start) as usize];
                     self.read_blocks(&mut bytes, range.start)?;
                     loading.land(&bytes);
-                    let skip = (place - range.start) as usize;
-                    bytes.drain(..skip - skip % BLOCK_LEN as usize);
                     bytes.into()
                 }
             };

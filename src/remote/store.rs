@@ -1,12 +1,10 @@
 //! One store: requests within bounds and deadlines, and in an async runtime of its own.
 //!
-//! Whoever asks waits on a thread of their own. What may be tried again is, after waits that double and are jittered, or as
-//! long as the server says, until the deadline; no library below tries by itself. Requests that somebody waits for may all be
+//! Whoever asks waits on a thread of their own, and no longer than the deadline, however often it is tried. Requests that somebody waits for may all be
 //! under way at once; those that are a guess share some of the places, so that a reader never stands behind speculation.
 
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
@@ -21,16 +19,17 @@ use object_store::{GetOptions, GetRange, ObjectMeta};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
+use super::attempts::{Attempts, Trouble};
 use super::backend::Backend;
 use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::on_disk::Shelf;
-use super::wire::{Connector, Note, noting};
+use super::wire::{Connector, odd_names};
 use crate::disk_cache::DiskCache;
 use crate::error::{Error, Result};
+use crate::identity::Identity;
 use crate::memory::{Budget, Charge, Urgency};
 use crate::stats::Counters;
 
@@ -46,10 +45,8 @@ const GUESSES: usize = 32;
 const ASIDE_PART: u64 = 16;
 /// The most that is set aside for it, in bytes: the records of digests of 40 GiB.
 const MOST_ASIDE: u64 = 32 << 20;
-/// The first wait before another try; doubled each time.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest such wait.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How many objects' beginnings are asked for at once.
+const BEGINNINGS: usize = 32;
 /// How many entries a page of a listing has at most.
 const PAGE_LEN: usize = 1000;
 
@@ -134,6 +131,8 @@ pub(crate) struct Page {
     pub(crate) objects: Vec<Listed>,
     /// The prefixes directly beneath the one that was listed, without their last slash.
     pub(crate) prefixes: Vec<Key>,
+    /// How many names are left out because no file can have them.
+    pub(crate) left_out: u64,
     /// What to ask for the next page with; `None` behind the last.
     pub(crate) next: Option<String>,
 }
@@ -217,6 +216,49 @@ impl Store {
             guesses: Arc::new(Semaphore::new(GUESSES)),
             closed: watch::Sender::new(false),
         }))
+    }
+
+    /// What the state of an object is known by.
+    pub(crate) fn identity(
+        &self,
+        key: &str,
+        size: u64,
+        etag: Option<&str>,
+        modified: SystemTime,
+    ) -> Identity {
+        let url = format!("{}\0{key}", self.location.store_name());
+        Identity::of_object(&url, size, etag, modified)
+    }
+
+    /// The first `length` bytes of several objects, or all there are of a shorter one, and which version each is. None of them may
+    /// be empty.
+    pub(crate) fn beginnings(
+        &self,
+        keys: &[Key],
+        length: usize,
+    ) -> Vec<io::Result<(Vec<u8>, Version)>> {
+        let one = |key| async move {
+            let mut bytes = vec![0; length];
+            let take = |at: usize, part: &[u8]| {
+                if let Some(room) = bytes.get_mut(at..at + part.len()) {
+                    room.copy_from_slice(part);
+                }
+            };
+            let range = 0..length as u64;
+            let place = self.place(Urgency::Demand).await;
+            let (read, version) = self.fetch(&place, key, None, range, take).await?;
+            bytes.truncate(read);
+            Ok((bytes, version))
+        };
+        let all = futures_util::stream::iter(keys.iter().map(one));
+        let all = async { Ok(all.buffered(BEGINNINGS).collect::<Vec<_>>().await) };
+        match self.wait(all) {
+            Ok(found) => found
+                .into_iter()
+                .map(|found: Result<_, Fault>| found.map_err(Fault::into_io))
+                .collect(),
+            Err(error) => keys.iter().map(|_| Err(error.kind().into())).collect(),
+        }
     }
 
     /// The location it was opened for.
@@ -324,11 +366,15 @@ impl Store {
             let outcome = attempts.once(work).await;
             match outcome {
                 Ok(version) => return Ok((done, version)),
-                Err(fault) => {
+                Err(mut fault) => {
                     if done > base {
                         attempts.went_on();
                     }
-                    self.pause(&mut attempts, fault).await?;
+                    if meant.is_some() && fault.kind == FaultKind::NotFound {
+                        // It was there when it was opened.
+                        fault.kind = FaultKind::Changed;
+                    }
+                    attempts.pause(fault).await?;
                 }
             }
         }
@@ -358,7 +404,7 @@ impl Store {
         let promised = range.start..range.end.min(version.size);
         if found.range != promised || meant.is_some() && promised != range {
             let what = "the server sent another part than it was asked for";
-            return Err(Fault::new(FaultKind::Passing, what).into());
+            return Err(Fault::new(FaultKind::Garbled, what).into());
         }
         let mut left = promised.end - promised.start;
         let mut body = found.into_stream();
@@ -366,7 +412,7 @@ impl Store {
             let bytes = bytes?;
             let Some(rest) = left.checked_sub(bytes.len() as u64) else {
                 let what = "the server sent more than it was asked for";
-                return Err(Fault::new(FaultKind::Passing, what).into());
+                return Err(Fault::new(FaultKind::Garbled, what).into());
             };
             take(&bytes);
             left = rest;
@@ -375,24 +421,22 @@ impl Store {
             0 => Ok(version),
             _ => {
                 let what = "the server sent less than it was asked for";
-                Err(Fault::new(FaultKind::Passing, what).into())
+                Err(Fault::new(FaultKind::Garbled, what).into())
             }
         }
     }
 
-    /// One page of what lies beneath `prefix`: the first, or the one that `next` of the page before it names.
+    /// One page of the names that begin with `beginning`, up to their next slash: the first page, or the one that `next` of the
+    /// page before it names.
     ///
     /// # Errors
     /// The store cannot list, or does not answer in time.
-    pub(crate) fn list(&self, prefix: &Key, next: Option<&str>) -> io::Result<Page> {
+    pub(crate) fn list(&self, beginning: &str, next: Option<&str>) -> io::Result<Page> {
         let unable = || Fault::new(FaultKind::Unable, "a web server cannot say what it holds");
         let pages = self.backend.pages.as_ref().ok_or_else(unable);
         let pages = pages.map_err(Fault::into_io)?;
-        let beneath = match prefix.as_ref() {
-            "" => None,
-            prefix => Some(format!("{prefix}/")),
-        };
-        let found = self.wait(self.retrying(|| {
+        let beginning = Some(beginning).filter(|beginning| !beginning.is_empty());
+        let (found, left_out) = self.wait(self.retrying(|| {
             let options = PaginatedListOptions {
                 delimiter: Some("/".into()),
                 max_keys: Some(PAGE_LEN),
@@ -400,8 +444,8 @@ impl Store {
                 ..PaginatedListOptions::default()
             };
             async {
-                let found = pages.list_paginated(beneath.as_deref(), options).await;
-                found.map_err(Trouble::from)
+                let found = pages.list_paginated(beginning, options).await?;
+                Ok((found, odd_names()))
             }
         }))?;
         let listed = |meta: ObjectMeta| Listed {
@@ -411,6 +455,7 @@ impl Store {
         Ok(Page {
             objects: found.result.objects.into_iter().map(listed).collect(),
             prefixes: found.result.common_prefixes,
+            left_out,
             next: found.page_token.filter(|next| !next.is_empty()),
         })
     }
@@ -464,40 +509,13 @@ impl Store {
         loop {
             match attempts.once(work()).await {
                 Ok(done) => return Ok(done),
-                Err(fault) => self.pause(&mut attempts, fault).await?,
+                Err(fault) => attempts.pause(fault).await?,
             }
         }
     }
 
-    fn attempts(&self) -> Attempts {
-        Attempts {
-            until: Instant::now() + self.deadline,
-            made: 0,
-            backoff: FIRST_BACKOFF,
-        }
-    }
-
-    /// Waits before another try; or says that there is none.
-    async fn pause(&self, attempts: &mut Attempts, fault: Fault) -> Result<(), Fault> {
-        if fault.kind != FaultKind::Passing {
-            return Err(fault);
-        }
-        let wait = jittered(attempts.backoff).max(fault.retry_after.unwrap_or_default());
-        attempts.backoff = (attempts.backoff * 2).min(LONGEST_BACKOFF);
-        if Instant::now() + wait >= attempts.until {
-            self.counters.remote_failures.add(1);
-            let tries = attempts.made;
-            let within = self.deadline.as_secs_f32();
-            let what = format!(
-                "{} (given up after {tries} tries within {within} s)",
-                fault.what
-            );
-            return Err(Fault { what, ..fault });
-        }
-        self.counters.remote_retries.add(1);
-        tracing::debug!("{}: {}; trying again", self.location, fault.what);
-        tokio::time::sleep(wait).await;
-        Ok(())
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(self.deadline, &self.location, &self.counters)
     }
 }
 
@@ -506,59 +524,4 @@ impl Store {
 pub(super) struct Place {
     _guess: Option<OwnedSemaphorePermit>,
     _request: Option<OwnedSemaphorePermit>,
-}
-
-/// What can go wrong with one request: the library says it, or we do.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    Library(object_store::Error),
-    Ours(Fault),
-}
-
-impl From<object_store::Error> for Trouble {
-    fn from(error: object_store::Error) -> Self {
-        Self::Library(error)
-    }
-}
-
-impl From<Fault> for Trouble {
-    fn from(fault: Fault) -> Self {
-        Self::Ours(fault)
-    }
-}
-
-/// The tries that something takes.
-struct Attempts {
-    until: Instant,
-    made: u32,
-    backoff: Duration,
-}
-
-impl Attempts {
-    /// Makes one.
-    async fn once<T>(
-        &mut self,
-        work: impl Future<Output = Result<T, Trouble>>,
-    ) -> Result<T, Fault> {
-        self.made += 1;
-        let note = Arc::<Note>::default();
-        let noted = noting(Arc::clone(&note), work);
-        match tokio::time::timeout_at(self.until, noted).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(Trouble::Library(error))) => Err(Fault::of(&error, &note.seen())),
-            Ok(Err(Trouble::Ours(fault))) => Err(fault),
-            Err(_) => Err(Fault::new(FaultKind::Passing, "the server does not answer")),
-        }
-    }
-
-    /// Some of it was done: the next failure is a new one.
-    fn went_on(&mut self) {
-        self.backoff = FIRST_BACKOFF;
-    }
-}
-
-/// From half of a wait to all of it, so that those who failed together do not come back together.
-fn jittered(wait: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish();
-    wait.mul_f64(0.5 + (random as u32) as f64 / f64::from(u32::MAX) / 2.0)
 }

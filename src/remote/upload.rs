@@ -1,13 +1,18 @@
 //! An object on its way to a store, part by part. It appears there when it is whole, or not at all.
 
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
 use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 
+use super::LOOK;
 use super::fault::{Fault, FaultKind};
 use super::store::Store;
 
@@ -18,7 +23,7 @@ const FIRST_PART: usize = 8 << 20;
 const DOUBLED_EVERY: usize = 1000;
 
 /// See the module's description. Dropped before it is completed, it is aborted.
-pub(crate) struct Upload {
+pub(crate) struct Upload<'a> {
     store: Arc<Store>,
     parts_store: Arc<dyn MultipartStore>,
     key: Key,
@@ -26,14 +31,19 @@ pub(crate) struct Upload {
     id: Option<MultipartId>,
     parts: Vec<PartId>,
     gathered: Vec<u8>,
+    cancelled: &'a AtomicBool,
 }
 
-impl Upload {
-    /// Begins to write the object `key`.
+impl<'a> Upload<'a> {
+    /// Begins to write the object `key`. Once `cancelled` is set, nothing more is sent.
     ///
     /// # Errors
     /// The store takes none.
-    pub(crate) fn begin(store: &Arc<Store>, key: &Key) -> io::Result<Self> {
+    pub(crate) fn begin(
+        store: &Arc<Store>,
+        key: &Key,
+        cancelled: &'a AtomicBool,
+    ) -> io::Result<Self> {
         let unable = || {
             let what = "a web server takes no uploads from here: pack to a store, or copy the packed file there";
             Fault::new(FaultKind::Unable, what).into_io()
@@ -45,6 +55,23 @@ impl Upload {
             id: None,
             parts: Vec::new(),
             gathered: Vec::new(),
+            cancelled,
+        })
+    }
+
+    /// Waits for something, until the job is cancelled.
+    fn wait<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> io::Result<T> {
+        let stopped = async {
+            while !self.cancelled.load(Ordering::Relaxed) {
+                tokio::time::sleep(LOOK).await;
+            }
+            Fault::new(FaultKind::Unable, "interrupted")
+        };
+        self.store.wait(async {
+            match select(pin!(work), pin!(stopped)).await {
+                Either::Left((outcome, _)) => outcome,
+                Either::Right((stopped, _)) => Err(stopped),
+            }
         })
     }
 
@@ -57,7 +84,7 @@ impl Upload {
             Some(id) => id.clone(),
             None => {
                 let begin = || async { Ok(self.parts_store.create_multipart(&self.key).await?) };
-                let id = self.store.wait(self.store.retrying(begin))?;
+                let id = self.wait(self.store.retrying(begin))?;
                 self.id.insert(id).clone()
             }
         };
@@ -69,7 +96,7 @@ impl Upload {
                 .put_part(&self.key, &id, number, payload)
                 .await?)
         };
-        let part = self.store.wait(self.store.retrying(send))?;
+        let part = self.wait(self.store.retrying(send))?;
         self.parts.push(part);
         Ok(())
     }
@@ -86,7 +113,7 @@ impl Upload {
                 self.store.backend.objects.put(&self.key, payload).await?;
                 Ok(())
             };
-            return self.store.wait(self.store.retrying(put));
+            return self.wait(self.store.retrying(put));
         }
         if !rest.is_empty() {
             self.send_part(rest)?;
@@ -98,13 +125,13 @@ impl Upload {
             done.await?;
             Ok(())
         };
-        self.store.wait(self.store.retrying(complete))?;
+        self.wait(self.store.retrying(complete))?;
         self.id = None;
         Ok(())
     }
 }
 
-impl io::Write for Upload {
+impl io::Write for Upload<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.gathered.extend_from_slice(bytes);
         while self.gathered.len() > self.part_len() {
@@ -120,7 +147,7 @@ impl io::Write for Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for Upload<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
             let abort = || async {

@@ -16,11 +16,12 @@ use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use object_store::ClientOptions;
 use object_store::client::{
-    ClientConfigKey, HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse,
-    HttpResponseBody, HttpService,
+    ClientConfigKey, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest,
+    HttpResponse, HttpResponseBody, HttpService,
 };
 use reqwest::redirect;
 
+use super::names;
 use crate::stats::Counters;
 
 /// How long connecting may take.
@@ -31,6 +32,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 const REDIRECTS: usize = 5;
 /// How much of the answer to a failed request is looked at, in bytes.
 const LONGEST_COMPLAINT: usize = 16 << 10;
+/// How long a part of a listing may be, in bytes: a thousand of the longest names, each letter written as an entity.
+const LONGEST_LISTING: usize = 16 << 20;
 /// The longest wait that a server is believed to want, in seconds.
 const LONGEST_WAIT: u64 = 3600;
 
@@ -56,6 +59,10 @@ pub(super) struct Seen {
     pub(super) failure: Option<String>,
     /// Whether the server answered a request for a part with the whole.
     pub(super) ignored_range: bool,
+    /// How many names were taken out of a listing.
+    odd_names: u64,
+    /// Whether it was this machine that was asked for credentials, and does not know of any.
+    pub(super) no_credentials: bool,
 }
 
 impl Note {
@@ -77,6 +84,11 @@ pub(super) async fn noting<T>(note: Arc<Note>, work: impl Future<Output = T>) ->
 fn note(change: impl FnOnce(&mut Seen)) {
     // Nobody asks what a request met that the library makes by itself, in a task of its own.
     let _ = NOTE.try_with(|note| change(&mut note.lock()));
+}
+
+/// How many names the last request of this task has left out of a listing.
+pub(super) fn odd_names() -> u64 {
+    NOTE.try_with(|note| note.lock().odd_names).unwrap_or(0)
 }
 
 /// Connects the stores' library to the network.
@@ -130,9 +142,14 @@ impl HttpService for Wire {
         counters.remote_requests.add(1);
         let sent = request.body().content_length() as u64;
         let ranged = request.headers().contains_key("range");
-        let answer = self.client.call(request).await.inspect_err(remember)?;
+        let lists = names::is_of_listing(request.uri().query().unwrap_or_default());
+        let asks_machine = request.uri().host().is_some_and(is_of_machine);
+        let answer = self.client.call(request).await.inspect_err(|error| {
+            remember(error);
+            note(|seen| seen.no_credentials = asks_machine);
+        })?;
         counters.remote_bytes_sent.add(sent);
-        let (parts, body) = answer.into_parts();
+        let (mut parts, body) = answer.into_parts();
         let status = parts.status.as_u16();
         let retry_after = parts.headers.get("retry-after");
         let retry_after = retry_after
@@ -160,8 +177,28 @@ impl HttpService for Wire {
                 remember(&error);
                 error
             });
-        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+        if !lists {
+            return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
+        }
+        let body = http_body_util::Limited::new(body, LONGEST_LISTING)
+            .collect()
+            .await;
+        let body = body.map_err(|error| HttpError::new(HttpErrorKind::Decode, Listing(error)))?;
+        let (body, odd) = names::without_odd(body.to_bytes());
+        note(|seen| seen.odd_names = odd);
+        parts.headers.remove("content-length");
+        Ok(HttpResponse::from_parts(parts, body.into()))
     }
+}
+
+/// A listing that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the listing cannot be read: {0}")]
+struct Listing(Box<dyn std::error::Error + Send + Sync>);
+
+/// Whether this is where clouds tell their machines of roles and credentials.
+fn is_of_machine(host: &str) -> bool {
+    host.starts_with("169.254.") || host == "metadata.google.internal" || host == "metadata"
 }
 
 /// Notes down why a request failed, with all its causes.

@@ -34,6 +34,12 @@ impl Activity {
         }
     }
 
+    /// The file's name, for messages.
+    #[cfg(feature = "fuse")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Counts a read.
     pub(crate) fn add(&self, bytes: u64) {
         self.reads.add(1);

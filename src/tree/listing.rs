@@ -10,6 +10,8 @@ use rustix::fs::FileType;
 
 use super::names::{self, Entries, SUFFIX, View, file_type};
 use super::numbers::Key;
+#[cfg(feature = "remote")]
+use super::prefix::ObjectListing;
 use super::source::{Directory, join};
 use super::{Attributes, IoContextWith, Kind, NodeId, Tree, cannot_enter};
 use crate::error::{IoContext, Result};
@@ -23,6 +25,9 @@ pub(crate) struct Listing {
     directory: Option<Arc<Directory>>,
     names: Vec<u8>,
     records: Vec<Record>,
+    /// What there is instead, if it is of objects.
+    #[cfg(feature = "remote")]
+    objects: Option<ObjectListing>,
 }
 
 #[derive(Debug)]
@@ -46,6 +51,18 @@ pub(crate) struct ListedEntry<'a> {
     stripped: bool,
 }
 
+impl<'a> ListedEntry<'a> {
+    #[cfg(feature = "remote")]
+    pub(super) fn new(name: &'a [u8], kind: Kind, inode: u64, stripped: bool) -> Self {
+        Self {
+            name,
+            kind,
+            inode,
+            stripped,
+        }
+    }
+}
+
 impl Listing {
     pub(super) fn new(node: NodeId, parent: NodeId, directory: Option<Arc<Directory>>) -> Self {
         Self {
@@ -54,7 +71,24 @@ impl Listing {
             directory,
             names: Vec::new(),
             records: Vec::new(),
+            #[cfg(feature = "remote")]
+            objects: None,
         }
+    }
+
+    /// One of objects, which is found out about as it is asked for.
+    #[cfg(feature = "remote")]
+    pub(super) fn of_objects(node: NodeId, parent: NodeId, objects: ObjectListing) -> Self {
+        Self {
+            objects: Some(objects),
+            ..Self::new(node, parent, None)
+        }
+    }
+
+    /// The listing of objects, if it is one.
+    #[cfg(feature = "remote")]
+    pub(super) fn objects(&self) -> Option<&ObjectListing> {
+        self.objects.as_ref()
     }
 
     pub(super) fn push(&mut self, name: &[u8], kind: Kind, inode: u64, stripped: bool) {
@@ -85,11 +119,19 @@ impl Listing {
 
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
+        #[cfg(feature = "remote")]
+        if let Some(objects) = &self.objects {
+            return objects.len();
+        }
         self.records.len()
     }
 
-    /// The entry at `index`; `None` past the last.
+    /// The entry at `index`; `None` past the last, or if it turns out not to show.
     pub(crate) fn get(&self, index: usize) -> Option<ListedEntry<'_>> {
+        #[cfg(feature = "remote")]
+        if let Some(objects) = &self.objects {
+            return objects.get(index);
+        }
         let record = self.records.get(index)?;
         let start = match index.checked_sub(1) {
             Some(before) => self.records.get(before)?.name_end,

@@ -5,7 +5,7 @@
 //! - `names` decides under which name an entry shows and what a link's target becomes,
 //! - `source` resolves paths beneath descriptors that were opened before the mount existed,
 //! - `headers` remembers which files are packed,
-//! - `object` shows one object of a store instead,
+//! - `object` shows one object of a store instead, `prefix` all that begin alike,
 //! - `recent` keeps the directories open that were listed last,
 //! - `shown` is what a mount asks, of this tree or of one of objects,
 //! - `single` keeps what replaces a file that is mounted onto a file from those it is not for,
@@ -25,6 +25,8 @@ mod numbers;
 #[cfg(feature = "remote")]
 mod object;
 mod open;
+#[cfg(feature = "remote")]
+mod prefix;
 mod recent;
 mod shown;
 mod single;
@@ -36,7 +38,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
 
-use crate::archive::Glance;
+use crate::archive::{Content, Glance};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
@@ -44,7 +46,9 @@ pub(crate) use attributes::{Attributes, Kind};
 pub(crate) use listing::{ListedEntry, Listing};
 #[cfg(feature = "remote")]
 pub(crate) use object::ObjectTree;
-pub(crate) use shown::{Content, Shown};
+#[cfg(feature = "remote")]
+pub(crate) use prefix::PrefixTree;
+pub(crate) use shown::Shown;
 
 use headers::Headers;
 use names::{Entries, Names, View, file_type};

@@ -120,6 +120,12 @@ impl Nodes {
         })
     }
 
+    /// What the kernel was last told of a node.
+    #[cfg(feature = "remote")]
+    pub(super) fn told(&self, id: NodeId) -> Option<Identity> {
+        self.lock().nodes.get(&id)?.told
+    }
+
     /// How many nodes were last seen in the directory `id`.
     pub(super) fn children(&self, id: NodeId) -> u64 {
         self.lock().nodes.get(&id).map_or(0, |node| node.children)

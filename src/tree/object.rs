@@ -13,8 +13,8 @@ use rustix::fs::{StatVfs, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::names::stripped;
-use super::{Attributes, Content, Kind, Listing, NodeId, OpenedFile, Shown};
-use crate::archive::{Glance, Source, glance};
+use super::{Attributes, Kind, Listing, NodeId, OpenedFile, Shown};
+use crate::archive::{Content, Glance, Source, glance};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::remote::{Location, Object, Store};
@@ -174,7 +174,7 @@ impl ObjectTree {
             size: seen.map_or(0, |seen| seen.glance.original_size),
             blocks: seen.map_or(0, |seen| seen.glance.packed_size.div_ceil(512)),
             block_size: 128 << 10,
-            mode: if seen.is_some() { 0o644 } else { 0o755 },
+            mode: if seen.is_some() { 0o444 } else { 0o555 },
             nlink: if seen.is_some() { 1 } else { 2 },
             uid: self.owner.0,
             gid: self.owner.1,
@@ -275,7 +275,7 @@ impl Shown for ObjectTree {
             kind: Kind::File,
             size: original_size.unwrap_or(version.size),
             blocks: version.size.div_ceil(512),
-            mode: 0o644,
+            mode: 0o444,
             nlink: 1,
             accessed: version.modified,
             modified: version.modified,
@@ -340,20 +340,7 @@ impl Shown for ObjectTree {
     }
 
     fn statfs(&self) -> Result<StatVfs> {
-        // A store is as large as it is made.
-        Ok(StatVfs {
-            f_bsize: 4096,
-            f_frsize: 4096,
-            f_blocks: 0,
-            f_bfree: 0,
-            f_bavail: 0,
-            f_files: 0,
-            f_ffree: 0,
-            f_favail: 0,
-            f_fsid: 0,
-            f_flag: StatVfsMountFlags::RDONLY,
-            f_namemax: 255,
-        })
+        Ok(figures())
     }
 
     fn memory(&self) -> usize {
@@ -394,7 +381,24 @@ impl Shown for ObjectTree {
     }
 }
 
+/// A store's figures: it is as large as it is made.
+pub(super) fn figures() -> StatVfs {
+    StatVfs {
+        f_bsize: 4096,
+        f_frsize: 4096,
+        f_blocks: 0,
+        f_bfree: 0,
+        f_bavail: 0,
+        f_files: 0,
+        f_ffree: 0,
+        f_favail: 0,
+        f_fsid: 0,
+        f_flag: StatVfsMountFlags::RDONLY,
+        f_namemax: 255,
+    }
+}
+
 /// Whether there is no such object any more.
-fn is_absence(error: &Error) -> bool {
+pub(super) fn is_absence(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }

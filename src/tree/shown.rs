@@ -1,58 +1,16 @@
 //! What a mount asks of what it shows: the same of a tree of files as of objects in a store.
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
 
 use rustix::fs::{SeekFrom, StatVfs};
 use rustix::io::Errno;
 
 use super::{Attributes, Kind, Listing, NodeId, OpenedFile, Tree};
-use crate::archive::{Glance, Source};
+use crate::archive::{Content, Glance};
 use crate::error::Result;
 use crate::identity::Identity;
-#[cfg(feature = "remote")]
-use crate::remote::Object;
-
-/// What an opened file's bytes come from.
-#[derive(Debug, Clone)]
-pub(crate) enum Content {
-    /// A file of this machine.
-    File(Arc<File>),
-    /// An object in a store.
-    #[cfg(feature = "remote")]
-    Object(Arc<Object>),
-}
 
 impl Content {
-    /// The file, if it is one.
-    pub(crate) fn file(&self) -> Option<&File> {
-        match self {
-            Content::File(file) => Some(file),
-            #[cfg(feature = "remote")]
-            Content::Object(_) => None,
-        }
-    }
-
-    /// The source to read an archive from.
-    pub(crate) fn source(&self) -> Box<dyn Source> {
-        match self {
-            Content::File(file) => Box::new(Arc::clone(file)),
-            #[cfg(feature = "remote")]
-            Content::Object(object) => Box::new(Arc::clone(object)),
-        }
-    }
-
-    /// As [`Source::read_at`].
-    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        match self {
-            Content::File(file) => Source::read_at(file, buffer, offset),
-            #[cfg(feature = "remote")]
-            Content::Object(object) => Source::read_at(object, buffer, offset),
-        }
-    }
-
     /// Where data begins or ends; an object has no holes.
     ///
     /// # Errors
@@ -61,13 +19,14 @@ impl Content {
         match self {
             Content::File(file) => rustix::fs::seek(file, to),
             #[cfg(feature = "remote")]
-            Content::Object(object) => match to {
-                SeekFrom::Data(offset) if offset < object.version().size => Ok(offset),
-                SeekFrom::Hole(offset) if offset < object.version().size => {
-                    Ok(object.version().size)
+            Content::Object(_) | Content::Plain(_) => {
+                let size = self.object().map_or(0, |object| object.version().size);
+                match to {
+                    SeekFrom::Data(offset) if offset < size => Ok(offset),
+                    SeekFrom::Hole(offset) if offset < size => Ok(size),
+                    _ => Err(Errno::NXIO),
                 }
-                _ => Err(Errno::NXIO),
-            },
+            }
         }
     }
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use rustix::fs::{Advice, Stat};
 
 use super::{UnpackOptions, decode, summary, wanted};
-use crate::archive::{Archive, Cut, Verify, open_regular};
+use crate::archive::{Archive, Cut, Input, Verify};
 use crate::decoding::{Decoding, Sink, open_damaged};
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
 use crate::output::{Compared, Filled, NewFile, copy_attributes};
 use crate::pack::{Summary, check_unchanged, open_entry};
@@ -26,14 +26,18 @@ pub fn unpack_file(
     control: Control<'_>,
 ) -> Result<Summary> {
     let (input, output) = (input.as_ref(), output.as_ref());
-    let file = open_regular(input)?;
-    let stat = rustix::fs::fstat(&file).context("cannot examine", input)?;
+    let opened = Input::open(input)?;
+    let Some(file) = opened.content.file() else {
+        let unpack = || unpack_object(&opened, Place::of(output)?, options, control);
+        return opened.stoppable(control.cancelled, unpack);
+    };
+    let stat = rustix::fs::fstat(file).context("cannot examine", input)?;
     let output = Place::of(output)?;
     let named = match options.remove {
         true => Some(Place::removable(input, &stat, options.force)?),
         false => None,
     };
-    let (new, summary) = unpack_opened(&file, &stat, input, output, options, control)?;
+    let (new, summary) = unpack_opened(file, &stat, input, output, options, control)?;
     match named {
         Some(named) => new.publish_instead(&named, &stat).map(drop)?,
         None => new.publish()?,
@@ -56,19 +60,8 @@ pub(crate) fn unpack_opened(
         Archive::from_file(own, input, verify, cut, control.cancelled)
     };
     let (archive, refused) = open_damaged(open, options.keep_going)?;
-    let refused = refused.as_ref();
-    let new = NewFile::create(output, options.force, stat)?;
-    let size = wanted(&archive, options)?.map_or(archive.description().original_size, |range| {
-        range.end - range.start
-    });
-    new.file()
-        .set_len(size)
-        .context("cannot make room for the original", new.target())?;
-    let done = {
-        let filled = Filled::new(new.file(), new.target());
-        let mut sink = Sink::Placed(&filled);
-        decode(&archive, refused, options, control, &mut sink)
-    };
+    let new = NewFile::create(output, options.force, Some(stat))?;
+    let done = fill(&archive, refused.as_ref(), &new, options, control)?;
     let done = match options.remove {
         true => done.and_then(|lost| {
             new.sync()?;
@@ -81,6 +74,44 @@ pub(crate) fn unpack_opened(
     let lost = done?;
     new.copy_attributes(file, stat)?;
     Ok((new, summary(&archive, lost)))
+}
+
+/// Unpacks an object, which has no attributes that a file could have.
+fn unpack_object(
+    input: &Input,
+    output: Place,
+    options: &UnpackOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
+    if options.remove {
+        let why = "objects are not removed from here: leave --rm out";
+        return Err(Error::unusable(why).in_file(&input.path));
+    }
+    let open = |verify, cut| input.archive(verify, cut, control.cancelled);
+    let (archive, refused) = open_damaged(open, options.keep_going)?;
+    let new = NewFile::create(output, options.force, None)?;
+    let lost = fill(&archive, refused.as_ref(), &new, options, control)??;
+    new.publish()?;
+    Ok(summary(&archive, lost))
+}
+
+/// Decodes what is wanted into a new file; says how much is lost, or why it was given up.
+fn fill(
+    archive: &Archive,
+    refused: Option<&Error>,
+    new: &NewFile,
+    options: &UnpackOptions,
+    control: Control<'_>,
+) -> Result<Result<u64>> {
+    let size = wanted(archive, options)?.map_or(archive.description().original_size, |range| {
+        range.end - range.start
+    });
+    new.file()
+        .set_len(size)
+        .context("cannot make room for the original", new.target())?;
+    let filled = Filled::new(new.file(), new.target());
+    let mut sink = Sink::Placed(&filled);
+    Ok(decode(archive, refused, options, control, &mut sink))
 }
 
 /// Compares a file just written, as it is on the disk, with what it was unpacked from.

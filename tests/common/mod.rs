@@ -18,11 +18,13 @@
 pub mod disks;
 pub mod group;
 pub mod jobs;
+pub mod model;
 pub mod place;
 pub mod remote;
 pub mod shown;
 pub mod system_calls;
 pub mod users;
+pub mod vectors;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

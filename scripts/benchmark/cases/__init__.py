@@ -1,6 +1,6 @@
 """The cases: each fills a section of the report. They run in this order."""
 
-from . import about, metadata, patterns, random_reads, scaling, sequential, verification, whole_files
+from . import about, metadata, patterns, random_reads, remote, scaling, sequential, verification, whole_files
 
 CASES = {
     "about": about.about,
@@ -26,4 +26,6 @@ CASES = {
     "threads": scaling.threads,
     "memory": scaling.memory,
     "mount-time": scaling.mount_time,
+    "remote": remote.reads,
+    "remote-mounts": remote.several,
 }

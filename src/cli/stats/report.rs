@@ -181,6 +181,7 @@ impl<'a> Report<'a> {
                 grouped(done.prefetch_refused)
             ),
         )?;
+        self.write_network(f)?;
         self.write_disk_cache(f)?;
         let now = self.now;
         writeln!(f, "\nMEMORY")?;
@@ -241,6 +242,32 @@ impl<'a> Report<'a> {
                 grouped(done.disk_cache_evictions),
                 grouped(done.disk_cache_errors)
             ),
+        )
+    }
+
+    /// What was asked of a store, where the mount has one.
+    fn write_network(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = &self.done;
+        if self.now.remote_requests == 0 {
+            return Ok(());
+        }
+        writeln!(f, "\nNETWORK")?;
+        field(
+            f,
+            "requests",
+            format_args!(
+                "{} ({:.0}/s), {} of them further tries, {} given up",
+                grouped(done.remote_requests),
+                self.per_second(done.remote_requests),
+                grouped(done.remote_retries),
+                grouped(done.remote_failures)
+            ),
+        )?;
+        let rate = human(self.per_second(done.remote_bytes_received) as u64);
+        field(
+            f,
+            "fetched",
+            format_args!("{} ({rate}/s)", human(done.remote_bytes_received)),
         )
     }
 
@@ -376,6 +403,13 @@ fn difference(now: &Stats, before: &Stats) -> Stats {
         (&mut done.prefetch_hits, before.prefetch_hits),
         (&mut done.prefetch_wasted, before.prefetch_wasted),
         (&mut done.prefetch_refused, before.prefetch_refused),
+        (&mut done.remote_requests, before.remote_requests),
+        (
+            &mut done.remote_bytes_received,
+            before.remote_bytes_received,
+        ),
+        (&mut done.remote_retries, before.remote_retries),
+        (&mut done.remote_failures, before.remote_failures),
         (&mut done.disk_cache_hits, before.disk_cache_hits),
         (&mut done.disk_cache_misses, before.disk_cache_misses),
         (

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// How long the address may be another's when the server comes back.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How much is passed on at a time, in bytes.
 const PIECE: usize = 16 << 10;
 
@@ -172,7 +174,7 @@ impl Proxy {
         let listener = loop {
             match TcpListener::bind(self.address) {
                 Ok(listener) => break listener,
-                Err(error) => assert!(start.elapsed() < super::super::PATIENCE, "{error}"),
+                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
             }
             thread::sleep(Duration::from_millis(5));
         };

@@ -1,0 +1,213 @@
+"""Files in an object store: a real one on this machine, behind a link of 1 Gbit/s and a delay for every request. What is
+told of requests and bytes is what has passed the link."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+
+import machine
+import mounts
+import rounds
+from inputs import size_on_disk
+from reading import load
+from report import megabytes, megabytes_per_second, milliseconds
+from rounds import Contender
+
+DELAYS = (0, 10, 50)
+GIGABIT = 125_000_000
+KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "benchmark-secret", "AWS_REGION": "us-east-1"}
+BUCKET = "bucket"
+
+
+class Store:
+    """An object store with some files, each an object under its name."""
+
+    def __init__(self, bench, files):
+        self.bench = bench
+        self.files = files
+
+    def __enter__(self):
+        self.stack = contextlib.ExitStack()
+        root = self.stack.enter_context(tempfile.TemporaryDirectory(dir=self.bench.work))
+        os.mkdir(f"{root}/{BUCKET}")
+        for file in self.files:
+            os.link(file, f"{root}/{BUCKET}/{file.name}")
+            _tell_etag(root, file)
+        log = self.stack.enter_context(tempfile.NamedTemporaryFile("r"))
+        program = subprocess.run(["scripts/object-server"], check=True, capture_output=True, text=True).stdout.strip()
+        server = subprocess.Popen(
+            [program, "--host", "127.0.0.1", "--port", "0", "--access-key", KEYS["AWS_ACCESS_KEY_ID"],
+             "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"], root],
+            stdin=subprocess.DEVNULL, stdout=open(log.name, "w"), env={**os.environ, "RUST_LOG": "s3s_fs=info"})
+        self.stack.callback(machine.end, server)
+        deadline = time.monotonic() + 30
+        while "running at http://" not in (said := open(log.name).read()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the object store does not start: {said}")
+            time.sleep(0.01)
+        self.address = said.split("running at http://")[1].split()[0].strip(",\x1b")
+        return self
+
+    def __exit__(self, *failure):
+        return self.stack.__exit__(*failure)
+
+
+def _tell_etag(root, file):
+    """As the store does for what is put there: else it would hash the whole object for each request."""
+    name = [base64.urlsafe_b64encode(text.encode()).decode().rstrip("=") for text in (BUCKET, file.name)]
+    etag = hashlib.md5(f"{file.name} {file.stat().st_size}".encode()).hexdigest()
+    with open(f"{root}/.bucket-{name[0]}.object-{name[1]}.internal.json", "w") as beside:
+        json.dump({"e_tag": etag}, beside)
+
+
+class Link:
+    """What stands between the store and those who read from it."""
+
+    def __init__(self, bench, store, delay, rate=GIGABIT):
+        self.command = [bench.load, "link", store.address, "--delay", str(delay), "--rate", str(rate)]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.address = json.loads(self.process.stdout.readline())["address"]
+        self.environment = {**os.environ, **KEYS, "AWS_ENDPOINT_URL": f"http://{self.address}"}
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def passed(self):
+        """Requests and bytes since it was asked last."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@contextlib.contextmanager
+def _in(environment):
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def warpfs(bench, link, *options):
+    with _in(link.environment):
+        return mounts.served(
+            bench.work,
+            lambda path: [bench.warpfs, "mount", "-f", *options, f"s3://{BUCKET}/", path],
+            ready="is mounted on",
+        )
+
+
+def rclone(bench, link):
+    remote = (f":s3,provider=Other,access_key_id={KEYS['AWS_ACCESS_KEY_ID']},"
+              f"secret_access_key={KEYS['AWS_SECRET_ACCESS_KEY']},endpoint='http://{link.address}':{BUCKET}")
+    return mounts.served(
+        bench.work, lambda path: ["rclone", "mount", "--read-only", "--config", "/dev/null", remote, path])
+
+
+@contextlib.contextmanager
+def s3fs(bench, link):
+    with tempfile.NamedTemporaryFile("w", dir=bench.work) as keys:
+        keys.write(f"{KEYS['AWS_ACCESS_KEY_ID']}:{KEYS['AWS_SECRET_ACCESS_KEY']}\n")
+        keys.flush()
+        with mounts.served(bench.work, lambda path: [
+            "s3fs", BUCKET, path, "-f", "-o", f"passwd_file={keys.name},url=http://{link.address},use_path_request_style,ro",
+        ]) as mounted:
+            yield mounted
+
+
+PEERS = {"rclone mount": rclone, "s3fs": s3fs}
+
+
+def _contender(bench, store, delay, name, mount, read, size, ours=False):
+    def run():
+        machine.drop_caches()
+        machine.read_back(*store.files)
+        with Link(bench, store, delay) as link, mount(bench, link) as mounted:
+            os.listdir(mounted.path)
+            link.passed()
+            sample = read(mounted)
+            return {**sample, **link.passed()}
+
+    return Contender(name, run, ours=ours, size=size)
+
+
+def _whole(bench):
+    def read(mounted):
+        finished = mounted.read("cat", mounted.file(), discard=True)
+        return {"rate": bench.size / finished.seconds, "seconds": finished.seconds, "cpu": finished.cpu}
+
+    return read
+
+
+def reads(bench, section):
+    """The whole file in order, and 4 KiB at random offsets, at each delay."""
+    packed, plain = bench.inputs.packed("zstd", None), bench.inputs.data()
+    missing = [program for program in ("rclone", "s3fs") if not shutil.which(program)]
+    for program in missing:
+        bench.say(f"left out: {program} is not installed")
+    random = load(bench, "--pattern", "random", "--readers", 1, "--reads", 50 if bench.quick else 200)
+    # The same file by both names would hide one from a mount of all.
+    with Store(bench, list(packed.iterdir())) as ours, Store(bench, [plain]) as theirs:
+        for title, read, rate in (("The whole file", _whole(bench), "rate"), ("4 KiB at random", random, "p50")):
+            rows = []
+            for delay in DELAYS:
+                contenders = [_contender(bench, ours, delay, "warpfs zstd", warpfs, read, size_on_disk(packed), True)]
+                contenders += [
+                    _contender(bench, theirs, delay, f"{name}, not packed", mount, read, size_on_disk(plain))
+                    for name, mount in PEERS.items() if name.split()[0] not in missing
+                ]
+                for each in rounds.compare(bench, contenders):
+                    figure = (megabytes_per_second if rate == "rate" else _milliseconds_of)(each.median[rate])
+                    rows.append([f"{delay} ms", each.name, figure, f"{each.median['requests']:,.0f}",
+                                 megabytes(each.median["bytes"])])
+            if rows:
+                section.text(f"{title}, through a link of 1 Gbit/s:")
+                section.table(["delay", "mount", "rate" if rate == "rate" else "p50", "requests", "bytes"], rows)
+
+
+def _milliseconds_of(seconds):
+    return milliseconds(seconds)
+
+
+def several(bench, section):
+    """As many mounts at once, each of its own process, reading the same object: what the store gives to all together."""
+    packed = bench.inputs.packed("zstd", None)
+    rows = []
+    with Store(bench, list(packed.iterdir())) as store:
+        for count in (1, 8):
+            def run(count=count):
+                machine.drop_caches()
+                machine.read_back(*store.files)
+                with Link(bench, store, 10) as link, contextlib.ExitStack() as stack:
+                    mounted = [stack.enter_context(warpfs(bench, link)) for _ in range(count)]
+                    start = time.perf_counter()
+                    readers = [
+                        threading.Thread(target=machine.run, args=("cat", each.file()), kwargs={"output": "/dev/null"})
+                        for each in mounted
+                    ]
+                    for reader in readers:
+                        reader.start()
+                    for reader in readers:
+                        reader.join()
+                    took = time.perf_counter() - start
+                    return {"rate": count * bench.size / took, **link.passed()}
+
+            for each in rounds.compare(bench, [Contender(f"{count} mounts", run, ours=True)]):
+                rows.append([count, megabytes_per_second(each.median["rate"]), f"{each.median['requests']:,.0f}",
+                             megabytes(each.median["bytes"])])
+    section.compared = False
+    if rows:
+        section.table(["mounts", "all together", "requests", "bytes"], rows)

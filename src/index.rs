@@ -1,0 +1,217 @@
+//! Indexes: what a tree of files holds, for those who can only ask for files by name, as of a web server.
+//!
+//! An index is a text of lines, each a JSON object (`docs/FORMAT.md`, "Indexes"): the first says what it is, each other one names a
+//! file. It is written by `pack -r --index` into the tree it is of, and read by a mount of that tree's URL. What it says is only
+//! believed as far as it costs nothing: a wrong size shows, but a file that is opened is asked for itself.
+
+use std::io::{BufRead, BufWriter, Write};
+use std::path::Path;
+
+use rustix::fs::FileType;
+use serde::{Deserialize, Serialize};
+
+use crate::archive::glance;
+use crate::error::{Error, IoContext, Result};
+use crate::format::Container;
+use crate::pack::open_entry;
+use crate::recursive::is_named_packed;
+use crate::walk::{Entry, Step, Walk};
+
+/// The name of an index, in the directory it is of.
+pub const INDEX_NAME: &str = "warpfs-index.json";
+/// The version that is written and read.
+const VERSION: u32 = 1;
+/// How long a line may be, in bytes: the longest path there can be, each letter written as an escape.
+const LONGEST_LINE: u64 = 64 << 10;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct First {
+    warpfs_index: u32,
+}
+
+/// A file of an indexed tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Indexed {
+    /// Its path from the tree's root, with slashes between names.
+    pub(crate) path: String,
+    /// Its size, in bytes.
+    pub(crate) size: u64,
+    /// When it was last modified: whole seconds since 1970, or 0 for before.
+    #[serde(default)]
+    pub(crate) modified: u64,
+    /// The version of its container, if it is packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<u8>,
+    /// The size of its original, in bytes, if it is packed and says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) original: Option<u64>,
+}
+
+/// Writes the index of the tree at `root` into it, in the place of an older one, and says how many files it names. Links are not
+/// followed and not named, nor is what has a name that is no UTF-8, which `left_out` is told.
+///
+/// # Errors
+/// The tree cannot be read, or the index cannot be written.
+pub fn write(root: &Path, mut left_out: impl FnMut(&Path)) -> Result<u64> {
+    let target = root.join(INDEX_NAME);
+    let cannot = "cannot write the index";
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    let file = tempfile::Builder::new()
+        .prefix(".warpfs-index.")
+        .suffix(".part")
+        .permissions(mode)
+        .tempfile_in(root)
+        .context(cannot, &target)?;
+    let mut output = BufWriter::new(file);
+    let first = First {
+        warpfs_index: VERSION,
+    };
+    let mut count = 0;
+    put(&mut output, &first).context(cannot, &target)?;
+    for step in Walk::new(root, None) {
+        let Step::Other(entry) = step? else { continue };
+        let is_temporary = entry.name.as_encoded_bytes().ends_with(b".part");
+        if entry.kind() != FileType::RegularFile
+            || is_temporary
+            || entry.relative == Path::new(INDEX_NAME)
+        {
+            continue;
+        }
+        match indexed(&entry) {
+            Some(indexed) => {
+                put(&mut output, &indexed).context(cannot, &target)?;
+                count += 1;
+            }
+            None => left_out(&entry.path),
+        }
+    }
+    let file = output.into_inner().map_err(|error| error.into_error());
+    let file = file.context(cannot, &target)?;
+    file.as_file().sync_all().context(cannot, &target)?;
+    file.persist(&target)
+        .map_err(|error| error.error)
+        .context(cannot, &target)?;
+    Ok(count)
+}
+
+fn put(output: &mut impl Write, line: &impl Serialize) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *output, line)?;
+    output.write_all(b"\n")
+}
+
+/// `None` if its name cannot be written down.
+fn indexed(entry: &Entry) -> Option<Indexed> {
+    let size = u64::try_from(entry.stat.st_size).unwrap_or(0);
+    let mut indexed = Indexed {
+        path: entry.relative.to_str()?.to_owned(),
+        size,
+        modified: u64::try_from(entry.stat.st_mtime).unwrap_or(0),
+        version: None,
+        original: None,
+    };
+    if is_named_packed(&entry.name)
+        && let Ok((file, _)) = open_entry(&*entry.directory, &entry.name, &entry.path)
+        && let Ok(Some(found)) = glance(&file, &entry.path, size)
+        && let Container::Table(version) = found.container
+    {
+        indexed.version = Some(version.number());
+        indexed.original = Some(found.original_size);
+    }
+    Some(indexed)
+}
+
+/// Reads an index, and hands on what it names.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub(crate) fn read(
+    mut input: impl BufRead,
+    path: &Path,
+    mut found: impl FnMut(Indexed),
+) -> Result<()> {
+    let refuse = |number: u64, why: &dyn std::fmt::Display| {
+        Error::unusable(format!(
+            "not an index that can be read: line {number}: {why}"
+        ))
+        .in_file(path)
+    };
+    let mut line = Vec::new();
+    let mut number = 0;
+    loop {
+        line.clear();
+        let mut limited = std::io::Read::take(&mut input, LONGEST_LINE);
+        limited
+            .read_until(b'\n', &mut line)
+            .context("cannot read", path)?;
+        if line.is_empty() && number > 0 {
+            return Ok(());
+        }
+        number += 1;
+        if line.len() as u64 == LONGEST_LINE {
+            return Err(refuse(number, &"too long"));
+        }
+        if number > 1 {
+            found(serde_json::from_slice(&line).map_err(|error| refuse(number, &error))?);
+            continue;
+        }
+        let first: First = serde_json::from_slice(&line).map_err(|error| refuse(number, &error))?;
+        if first.warpfs_index != VERSION {
+            let why = format!("version {} is not known here", first.warpfs_index);
+            return Err(refuse(number, &why));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Vec<Indexed>> {
+        let mut all = Vec::new();
+        read(text.as_bytes(), Path::new("index"), |indexed| {
+            all.push(indexed)
+        })?;
+        Ok(all)
+    }
+
+    #[test]
+    fn an_index_names_the_files_of_its_tree() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tree.path().join("d")).unwrap();
+        std::fs::write(tree.path().join("d/plain"), "12345").unwrap();
+        let vector = "tests/data/v2-zstd-blake3.warp";
+        std::fs::copy(vector, tree.path().join("d/x.warp")).unwrap();
+        std::fs::write(tree.path().join("none.warp"), "none").unwrap();
+        std::os::unix::fs::symlink("d", tree.path().join("link")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(write(tree.path(), |_| panic!()).unwrap(), 3);
+        }
+        let text = std::fs::read_to_string(tree.path().join(INDEX_NAME)).unwrap();
+        let all = parsed(&text).unwrap();
+        let paths: Vec<_> = all.iter().map(|indexed| indexed.path.as_str()).collect();
+        assert_eq!(paths, ["d/plain", "d/x.warp", "none.warp"]);
+        let originals: Vec<_> = all.iter().map(|indexed| indexed.original).collect();
+        assert_eq!(originals, [None, Some(100_003), None]);
+        assert_eq!(all[0].size, 5);
+    }
+
+    #[test]
+    fn what_is_no_index_is_refused() {
+        let long = format!(
+            "{{\"warpfs_index\":1}}\n{{\"path\":\"{}\"",
+            "a".repeat(1 << 17)
+        );
+        for refused in [
+            "",
+            "{}",
+            "<html>",
+            "{\"warpfs_index\":2}\n",
+            "{\"warpfs_index\":1}\n{\"path\":1}\n",
+            &long,
+        ] {
+            assert!(parsed(refused).is_err(), "{refused:.40}");
+        }
+        let two = "{\"warpfs_index\":1}\n{\"path\":\"a\",\"size\":1,\"later\":2}\n{\"path\":\"b\",\"size\":18446744073709551615}";
+        assert_eq!(parsed(two).unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,120 @@
+//! Trying again: what may be, after waits that double and are jittered, or for as long as the server says, until a deadline. No
+//! library below tries by itself.
+
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::fault::{Fault, FaultKind};
+use super::location::Location;
+use super::wire::{Note, noting};
+use crate::stats::Counters;
+
+/// The first wait before another try; doubled each time.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest such wait.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How often a server is asked that gives answers to something else.
+const GARBLED_TRIES: u32 = 4;
+
+/// What can go wrong with one request: the library says it, or we do.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Library(object_store::Error),
+    Ours(Fault),
+}
+
+impl From<object_store::Error> for Trouble {
+    fn from(error: object_store::Error) -> Self {
+        Self::Library(error)
+    }
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self::Ours(fault)
+    }
+}
+
+/// The tries that something takes.
+pub(super) struct Attempts<'a> {
+    location: &'a Location,
+    counters: &'a Counters,
+    deadline: Duration,
+    until: Instant,
+    made: u32,
+    backoff: Duration,
+}
+
+impl<'a> Attempts<'a> {
+    /// None yet; they may take so long from now on.
+    pub(super) fn new(deadline: Duration, location: &'a Location, counters: &'a Counters) -> Self {
+        Self {
+            location,
+            counters,
+            deadline,
+            until: Instant::now() + deadline,
+            made: 0,
+            backoff: FIRST_BACKOFF,
+        }
+    }
+
+    /// Makes one.
+    pub(super) async fn once<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Trouble>>,
+    ) -> Result<T, Fault> {
+        self.made += 1;
+        let note = Arc::<Note>::default();
+        let noted = noting(Arc::clone(&note), work);
+        match tokio::time::timeout_at(self.until, noted).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(Trouble::Library(error))) => Err(Fault::of(&error, &note.seen())),
+            Ok(Err(Trouble::Ours(fault))) => Err(fault),
+            Err(_) => Err(Fault::new(FaultKind::Passing, "the server does not answer")),
+        }
+    }
+
+    /// Some of it was done: the next failure is a new one.
+    pub(super) fn went_on(&mut self) {
+        self.backoff = FIRST_BACKOFF;
+        self.made = 0;
+    }
+
+    /// Waits before another try; or says that there is none.
+    pub(super) async fn pause(&mut self, fault: Fault) -> Result<(), Fault> {
+        let again = match fault.kind {
+            FaultKind::Passing => true,
+            FaultKind::Garbled => self.made < GARBLED_TRIES,
+            _ => false,
+        };
+        if !again {
+            return Err(fault);
+        }
+        let wait = jittered(self.backoff).max(fault.retry_after.unwrap_or_default());
+        self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
+        if Instant::now() + wait >= self.until {
+            self.counters.remote_failures.add(1);
+            let tries = self.made;
+            let within = self.deadline.as_secs_f32();
+            let what = format!(
+                "{} (given up after {tries} tries within {within} s)",
+                fault.what
+            );
+            return Err(Fault { what, ..fault });
+        }
+        self.counters.remote_retries.add(1);
+        tracing::debug!("{}: {}; trying again", self.location, fault.what);
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// From half of a wait to all of it, so that those who failed together do not come back together.
+fn jittered(wait: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    wait.mul_f64(0.5 + (random as u32) as f64 / f64::from(u32::MAX) / 2.0)
+}

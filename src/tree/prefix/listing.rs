@@ -1,0 +1,152 @@
+//! A directory of objects as it is told, a part at a time: which are packed is found out when a reader gets there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::super::Kind;
+use super::super::listing::ListedEntry;
+use super::super::numbers::Key as NodeKey;
+use super::Prefix;
+use super::entries::{Brief, Entries, Record, short_of};
+
+/// How many entries are looked at together: what a reader is told in a few answers.
+const PART: usize = 256;
+
+/// What is known of an entry.
+const UNKNOWN: u8 = 0;
+const AS_IT_IS: u8 = 1;
+const STRIPPED: u8 = 2;
+const HIDDEN: u8 = 3;
+
+/// See the module's description.
+#[derive(Debug)]
+pub(in super::super) struct ObjectListing {
+    prefix: Arc<Prefix>,
+    location: Vec<u8>,
+    entries: Arc<Entries>,
+    known: Vec<AtomicU8>,
+    /// The inode numbers of the directory and of what it lies in.
+    inodes: [u64; 2],
+}
+
+/// An entry, and the object behind it.
+pub(super) enum Told<'a> {
+    Directory(&'a str),
+    Object {
+        name: &'a str,
+        brief: Brief,
+        stripped: bool,
+    },
+}
+
+impl ObjectListing {
+    pub(super) fn new(
+        prefix: &Arc<Prefix>,
+        location: Vec<u8>,
+        entries: Arc<Entries>,
+        inodes: [u64; 2],
+    ) -> Self {
+        Self {
+            prefix: Arc::clone(prefix),
+            location,
+            known: (0..entries.len()).map(|_| AtomicU8::new(UNKNOWN)).collect(),
+            entries,
+            inodes,
+        }
+    }
+
+    /// How many entries there are, those included that turn out not to show.
+    pub(in super::super) fn len(&self) -> usize {
+        self.entries.len() + 2
+    }
+
+    /// The entry at `index`; `None` if it does not show, or past the last. May ask the store.
+    pub(in super::super) fn get(&self, index: usize) -> Option<ListedEntry<'_>> {
+        let of = |name: &'static [u8], inode| ListedEntry::new(name, Kind::Directory, inode, false);
+        match index {
+            0 => return Some(of(b".", self.inodes[0])),
+            1 => return Some(of(b"..", self.inodes[1])),
+            _ => {}
+        }
+        let inode = |key| {
+            let numbers = self.prefix.nodes.numbers(std::iter::once(key));
+            numbers.first().copied().unwrap_or_default()
+        };
+        Some(match self.told(index)? {
+            Told::Directory(name) => {
+                let key = self.prefix.directory_key(&self.location, name);
+                ListedEntry::new(name.as_bytes(), Kind::Directory, inode(key), false)
+            }
+            Told::Object {
+                name,
+                brief,
+                stripped,
+            } => {
+                let short = if stripped { short_of(name) } else { None };
+                let key = NodeKey {
+                    device: brief.identity.device,
+                    inode: brief.identity.inode,
+                    decoded: stripped,
+                };
+                let name = short.unwrap_or(name).as_bytes();
+                ListedEntry::new(name, Kind::File, inode(key), stripped)
+            }
+        })
+    }
+
+    /// Where the directory lies.
+    pub(super) fn location(&self) -> &[u8] {
+        &self.location
+    }
+
+    /// What is at `index`, as [`ObjectListing::get`].
+    pub(super) fn told(&self, index: usize) -> Option<Told<'_>> {
+        let index = index.checked_sub(2)?;
+        let record = self.entries.get(index)?;
+        let Some(brief) = record.object else {
+            return Some(Told::Directory(&record.name));
+        };
+        let stripped = match self.decided(index, record)? {
+            HIDDEN => return None,
+            decided => decided == STRIPPED,
+        };
+        Some(Told::Object {
+            name: &record.name,
+            brief,
+            stripped,
+        })
+    }
+
+    fn decided(&self, index: usize, record: &Record) -> Option<u8> {
+        let known = self.known.get(index)?;
+        match known.load(Ordering::Relaxed) {
+            UNKNOWN => {}
+            decided => return Some(decided),
+        }
+        if short_of(&record.name).is_some() {
+            self.look_ahead(index);
+        }
+        let stripped = self
+            .prefix
+            .shows_stripped(&self.location, &self.entries, &record.name);
+        let decided = match stripped {
+            true => STRIPPED,
+            false if self.entries.has_directory(&record.name) => HIDDEN,
+            false => AS_IT_IS,
+        };
+        known.store(decided, Ordering::Relaxed);
+        Some(decided)
+    }
+
+    fn look_ahead(&self, first: usize) {
+        let records = (first..self.entries.len().min(first + PART))
+            .filter_map(|index| self.entries.get(index));
+        let objects = records.filter(|record| short_of(&record.name).is_some());
+        self.prefix.look_ahead(objects.filter_map(|record| {
+            Some((
+                self.prefix.key_in(&self.location, &record.name),
+                record.object?,
+            ))
+        }));
+    }
+}

@@ -1,0 +1,361 @@
+//! What can go wrong between a reader and a store: it gets the right bytes late, or an error with the cause in the log, and never
+//! other bytes. Each fault is one that a server, a network or somebody in between makes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::remote::proxy::{Fault, Rule};
+use common::remote::{Bucket, Site};
+use common::vectors::forget_pages;
+use common::{Mounted, is_mounted, pack, sample, wait_until};
+
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
+/// A store with one packed object and one plain one of the same contents, mounted.
+struct Far {
+    bucket: Bucket,
+    mounted: Mounted,
+    bytes: Vec<u8>,
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let own = tempfile::tempdir().unwrap();
+    fs::write(own.path().join("x"), bytes).unwrap();
+    pack(
+        &own.path().join("x"),
+        &own.path().join("x.warp"),
+        &["--chunk-size", "64K"],
+    );
+    fs::read(own.path().join("x.warp")).unwrap()
+}
+
+impl Far {
+    fn new(timeout: &str) -> Self {
+        let bytes = sample(2_000_000, 11);
+        let bucket = Bucket::new();
+        bucket.put("x.warp", &packed(&bytes));
+        bucket.put("plain", &bytes);
+        let arguments = ["--remote-timeout", timeout, "--prefetch", "off"];
+        let mounted = bucket.mount("", &arguments);
+        Self {
+            bucket,
+            mounted,
+            bytes,
+        }
+    }
+
+    fn open(&self, name: &str) -> File {
+        File::open(self.mounted.path(name)).unwrap()
+    }
+
+    /// Does something to every request for parts of objects.
+    fn always(&self, fault: Fault) {
+        for path in ["x.warp", "plain"] {
+            self.bucket.proxy.always(path, fault.clone());
+        }
+    }
+
+    /// Reads 4 KiB somewhere that nobody has read before.
+    fn read(&self, file: &File, at: u64) -> io::Result<()> {
+        let mut bytes = [0; 4096];
+        forget_pages(file);
+        file.read_exact_at(&mut bytes, at)?;
+        assert!(
+            bytes == self.bytes[at as usize..][..4096],
+            "other bytes at {at}"
+        );
+        Ok(())
+    }
+
+    /// Demands that a read fails as one whose server cannot be helped, that the log says why, and that it goes on when the server
+    /// behaves.
+    fn fails(&self, fault: Fault, why: &str) {
+        for (name, at) in [("x", 400_000), ("plain", 800_000)] {
+            let file = self.open(name);
+            self.always(fault.clone());
+            let error = self.read(&file, at).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(EIO), "{name}: {error}");
+            let logged = self.mounted.logged();
+            assert!(logged.contains(why), "{name}: {why}: {logged}");
+            self.bucket.proxy.behave();
+            self.read(&file, at).unwrap();
+            self.read(&file, 1_600_000).unwrap();
+        }
+    }
+
+    /// Demands that a read gets its bytes though this happens to the next requests.
+    fn survives(&self, times: usize, fault: Fault) {
+        for (name, path, at) in [("x", "x.warp", 400_000), ("plain", "plain", 800_000)] {
+            let file = self.open(name);
+            self.bucket.proxy.times(times, path, fault.clone());
+            self.read(&file, at)
+                .unwrap_or_else(|error| panic!("{name}: {fault:?}: {error}"));
+            self.bucket.proxy.behave();
+        }
+    }
+}
+
+#[test]
+fn a_server_that_ignores_ranges_is_an_error_and_not_read_as_a_whole() {
+    let far = Far::new("10");
+    far.fails(
+        Fault::IgnoreRange,
+        "sends the whole object when asked for a part",
+    );
+    let passed = far.bucket.proxy.take_passed();
+    let whole: u64 = passed
+        .iter()
+        .filter(|request| request.status == 200 && request.method == "GET")
+        .map(|request| request.bytes)
+        .sum();
+    assert!(whole < 16 << 20, "{whole}");
+}
+
+#[test]
+fn a_body_that_is_cut_short_is_asked_for_again_from_there() {
+    let far = Far::new("2");
+    far.survives(3, Fault::CutBody(1000));
+    far.fails(Fault::CutBody(0), "given up after");
+}
+
+#[test]
+fn other_bytes_of_the_right_length_are_never_served_as_the_original() {
+    let far = Far::new("2");
+    let file = far.open("x");
+    far.always(Fault::OtherBytes);
+    let error = far.read(&file, 400_000).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+    assert!(
+        far.mounted.logged().contains("damaged"),
+        "{}",
+        far.mounted.logged()
+    );
+}
+
+#[test]
+fn another_part_than_was_asked_for_is_never_served() {
+    let far = Far::new("2");
+    // What says so can be asked for again; what lies about it is found by its digest.
+    let file = far.open("x");
+    far.bucket.proxy.always("x.warp", Fault::Shift(64));
+    let error = far.read(&file, 400_000).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+}
+
+#[test]
+fn another_etag_in_the_middle_is_stale() {
+    let far = Far::new("2");
+    for name in ["x", "plain"] {
+        let file = far.open(name);
+        far.always(Fault::OtherTag("\"another\""));
+        let error = far.read(&file, 400_000).unwrap_err();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::STALE.raw_os_error()),
+            "{name}: {error}"
+        );
+        far.bucket.proxy.behave();
+    }
+}
+
+#[test]
+fn a_redirect_is_followed_and_a_ring_of_them_is_an_error() {
+    let bytes = sample(500_000, 3);
+    let site = Site::new();
+    site.put("there/x.warp", &packed(&bytes));
+    site.proxy
+        .always("/here/x.warp", Fault::Redirect("/there/x.warp".to_owned()));
+    let mounted = site.mount("here/x.warp", &["--remote-timeout", "2"]);
+    assert!(fs::read(mounted.path("x")).unwrap() == bytes);
+    site.proxy.behave();
+    site.proxy
+        .always("", Fault::Redirect("/here/x.warp".to_owned()));
+    let error = File::open(mounted.path("x")).and_then(|file| {
+        forget_pages(&file);
+        file.read_exact_at(&mut [0; 4096], 0)
+    });
+    assert_eq!(error.unwrap_err().raw_os_error(), Some(EIO));
+}
+
+#[test]
+fn a_server_that_throttles_is_left_alone_for_as_long_as_it_says() {
+    let far = Far::new("20");
+    let file = far.open("x");
+    far.bucket.proxy.times(1, "x.warp", Fault::Throttle(2));
+    let start = Instant::now();
+    far.read(&file, 400_000).unwrap();
+    assert!(
+        start.elapsed() >= Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    far.survives(2, Fault::Throttle(0));
+    far.survives(3, Fault::Answer(500, "", Vec::new()));
+    far.survives(3, Fault::Drop);
+    let stats = far.mounted.stats();
+    assert!(stats["remote_retries"].as_u64().unwrap() >= 8, "{stats}");
+}
+
+#[test]
+fn a_server_that_throttles_for_longer_than_a_reader_waits_is_an_error_at_once() {
+    let far = Far::new("2");
+    let start = Instant::now();
+    far.fails(Fault::Throttle(600), "503");
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn a_server_that_never_answers_is_an_error_when_the_time_is_over() {
+    let far = Far::new("2");
+    let file = far.open("x");
+    far.always(Fault::Hang);
+    let start = Instant::now();
+    let error = far.read(&file, 400_000).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+    let took = start.elapsed();
+    assert!(
+        took >= Duration::from_secs(2) && took < Duration::from_secs(8),
+        "{took:?}"
+    );
+    assert!(
+        far.mounted.logged().contains("does not answer"),
+        "{}",
+        far.mounted.logged()
+    );
+    far.bucket.proxy.behave();
+    far.read(&file, 400_000).unwrap();
+}
+
+/// For how many seconds the server is away: a few, or as many as the environment says, as in
+/// `WARPFS_TEST_AWAY=60 cargo test --test remote_faults disappears`.
+fn away() -> Duration {
+    let seconds = std::env::var("WARPFS_TEST_AWAY").map_or(3, |seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn a_server_that_disappears_and_comes_back_costs_its_readers_time_and_nothing_else() {
+    let far = Far::new("120");
+    let [packed, plain] = ["x", "plain"].map(|name| far.open(name));
+    far.bucket.proxy.vanish();
+    std::thread::scope(|scope| {
+        let readers = [(&packed, 400_000), (&plain, 800_000)];
+        let readers = readers.map(|(file, at)| scope.spawn(|| far.read(file, at).map(|()| at)));
+        std::thread::sleep(away());
+        assert!(readers.iter().all(|reader| !reader.is_finished()));
+        far.bucket.proxy.come_back();
+        for reader in readers {
+            reader.join().unwrap().unwrap();
+        }
+    });
+    // Listings and lookups as well.
+    far.bucket.proxy.vanish();
+    std::thread::scope(|scope| {
+        std::thread::sleep(Duration::from_millis(1200));
+        let names = scope.spawn(|| fs::read_dir(far.mounted.path("")).unwrap().count());
+        std::thread::sleep(Duration::from_secs(1));
+        far.bucket.proxy.come_back();
+        assert_eq!(names.join().unwrap(), 2);
+    });
+}
+
+#[test]
+fn one_whose_server_hangs_does_not_hold_up_others() {
+    let far = Far::new("60");
+    let [packed, plain] = ["x", "plain"].map(|name| far.open(name));
+    far.bucket.proxy.rule(Rule {
+        path: "x.warp",
+        method: None,
+        times: usize::MAX,
+        fault: Fault::Hang,
+    });
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let mut cat = Command::new("dd");
+            cat.arg(format!("if={}", far.mounted.path("x").display()))
+                .args(["bs=4k", "count=1", "skip=100", "of=/dev/null"]);
+            cat.stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    far.read(&plain, 800_000).unwrap();
+    assert_eq!(fs::read_dir(far.mounted.path("")).unwrap().count(), 2);
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(packed);
+    far.bucket.proxy.vanish();
+    drop(far);
+    for mut process in waiting {
+        let _ = process.kill();
+        process.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_reader_of_a_dead_server_can_be_interrupted() {
+    let far = Far::new("120");
+    far.always(Fault::Hang);
+    let mut reader = Command::new("cat");
+    let mut reader = reader
+        .arg(far.mounted.path("x"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(reader.try_wait().unwrap().is_none());
+    let interrupt = rustix::process::Signal::INT;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&reader), interrupt).unwrap();
+    wait_until("the end of the reader", || {
+        reader.try_wait().unwrap().is_some()
+    });
+}
+
+#[test]
+fn a_mount_of_a_dead_server_is_unmounted_at_once() {
+    let mut far = Far::new("120");
+    let file = far.open("x");
+    far.always(Fault::Hang);
+    let waiting = Command::new("dd")
+        .arg(format!("if={}", far.mounted.path("plain").display()))
+        .args(["of=/dev/null", "bs=4k", "count=1"])
+        .stderr(Stdio::null())
+        .spawn();
+    let mut waiting = waiting.unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    drop(file);
+    let start = Instant::now();
+    let term = rustix::process::Signal::TERM;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&far.mounted.server), term)
+        .unwrap();
+    wait_until("the end of the server", || {
+        far.mounted.server.try_wait().unwrap().is_some()
+    });
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(!is_mounted(&far.mounted.mount_point));
+    waiting.wait().unwrap();
+}

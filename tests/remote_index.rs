@@ -1,0 +1,181 @@
+//! A tree behind a web server shows by its index, which `pack -r --index` writes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::model::{self, OPERATIONS, source};
+use common::remote::Site;
+use common::vectors;
+use common::{run, sample, shell, vector, warpfs};
+
+/// Packs a tree into what a web server serves, with an index.
+fn publish(site: &Site, tree: &Path) {
+    let root = site.root();
+    run([
+        "pack".as_ref(),
+        "-q".as_ref(),
+        "-r".as_ref(),
+        "--index".as_ref(),
+        "-o".as_ref(),
+        root.as_os_str(),
+        tree.as_os_str(),
+    ]);
+}
+
+#[test]
+fn a_published_tree_shows_as_it_was_before_it_was_packed() {
+    let tree = tempfile::tempdir().unwrap();
+    for (name, bytes) in [
+        ("a b/ü.txt", sample(300_000, 1)),
+        ("deep/er/x", sample(200_000, 2)),
+        ("tiny", b"1".to_vec()),
+        ("empty", Vec::new()),
+    ] {
+        let path = tree.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let site = Site::new();
+    publish(&site, tree.path());
+    assert!(site.root().join("a b/ü.txt.warp").exists() && site.root().join("tiny").exists());
+    for url in ["", "warpfs-index.json"] {
+        let mounted = site.mount(url, &[]);
+        site.proxy.take_passed();
+        let script = "find . -type f -printf '%p %s %TY%Tm%Td%TH%TM\\n' | sort";
+        assert_eq!(
+            shell(&mounted.mount_point, script),
+            shell(tree.path(), script)
+        );
+        // The index has all that takes.
+        let passed = site.proxy.take_passed();
+        assert!(passed.is_empty(), "{passed:?}");
+        shell(
+            tree.path(),
+            &format!("diff -r . '{}'", mounted.mount_point.display()),
+        );
+        let told = shell(
+            &mounted.mount_point,
+            "getfattr --absolute-names -n user.warpfs.codec deep/er/x",
+        );
+        assert!(told.contains("codec="), "{told}");
+    }
+}
+
+#[test]
+fn good_and_damaged_files_of_a_published_tree_read_as_they_do_from_a_disk() {
+    let site = Site::new();
+    for name in vectors::names() {
+        site.put(&name, &fs::read(vector(&name)).unwrap());
+    }
+    warpfs::index::write(&site.root(), |path| panic!("{path:?}")).unwrap();
+    let mounted = site.mount("", &[]);
+    vectors::read_as_their_originals(&mounted);
+    vectors::cannot_be_opened(&mounted);
+    vectors::are_errors_where_damaged(&mounted);
+}
+
+#[test]
+fn a_published_tree_agrees_with_the_originals() {
+    let (directory, originals) = source();
+    let site = Site::new();
+    for entry in fs::read_dir(directory.path()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, site.root().join(path.file_name().unwrap())).unwrap();
+    }
+    warpfs::index::write(&site.root(), |path| panic!("{path:?}")).unwrap();
+    model::agree(OPERATIONS / 4, &originals, || {
+        site.mount("", &["--cache-size", "4M"])
+    });
+}
+
+#[test]
+fn an_index_names_what_there_is_after_every_run_and_is_never_packed_itself() {
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("x"), sample(300_000, 1)).unwrap();
+    let place = tree.path().to_str().unwrap();
+    for _ in 0..2 {
+        run(["pack", "-q", "-r", "--in-place", "--index", place]);
+        let index = fs::read_to_string(tree.path().join("warpfs-index.json")).unwrap();
+        assert_eq!(index.lines().count(), 2, "{index}");
+        assert!(
+            index.contains("\"path\":\"x.warp\"") && index.contains("\"original\":300000"),
+            "{index}"
+        );
+    }
+}
+
+#[test]
+fn a_hostile_index_shows_nothing_outside_of_its_tree_and_takes_no_memory() {
+    let site = Site::new();
+    site.put("secret", b"not in the tree");
+    site.put("tree/fine", b"12345");
+    let deep = "d/".repeat(2000);
+    let paths = [
+        "../secret",
+        "/secret",
+        "a/../../secret",
+        "a//b",
+        ".",
+        "",
+        "a/./b",
+        "nul\\u0000",
+        &deep,
+        &"n".repeat(300),
+    ];
+    let mut index = "{\"warpfs_index\":1}\n".to_owned();
+    for path in paths.iter().chain(&[
+        "fine",
+        "fine",
+        "fine/inside",
+        "gone",
+        "huge.warp",
+        "directory/x",
+    ]) {
+        let original = if *path == "huge.warp" {
+            ",\"version\":2,\"original\":18446744073709551615"
+        } else {
+            ""
+        };
+        index += &format!("{{\"path\":\"{path}\",\"size\":5{original}}}\n");
+    }
+    site.put("tree/warpfs-index.json", index.as_bytes());
+    let mounted = site.mount("tree/", &[]);
+    let listed = shell(&mounted.mount_point, "ls -A | tr '\\n' ' '");
+    // What is a file and a directory at once is the directory.
+    assert_eq!(listed, "directory fine gone huge ");
+    assert!(mounted.path("fine").is_dir());
+    for name in ["gone", "huge", "directory/x", "fine/inside"] {
+        assert!(fs::read(mounted.path(name)).is_err(), "{name}");
+    }
+    assert!(
+        mounted.logged().contains("paths do not show"),
+        "{}",
+        mounted.logged()
+    );
+    assert!(mounted.resident() < 128 << 20);
+
+    let own = tempfile::tempdir().unwrap();
+    for refused in ["", "<html>404</html>", "{\"warpfs_index\":9}\n"] {
+        site.put("other/warpfs-index.json", refused.as_bytes());
+        let output = warpfs()
+            .args(["mount", "-f"])
+            .arg(site.url("other/"))
+            .arg(own.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.code() == Some(1) && said.contains("index"),
+            "{refused}: {said}"
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! `pack`, `unpack`, `verify` and `info` take the URLs of objects, with the same options as for files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::remote::proxy::Fault;
+use common::remote::{Bucket, Site, succeeds};
+use common::{mixed, pack, sample, vector, wait_until, warpfs};
+
+fn output(mut command: Command, arguments: &[&str]) -> Output {
+    command.args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A packed file of many requests, and its original.
+fn large(directory: &Path) -> (Vec<u8>, Vec<u8>) {
+    let original = sample(40 << 20, 7);
+    let (plain, packed) = (directory.join("large"), directory.join("large.warp"));
+    fs::write(&plain, &original).unwrap();
+    pack(&plain, &packed, &["--codec", "lz4"]);
+    (original, fs::read(packed).unwrap())
+}
+
+#[test]
+fn what_is_packed_into_a_store_is_there_whole_and_unpacks_to_the_original() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let (original, packed) = large(own.path());
+    let file = own.path().join("large");
+    let file = file.to_str().unwrap();
+    let url = "s3://bucket/a/large.warp";
+    succeeds(
+        bucket.command(),
+        &["pack", "-q", "--codec", "lz4", file, "-o", url],
+    );
+    // More than a part, so that it was sent as several.
+    assert!(packed.len() > 8 << 20 && bucket.proxy.count("PUT", "partNumber") > 1);
+    succeeds(bucket.command(), &["verify", "-q", url]);
+
+    let back = own.path().join("back");
+    let back_name = back.to_str().unwrap();
+    succeeds(bucket.command(), &["unpack", "-q", url, "-o", back_name]);
+    assert_eq!(fs::read(&back).unwrap(), original);
+
+    // To where it has a name of its own: the current directory.
+    let here = tempfile::tempdir().unwrap();
+    let mut command = bucket.command();
+    command.current_dir(here.path());
+    succeeds(command, &["unpack", "-q", url]);
+    assert_eq!(fs::read(here.path().join("large")).unwrap(), original);
+
+    let part = output(
+        bucket.command(),
+        &["unpack", "-c", "--range", "1000000..1000100", url],
+    );
+    assert_eq!(
+        part.stdout,
+        original[1_000_000..1_000_100],
+        "{}",
+        said(&part)
+    );
+
+    // It is there, and stays.
+    let again = output(bucket.command(), &["pack", "-q", file, "-o", url]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(said(&again).contains("exists already"), "{}", said(&again));
+    succeeds(bucket.command(), &["pack", "-q", "-f", file, "-o", url]);
+    // Several go into a prefix, by their names.
+    let other = own.path().join("other");
+    fs::write(&other, b"something else").unwrap();
+    let inputs = [file, other.to_str().unwrap()];
+    let into = [
+        "pack",
+        "-q",
+        inputs[0],
+        inputs[1],
+        "-o",
+        "s3://bucket/both/",
+    ];
+    succeeds(bucket.command(), &into);
+    for name in ["large.warp", "other.warp"] {
+        succeeds(
+            bucket.command(),
+            &["verify", "-q", &format!("s3://bucket/both/{name}")],
+        );
+    }
+}
+
+#[test]
+fn objects_are_described_and_verified_as_files_are() {
+    let names = ["v2-zstd-blake3.warp", "v1-brotli-blake3.warp"];
+    let bucket = Bucket::with_vectors(&names);
+    let site = Site::new();
+    for name in names {
+        let bytes = fs::read(vector(name)).unwrap();
+        site.put(name, &bytes);
+        let path = vector(name);
+        let local = output(warpfs(), &["info", "--json", path.to_str().unwrap()]);
+        let local = String::from_utf8(local.stdout).unwrap();
+        let http = site.url(name);
+        let s3 = bucket.url(name);
+        for url in [http.to_str().unwrap(), s3.to_str().unwrap()] {
+            let remote = output(bucket.command(), &["info", "--json", url]);
+            let remote = String::from_utf8(remote.stdout).unwrap();
+            assert_eq!(remote.replace(url, path.to_str().unwrap()), local);
+            let verified = output(bucket.command(), &["verify", url]);
+            assert!(verified.status.success(), "{}", said(&verified));
+            let printed = output(bucket.command(), &["unpack", "-c", url]);
+            assert_eq!(printed.stdout, mixed());
+        }
+    }
+    // Damage is found there as here.
+    let mut damaged = fs::read(vector(names[0])).unwrap();
+    damaged[20_000] ^= 1;
+    bucket.put("damaged.warp", &damaged);
+    let found = output(bucket.command(), &["verify", "s3://bucket/damaged.warp"]);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(said(&found).contains("chunk 1"), "{}", said(&found));
+    let absent = output(bucket.command(), &["verify", "s3://bucket/nothing.warp"]);
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(
+        said(&absent).contains("s3://bucket/nothing.warp") && said(&absent).contains("404"),
+        "{}",
+        said(&absent)
+    );
+}
+
+#[test]
+fn a_whole_object_is_read_in_few_requests() {
+    let own = tempfile::tempdir().unwrap();
+    let (_, packed) = large(own.path());
+    let site = Site::new();
+    site.put("large.warp", &packed);
+    let url = site.url("large.warp");
+    succeeds(warpfs(), &["verify", "-q", url.to_str().unwrap()]);
+    let passed = site.proxy.take_passed();
+    let bytes: u64 = passed.iter().map(|request| request.bytes).sum();
+    // The beginning, the end, and pieces of 4 MiB; nothing twice but what lies beside those two.
+    let most = packed.len().div_ceil(4 << 20) + 3;
+    assert!(passed.len() <= most, "{} > {most}", passed.len());
+    assert!(bytes < packed.len() as u64 + (1 << 20), "{bytes}");
+}
+
+#[test]
+fn an_interrupted_upload_leaves_neither_an_object_nor_parts() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    large(own.path());
+    let file = own.path().join("large");
+    for signal in ["INT", "TERM"] {
+        // The second part never arrives.
+        bucket.proxy.always("partNumber=2", Fault::Hang);
+        let mut command = bucket.command();
+        command
+            .args(["pack", "-q", "--codec", "lz4"])
+            .arg(&file)
+            .args(["-o", "s3://bucket/large.warp"])
+            .stderr(Stdio::piped());
+        let packing = command.spawn().unwrap();
+        wait_until("the first part", || {
+            bucket.proxy.count("PUT", "partNumber=1") > 0
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        let told = Command::new("kill")
+            .args(["-s", signal, &packing.id().to_string()])
+            .status();
+        assert!(told.unwrap().success());
+        let start = Instant::now();
+        let ended = packing.wait_with_output().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(10));
+        assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
+        assert!(said(&ended).contains("interrupted"), "{}", said(&ended));
+        assert_eq!(bucket.proxy.count("DELETE", "uploadId"), 1);
+        bucket.proxy.take_passed();
+        bucket.proxy.behave();
+        let looked = output(bucket.command(), &["info", "s3://bucket/large.warp"]);
+        assert_eq!(looked.status.code(), Some(1));
+    }
+    // A failing one leaves nothing either.
+    bucket.proxy.always(
+        "partNumber=2",
+        Fault::Answer(403, "text/plain", b"no".to_vec()),
+    );
+    let mut command = bucket.command();
+    command.args(["pack", "-q", "--codec", "lz4"]).arg(&file);
+    let refused = output(command, &["-o", "s3://bucket/large.warp"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("403"), "{}", said(&refused));
+    assert_eq!(bucket.proxy.count("DELETE", "uploadId"), 1);
+}
+
+#[test]
+fn a_job_on_a_dead_server_ends_when_it_is_interrupted() {
+    let site = Site::new();
+    site.put("x.warp", &fs::read(vector("v2-zstd-none.warp")).unwrap());
+    site.proxy.always("x.warp", Fault::Hang);
+    let mut command = warpfs();
+    command
+        .arg("verify")
+        .arg(site.url("x.warp"))
+        .stderr(Stdio::piped());
+    let mut verifying = command.spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(verifying.try_wait().unwrap().is_none());
+    // Before the object is open there is nothing that could be left behind: the first signal ends it, or the second.
+    for _ in 0..2 {
+        let _ = Command::new("kill")
+            .arg(verifying.id().to_string())
+            .status();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    wait_until("the job", || verifying.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn what_cannot_be_done_with_urls_is_refused_in_words() {
+    let bucket = Bucket::new();
+    let refused = |arguments: &[&str], why: &str| {
+        let output = output(bucket.command(), arguments);
+        assert!(!output.status.success());
+        assert!(said(&output).contains(why), "{}", said(&output));
+    };
+    let file = vector("mixed.bin");
+    let file = file.to_str().unwrap();
+    refused(
+        &["pack", file, "-o", "https://127.0.0.1:1/x.warp"],
+        "no uploads",
+    );
+    refused(&["pack", file, "--rm", "-o", "s3://bucket/x.warp"], "--rm");
+    refused(&["pack", "s3://bucket/x"], "no file of this machine");
+    refused(&["info", "ftp://host/x.warp"], "s3://");
+    refused(
+        &["info", "https://me:secret@127.0.0.1:1/x.warp"],
+        "credentials do not belong",
+    );
+    bucket.put("x.warp", &fs::read(vector("v2-zstd-none.warp")).unwrap());
+    refused(&["unpack", "--rm", "s3://bucket/x.warp"], "--rm");
+}

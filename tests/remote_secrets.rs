@@ -1,0 +1,92 @@
+//! Nobody gets to see a secret: not in the mount table, nor in the list of processes, nor in a log or a message.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+
+use common::remote::proxy::Fault;
+use common::remote::{Bucket, SECRET, Site};
+use common::{Mounted, mixed, shell, vector, warpfs};
+
+/// All that anybody can look at while a mount is there.
+fn visible(mounted: &Mounted) -> String {
+    let processes = shell("/".as_ref(), "ps axww -o args");
+    let stats = mounted.stats();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let all = shell("/".as_ref(), "cat /proc/mounts");
+    format!(
+        "{processes}\n{stats}\n{mounts}\n{all}\n{}",
+        mounted.logged()
+    )
+}
+
+#[test]
+fn the_key_of_a_store_is_seen_nowhere() {
+    let bucket = Bucket::with_vectors(&["v2-zstd-blake3.warp"]);
+    let mounted = bucket.mount("", &["-v", "-v", "--remote-timeout", "2"]);
+    assert!(fs::read(mounted.path("v2-zstd-blake3")).unwrap() == mixed());
+    // Errors are told as well.
+    bucket.proxy.always(
+        "",
+        Fault::Answer(
+            500,
+            "",
+            b"<Error><Code>InternalError</Code></Error>".to_vec(),
+        ),
+    );
+    assert!(fs::read(mounted.path("another")).is_err());
+    let visible = visible(&mounted);
+    assert!(visible.contains("s3://bucket"), "{visible}");
+    assert!(
+        !visible.contains(SECRET) && !visible.contains("Signature="),
+        "{visible}"
+    );
+    let wrong = bucket
+        .command()
+        .env("AWS_SECRET_ACCESS_KEY", format!("{SECRET}-wrong"))
+        .args(["info"])
+        .arg(bucket.url("x.warp"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(!wrong.status.success() && !said.contains(SECRET), "{said}");
+}
+
+#[test]
+fn the_signature_of_a_presigned_url_is_seen_nowhere() {
+    let site = Site::new();
+    site.put("x.warp", &fs::read(vector("v2-zstd-blake3.warp")).unwrap());
+    let mut url = site.url("x.warp").into_os_string();
+    url.push("?X-Amz-Signature=0123456789abcdef-secret");
+    let mounted = Mounted::by(
+        warpfs(),
+        &PathBuf::from(url),
+        &["-v", "-v", "--remote-timeout", "2"],
+    );
+    assert!(fs::read(mounted.path("x")).unwrap() == mixed());
+    let passed = site.proxy.take_passed();
+    assert!(
+        passed.iter().all(|request| request
+            .path
+            .contains("X-Amz-Signature=0123456789abcdef-secret")),
+        "{passed:?}"
+    );
+    site.proxy.vanish();
+    assert!(fs::File::open(mounted.path("x")).is_err());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let words = fs::read(format!("/proc/{}/cmdline", mounted.server.id())).unwrap();
+    let words = String::from_utf8(words).unwrap();
+    let seen = format!("{mounts}{words}{}{}", mounted.logged(), mounted.stats());
+    assert!(
+        seen.contains("x.warp") && !seen.contains("abcdef-secret"),
+        "{seen}"
+    );
+}
