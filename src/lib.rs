@@ -33,10 +33,10 @@
 //! built and tested with is `rust-version` in Cargo.toml; a newer one is required by minor versions only.
 
 #![cfg_attr(
-    not(feature = "fuse"),
+    not(feature = "remote"),
     allow(
         dead_code,
-        reason = "what only mounts and files ask of the rooms below"
+        reason = "what only mounts, files and the network ask of the rooms below"
     )
 )]
 

@@ -62,7 +62,7 @@ pub(crate) type Then = Box<dyn FnOnce(bool) + Send>;
 /// Keeps what was fetched; dropped, it is forgotten.
 #[derive(Debug)]
 pub(crate) struct Kept(
-    #[expect(dead_code, reason = "it is dropped")] pub(crate) Box<dyn Debug + Send + Sync>,
+    #[allow(dead_code, reason = "it is dropped")] pub(crate) Box<dyn Debug + Send + Sync>,
 );
 
 /// Where the longest file there can be ends, in bytes.

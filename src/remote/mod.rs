@@ -2,14 +2,14 @@
 //!
 //! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told,
 //! and `profile` where S3's own tools keep it; `wire` stands between that library and the network, and sees every request,
-//! `names` what listings name; `fault` knows what went wrong and `attempts` when to try again; [`Store`] is one store: requests within bounds and deadlines, in an async runtime of its own; [`Object`] is a
-//! source of an archive's bytes, [`Plain`] one that is read as it is, `blocks` what is remembered of what describes it,
-//! `on_disk` what a local disk has of it, `fetches` what was asked for ahead;
-//! [`Upload`] is the way back.
+//! `names` what listings name; `fault` knows what went wrong and `attempts` when to try again; `version` is what a store says
+//! of its objects. A `Store` is one store: requests within bounds and deadlines, in an async runtime of its own; an `Object` is
+//! a source of an archive's bytes, a `Plain` one that is read as it is, `blocks` what is remembered of what describes it,
+//! `on_disk` what a local disk has of it, `fetches` what was asked for ahead; an `Upload` is the way back.
 //!
 //! An object is its ETag. Every request for a part of it says which one is meant (`If-Match`), and every answer is looked at
 //! for it; where a server gives none, size and `Last-Modified` stand in. What was opened is read to its end or not at all:
-//! an object that was replaced is [`ErrorKind::Changed`](crate::ErrorKind::Changed), and who opens it anew has the new one.
+//! an object that was replaced is [`ErrorKind::Changed`], and who opens it anew has the new one.
 //!
 //! Threads that want something wait for it, and no longer than the deadline. All else happens in the store's runtime, which
 //! must not be started before a mount has forked.
@@ -27,6 +27,7 @@ mod plain;
 mod profile;
 mod store;
 mod upload;
+mod version;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -43,8 +44,9 @@ use crate::stats::Counters;
 pub(crate) use location::{Location, Protocol};
 pub(crate) use object::Object;
 pub(crate) use plain::Plain;
-pub(crate) use store::{Listed, Page, Store, StoreOptions, Version};
+pub(crate) use store::{Store, StoreOptions};
 pub(crate) use upload::Upload;
+pub(crate) use version::{Page, Version};
 
 /// How often it is looked whether a job is to stop that waits for a network.
 const LOOK: Duration = Duration::from_millis(50);

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocks::BLOCK_LEN;
-use super::store::Version;
+use super::version::Version;
 use crate::disk_cache::{DiskCache, Key};
 use crate::identity::Identity;
 

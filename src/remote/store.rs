@@ -1,7 +1,8 @@
 //! One store: requests within bounds and deadlines, and in an async runtime of its own.
 //!
-//! Whoever asks waits on a thread of their own, and no longer than the deadline, however often it is tried. Requests that somebody waits for may all be
-//! under way at once; those that are a guess share some of the places, so that a reader never stands behind speculation.
+//! Whoever asks waits on a thread of their own, and no longer than the deadline, however often it is tried. Requests that
+//! somebody waits for may all be under way at once; those that are a guess share some of the places, so that a reader never
+//! stands behind speculation.
 
 use std::fmt;
 use std::future::Future;
@@ -26,6 +27,7 @@ use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::on_disk::Shelf;
+use super::version::{Listed, Page, Version};
 use super::wire::{Connector, odd_names};
 use crate::disk_cache::DiskCache;
 use crate::error::{Error, Result};
@@ -67,74 +69,6 @@ impl Default for StoreOptions {
             disk_cache: None,
         }
     }
-}
-
-/// Which state of an object is meant: equal ones have the same bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Version {
-    /// The object's length, in bytes.
-    pub(crate) size: u64,
-    /// Its ETag, as the server gives it.
-    pub(crate) etag: Option<String>,
-    /// When it was last modified.
-    pub(crate) modified: SystemTime,
-}
-
-impl Version {
-    fn of(meta: ObjectMeta) -> Self {
-        // Some stores leave the quotes out of their listings.
-        let quoted = |etag: String| match etag.ends_with('"') {
-            true => etag,
-            false => format!("\"{etag}\""),
-        };
-        Self {
-            size: meta.size,
-            etag: meta.e_tag.map(quoted),
-            modified: meta.last_modified.into(),
-        }
-    }
-
-    /// Whether what was answered is what is meant. Where there are ETags, they decide: times are given in seconds here and more
-    /// finely there.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        match (&self.etag, &other.etag) {
-            (Some(ours), Some(theirs)) => ours == theirs && self.size == other.size,
-            (None, None) => self == other,
-            _ => false,
-        }
-    }
-
-    /// Asks for this version and no other.
-    fn require(&self, options: &mut GetOptions) {
-        match &self.etag {
-            // A weak one never matches; what comes is looked at all the same.
-            Some(weak) if weak.starts_with("W/") => {}
-            Some(etag) => options.if_match = Some(etag.clone()),
-            None => options.if_unmodified_since = Some(self.modified.into()),
-        }
-    }
-}
-
-/// An entry of a listing.
-#[derive(Debug, Clone)]
-pub(crate) struct Listed {
-    /// Its whole name in the store.
-    pub(crate) key: Key,
-    /// What it was when it was listed.
-    pub(crate) version: Version,
-}
-
-/// A part of a listing.
-#[derive(Debug, Default)]
-pub(crate) struct Page {
-    /// The objects whose names go on behind the prefix without another slash.
-    pub(crate) objects: Vec<Listed>,
-    /// The prefixes directly beneath the one that was listed, without their last slash.
-    pub(crate) prefixes: Vec<Key>,
-    /// How many names are left out because no file can have them.
-    pub(crate) left_out: u64,
-    /// What to ask for the next page with; `None` behind the last.
-    pub(crate) next: Option<String>,
 }
 
 /// See the module's description.

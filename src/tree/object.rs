@@ -206,10 +206,6 @@ fn look(store: &Arc<Store>, location: &Location, node: NodeId) -> Result<Seen> {
 }
 
 impl Shown for ObjectTree {
-    fn is_far(&self) -> bool {
-        true
-    }
-
     fn mounted_as(&self, _: (u32, u32)) {}
 
     fn root_kind(&self) -> Kind {

@@ -33,8 +33,6 @@ impl Content {
 
 /// See the methods of [`Tree`] of these names.
 pub(crate) trait Shown: Debug + Send + Sync {
-    /// Whether answers may take as long as a network does.
-    fn is_far(&self) -> bool;
     fn mounted_as(&self, device: (u32, u32));
     fn root_kind(&self) -> Kind;
     fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Option<Attributes>>;
@@ -71,10 +69,6 @@ macro_rules! as_it_is {
 }
 
 impl Shown for Tree {
-    fn is_far(&self) -> bool {
-        false
-    }
-
     as_it_is! {
         mounted_as(&self, device: (u32, u32));
         root_kind(&self) -> Kind;

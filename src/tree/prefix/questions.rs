@@ -187,10 +187,6 @@ impl Prefix {
 }
 
 impl Shown for PrefixTree {
-    fn is_far(&self) -> bool {
-        true
-    }
-
     fn mounted_as(&self, _: (u32, u32)) {}
 
     fn root_kind(&self) -> Kind {
