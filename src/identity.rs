@@ -85,6 +85,24 @@ impl Identity {
         }
     }
 
+    /// A digest of all of it.
+    #[cfg(feature = "remote")]
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut digest = blake3::Hasher::new();
+        for word in [
+            self.device,
+            self.inode,
+            self.born.0.cast_unsigned(),
+            self.born.1.into(),
+            self.size,
+            self.modified.0.cast_unsigned(),
+            self.modified.1.into(),
+        ] {
+            digest.update(&word.to_le_bytes());
+        }
+        digest.finalize().into()
+    }
+
     /// The modification time.
     pub(crate) fn modified_time(&self) -> SystemTime {
         let (seconds, nanoseconds) = self.modified;

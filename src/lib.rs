@@ -50,6 +50,8 @@ mod cache;
 mod codec;
 mod decoding;
 mod digest;
+#[cfg(feature = "remote")]
+mod disk_cache;
 pub mod error;
 #[cfg(feature = "files")]
 pub mod estimate;
@@ -93,4 +95,6 @@ mod zeros;
 
 pub use archive::Verify;
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "remote")]
+pub use reader::DiskCacheOptions;
 pub use reader::{Engine, EngineOptions, Reader};

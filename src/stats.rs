@@ -138,6 +138,20 @@ counters! {
     remote_retries,
     /// What was given up after all tries.
     remote_failures,
+    /// Extents of objects that the disk cache had.
+    disk_cache_hits,
+    /// Extents of objects that the disk cache did not have.
+    disk_cache_misses,
+    /// Bytes of the extents that the disk cache had.
+    disk_cache_bytes_read,
+    /// Bytes of the extents that were written to the disk cache.
+    disk_cache_bytes_written,
+    /// Extents that were not written to the disk cache: the disk was slower than what came, or has refused something.
+    disk_cache_dropped,
+    /// Segments of the disk cache, each with many extents, that were given up to make room.
+    disk_cache_evictions,
+    /// Extents found damaged in the disk cache, and what its disk has refused.
+    disk_cache_errors,
 }
 
 /// A number that only grows.

@@ -319,6 +319,18 @@ impl Archive {
         Ok(packed)
     }
 
+    /// Takes notice that a read of a chunk has found damage: what the source remembers may be to blame.
+    pub(crate) fn doubt(&self, chunk: u32, error: &Error) {
+        match error.kind() {
+            ErrorKind::DamagedRecord(_) | ErrorKind::DamagedBeginning => self.source.doubt(None),
+            _ if error.is_damage() => {
+                let payload = self.table().compressed_range(chunk);
+                self.source.doubt(Some(&payload.unwrap_or_default()));
+            }
+            _ => {}
+        }
+    }
+
     fn read_into(&self, offset: u64, payload: &mut [u8]) -> Result<()> {
         let read = self
             .source
@@ -361,7 +373,7 @@ impl Payload for ChunkPayload<'_> {
         let read = self
             .archive
             .source
-            .read_at(buffer, place)
+            .read_part(buffer, place, &self.range)
             .context("cannot read", path)?;
         match read < buffer.len() {
             true => Err(ErrorKind::EndsInside(Part::Payload).into()),

@@ -21,6 +21,16 @@ pub(crate) trait Source: Debug + Send + Sync {
         self.read_at(buffer, offset)
     }
 
+    /// As [`Source::read_at`], of a part of a payload that is read a bit at a time, and takes up the bytes of `whole`.
+    fn read_part(&self, buffer: &mut [u8], offset: u64, whole: &Range<u64>) -> io::Result<usize> {
+        let _ = whole;
+        self.read_at(buffer, offset)
+    }
+
+    /// Takes notice that what was read is damaged: a payload, or what describes them all. What the source remembers of it may be
+    /// to blame.
+    fn doubt(&self, _payload: Option<&Range<u64>>) {}
+
     /// What the source is now.
     fn identity(&self) -> io::Result<Identity>;
 
@@ -35,6 +45,9 @@ pub(crate) trait Distant: Source {
     /// Begins to fetch these bytes in one request into `room`, which is as long. Whoever reads any of them waits until these
     /// have come, for as long as the result lives. `then` is told in the end whether all have come; it must not wait.
     fn fetch(&self, range: Range<u64>, room: Buffer, urgency: Urgency, then: Option<Then>) -> Kept;
+
+    /// Whether these bytes of a payload, which takes up the bytes of `whole`, are kept nearby.
+    fn is_kept(&self, wanted: &Range<u64>, whole: &Range<u64>) -> bool;
 
     /// Whether the byte at `offset` is on its way, or there.
     fn is_coming(&self, offset: u64) -> bool;
@@ -97,6 +110,14 @@ impl<S: Source> Source for Arc<S> {
 
     fn read_description(&self, buffer: &mut [u8], offset: u64, until: u64) -> io::Result<usize> {
         (**self).read_description(buffer, offset, until)
+    }
+
+    fn read_part(&self, buffer: &mut [u8], offset: u64, whole: &Range<u64>) -> io::Result<usize> {
+        (**self).read_part(buffer, offset, whole)
+    }
+
+    fn doubt(&self, payload: Option<&Range<u64>>) {
+        (**self).doubt(payload);
     }
 
     fn identity(&self) -> io::Result<Identity> {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches};
+#[cfg(feature = "remote")]
+use warpfs::DiskCacheOptions;
 use warpfs::fuse::{self, FOREVER, MountOptions};
 use warpfs::{EngineOptions, Verify};
 
@@ -64,6 +66,15 @@ pub(super) struct Mount {
     /// Of a SOURCE beyond this machine: how long a reader waits for it, further tries included, before a read fails
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = idle_timeout)]
     remote_timeout: Duration,
+    /// Of a SOURCE beyond this machine: keep compressed chunks in this directory, for later mounts and for other mounts at the same
+    /// time. It must be yours, and writable by nobody else
+    #[cfg(feature = "remote")]
+    #[arg(long, value_name = "DIR")]
+    disk_cache: Option<PathBuf>,
+    /// How much room they may take there, at least 16M [default: the smaller of 10G and a tenth of the file system]
+    #[cfg(feature = "remote")]
+    #[arg(long, value_name = "SIZE", value_parser = disk_cache_size)]
+    disk_cache_size: Option<u64>,
     /// Append what happens to this file; it may be rotated. SIGUSR1 has the mount say more, SIGUSR2 less
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
@@ -98,6 +109,15 @@ pub(super) struct Umount {
 fn cache_size(text: &str) -> Result<u64, String> {
     match size::parse(text)? {
         size if size < 1 << 20 => Err("at least 1M".to_owned()),
+        size => Ok(size),
+    }
+}
+
+/// Below this a cache would hold hardly more than a few large chunks.
+#[cfg(feature = "remote")]
+fn disk_cache_size(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        size if size < 16 << 20 => Err("at least 16M".to_owned()),
         size => Ok(size),
     }
 }
@@ -187,6 +207,18 @@ impl Mount {
             Some(path) => Some(LogFile::open(path)?),
             None => None,
         };
+        #[cfg(feature = "remote")]
+        let disk_cache = match (self.disk_cache, self.disk_cache_size) {
+            (Some(directory), size) => {
+                // The mount leaves the directory it was started in.
+                let found = std::path::absolute(&directory);
+                let directory = found
+                    .map_err(|error| warpfs::Error::io("cannot use", error).in_file(&directory))?;
+                Some(DiskCacheOptions { directory, size })
+            }
+            (None, Some(_)) => wrong_usage("mount", "--disk-cache-size wants --disk-cache DIR"),
+            (None, None) => None,
+        };
         give_large_buffers_back();
         let foreground = self.foreground;
         let options = MountOptions {
@@ -197,6 +229,8 @@ impl Mount {
                 threads: self.threads.map_or(defaults.threads, usize::from),
                 prefetch: self.prefetch,
                 verify: self.verify,
+                #[cfg(feature = "remote")]
+                disk_cache,
             },
             time_to_live: self.ttl,
             allow_other: self.allow_other,
@@ -237,6 +271,10 @@ impl Mount {
             "verify" => self.verify = verify(value)?,
             "metrics" => self.metrics = Some(metrics_address(value)?),
             "idle_timeout" => self.idle_timeout = Some(idle_timeout(value)?),
+            #[cfg(feature = "remote")]
+            "disk_cache" => self.disk_cache = Some(value.into()),
+            #[cfg(feature = "remote")]
+            "disk_cache_size" => self.disk_cache_size = Some(disk_cache_size(value)?),
             "remote_timeout" => self.remote_timeout = idle_timeout(value)?,
             "log_file" => self.log_file = Some(value.into()),
             "exec" => self.no_exec = false,

@@ -98,6 +98,7 @@ impl Collector for Exposition {
             outcomes.map(|(outcome, n)| ([("outcome", outcome)], n)),
         )?;
 
+        self.encode_disk_cache(to)?;
         self.encode_codecs(to)?;
         let help = "Compressed data read for chunks decoded whole";
         counter(
@@ -176,6 +177,42 @@ impl Exposition {
             encode_histogram(family.encode_family(&[("answered", answered)])?, latency)?;
         }
         Ok(())
+    }
+
+    fn encode_disk_cache(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = &self.0;
+        let help = "Extents of remote files that were looked for in the disk cache";
+        let lookups = [
+            ("hit", stats.disk_cache_hits),
+            ("miss", stats.disk_cache_misses),
+        ];
+        let lookups = lookups.map(|(result, n)| ([("result", result)], n));
+        counters(to, "disk_cache_lookups", help, None, lookups)?;
+        let help = "Compressed data read from the disk cache and written to it";
+        let bytes = [
+            ("read", stats.disk_cache_bytes_read),
+            ("written", stats.disk_cache_bytes_written),
+        ];
+        let bytes = bytes.map(|(direction, n)| ([("direction", direction)], n));
+        counters(to, "disk_cache", help, Some(Unit::Bytes), bytes)?;
+        let help = "Extents not written to the disk cache, because the disk was too slow or has refused something";
+        counter(
+            to,
+            "disk_cache_dropped",
+            help,
+            None,
+            stats.disk_cache_dropped,
+        )?;
+        let help = "Segments of the disk cache given up to make room";
+        counter(
+            to,
+            "disk_cache_evictions",
+            help,
+            None,
+            stats.disk_cache_evictions,
+        )?;
+        let help = "Extents found damaged in the disk cache, and what its disk has refused";
+        counter(to, "disk_cache_errors", help, None, stats.disk_cache_errors)
     }
 
     fn encode_codecs(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -158,6 +158,8 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let descriptors = Descriptors::take_all(threads + ring::threads());
 
     let engine = Engine::new(&options.engine)?;
+    #[cfg(feature = "remote")]
+    let disk_cache = engine.disk_cache();
     let shown_source = source.shown();
     let (tree, elsewhere) = source.tree(options, &mount_point, &engine)?;
     let onto_file = tree.root_kind() == Kind::File;
@@ -259,6 +261,10 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     if outcome.is_ok() {
         guard.dismiss();
     }
+    #[cfg(feature = "remote")]
+    if let Some(disk_cache) = disk_cache {
+        disk_cache.close();
+    }
     tracing::info!("{} is unmounted", mount.mount_point().display());
     outcome
 }
@@ -277,6 +283,11 @@ impl Source {
         #[cfg(feature = "remote")]
         if let Some(location) = Location::in_word(&options.source)? {
             return Ok(Self::Remote(location));
+        }
+        #[cfg(feature = "remote")]
+        if options.engine.disk_cache.is_some() {
+            let why = "lies on this machine already: --disk-cache is for what lies elsewhere";
+            return Err(Error::unusable(why).in_file(&options.source));
         }
         let source = options
             .source
@@ -308,6 +319,7 @@ impl Source {
             Self::Remote(location) => {
                 let store_options = StoreOptions {
                     deadline: options.remote_timeout,
+                    disk_cache: engine.disk_cache(),
                 };
                 let kind = mount_point.metadata();
                 let onto_file = kind

@@ -360,6 +360,7 @@ impl Shared {
 
     /// Adds the place to an error and logs it, but every chunk's only once, and a file's change only once.
     pub(super) fn report(&self, error: Error, chunk: u32) -> Error {
+        self.archive.doubt(chunk, &error);
         let bytes = self.bytes(chunk);
         let error = error
             .in_chunk(chunk, bytes.start)

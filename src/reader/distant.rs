@@ -2,8 +2,8 @@
 //!
 //! What is decoded ahead lies end to end in the file as in the original, so the chunks of a window are fetched in a few large
 //! requests, several at a time, by the network's own threads; the workers get them when they are there. The room they
-//! come into counts against the budget, and is a guess as they are. A reader who comes to one that is on its way waits for that;
-//! to any other, he makes a request of his own.
+//! come into counts against the budget, and is a guess as they are. What is kept nearby is not fetched. A reader who comes to one
+//! that is on its way waits for that; to any other, he makes a request of his own.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -94,6 +94,16 @@ impl Shared {
             }
             offset = original.end;
             let packed = self.packed_part(chunk, &original);
+            let payload = table.compressed_range(chunk).unwrap_or_default();
+            if distant.is_kept(&packed, &payload) {
+                if let Some(before) = group.take()
+                    && !self.fetch_group(distant, before)
+                {
+                    return;
+                }
+                self.send_ahead(original, None);
+                continue;
+            }
             match &mut group {
                 Some((held, bytes))
                     if held.end >= packed.start && packed.end - held.start <= LONGEST_FETCH =>
@@ -191,7 +201,8 @@ impl Shared {
         let distant = self.archive.distant()?;
         let origin = self.bytes(chunk).start;
         let packed = self.packed_part(chunk, &(origin + from..origin + to));
-        if distant.is_coming(packed.start) {
+        let payload = self.archive.table().compressed_range(chunk)?;
+        if distant.is_coming(packed.start) || distant.is_kept(&packed, &payload) {
             return None;
         }
         let length = usize::try_from(packed.end - packed.start).ok()?;

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
+#[cfg(feature = "remote")]
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, Weak};
 use std::thread::available_parallelism;
@@ -17,8 +19,12 @@ use super::distant::AllFetched;
 use super::streams::Streams;
 use crate::archive::{Archive, Conditions, Contents, Cut, Source, Verify, one_call};
 use crate::cache::Cache;
+#[cfg(feature = "remote")]
+use crate::disk_cache::DiskCache;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
+#[cfg(feature = "remote")]
+use crate::memory::Charge;
 use crate::memory::{Budget, default_budget};
 use crate::occasionally::Occasionally;
 #[cfg(feature = "remote")]
@@ -55,6 +61,22 @@ pub struct EngineOptions {
     pub prefetch: Option<u64>,
     /// How decoded bytes are checked.
     pub verify: Verify,
+    /// Where to keep what was read of files beyond this machine, if anywhere.
+    #[cfg(feature = "remote")]
+    pub disk_cache: Option<DiskCacheOptions>,
+}
+
+/// A directory of a local disk that compressed chunks of files beyond this machine are kept in. It outlives the engine, and many
+/// processes may share it.
+#[cfg(feature = "remote")]
+#[derive(Debug, Clone)]
+pub struct DiskCacheOptions {
+    /// The directory; made if it is not there. It must belong to the user of this process, and others must not be allowed to
+    /// write to it.
+    pub directory: PathBuf,
+    /// How much room to take on the disk at most, in bytes, 16 MiB or more. By default 10 GiB, but no more than a tenth of the
+    /// file system.
+    pub size: Option<u64>,
 }
 
 impl Default for EngineOptions {
@@ -64,6 +86,8 @@ impl Default for EngineOptions {
             threads: available_parallelism().map_or(1, NonZeroUsize::get),
             prefetch: None,
             verify: Verify::default(),
+            #[cfg(feature = "remote")]
+            disk_cache: None,
         }
     }
 }
@@ -94,6 +118,9 @@ pub struct Engine {
     pub(super) workers: Workers,
     pub(super) streams: Streams,
     pub(super) fetches: AllFetched,
+    /// With what it may use of the budget.
+    #[cfg(feature = "remote")]
+    disk_cache: Option<(Arc<DiskCache>, Charge)>,
     /// The longest chunk that is decoded by one call, in bytes.
     pub(super) one_call: u64,
     /// When to tell of failures that may pass.
@@ -119,14 +146,28 @@ impl Engine {
     /// An engine with its own cache, budget and threads.
     ///
     /// # Errors
-    /// The threads cannot be started.
+    /// The threads cannot be started, or the disk cache's directory cannot be used.
     pub fn new(options: &EngineOptions) -> Result<Arc<Self>> {
         let counters = Arc::<Counters>::default();
         let budget = Budget::new(options.cache_size);
+        #[cfg(feature = "remote")]
+        let disk_cache = match &options.disk_cache {
+            Some(wanted) => {
+                let memory = DiskCache::memory_of(options.cache_size);
+                let counters = Arc::clone(&counters);
+                let cache = DiskCache::open(&wanted.directory, wanted.size, memory, counters)?;
+                // What is put together for it takes some more.
+                let memory = memory + memory / 8;
+                Some((Arc::new(cache), budget.charge(memory, || false)?))
+            }
+            None => None,
+        };
         Ok(Arc::new(Self {
             cache: Cache::new(budget, Arc::clone(&counters)),
             streams: Streams::new(options.cache_size / 2),
             fetches: AllFetched::default(),
+            #[cfg(feature = "remote")]
+            disk_cache,
             one_call: one_call(options.cache_size),
             counters,
             workers: Workers::start(options.threads)?,
@@ -154,7 +195,10 @@ impl Engine {
             let shown = location.shown();
             let store = Store::open(
                 &location,
-                &StoreOptions::default(),
+                &StoreOptions {
+                    disk_cache: self.disk_cache(),
+                    ..StoreOptions::default()
+                },
                 self.counters.clone(),
                 self.cache.budget(),
             )?;
@@ -185,7 +229,8 @@ impl Engine {
                         make_room: &|| self.make_room(),
                         cancelled: &AtomicBool::new(false),
                     };
-                    Contents::read(&*source, path, &conditions)
+                    let contents = Contents::read(&*source, path, &conditions);
+                    contents.inspect_err(|_| source.doubt(None))
                 };
                 let contents = match read() {
                     Err(error) if matches!(error.kind(), ErrorKind::OverBudget { .. }) => {
@@ -242,6 +287,13 @@ impl Engine {
     #[cfg(feature = "remote")]
     pub(crate) fn shared_counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Where what is far away is kept nearby.
+    #[cfg(feature = "remote")]
+    pub(crate) fn disk_cache(&self) -> Option<Arc<DiskCache>> {
+        let cache = self.disk_cache.as_ref();
+        cache.map(|(cache, _)| Arc::clone(cache))
     }
 
     /// What counts all that grows with use.

@@ -19,6 +19,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(feature = "remote")]
+pub use engine::DiskCacheOptions;
 pub use engine::{Engine, EngineOptions};
 
 use self::decode::Decoded;

@@ -106,6 +106,16 @@ impl Blocks {
         })
     }
 
+    /// Gives up all that is remembered of an object.
+    pub(super) fn forget(&self, object: Identity) {
+        let mut state = self.lock();
+        let held = state.held.iter().map(|(name, _)| *name);
+        let of_object: Vec<_> = held.filter(|name| name.0 == object).collect();
+        for name in of_object {
+            state.held.pop(&name);
+        }
+    }
+
     /// Remembers the bytes of an object from a block's beginning at `offset` on; the last block may be short at the object's end.
     pub(super) fn keep(&self, object: Identity, offset: u64, bytes: &[u8]) {
         let numbers = offset / BLOCK_LEN..;

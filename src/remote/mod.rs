@@ -5,7 +5,7 @@
 //! `names` what listings name; `fault` knows what went wrong and `attempts` when to try again; `version` is what a store says
 //! of its objects. A `Store` is one store: requests within bounds and deadlines, in an async runtime of its own; an `Object` is
 //! a source of an archive's bytes, a `Plain` one that is read as it is, `blocks` what is remembered of what describes it,
-//! `fetches` what was asked for ahead; an `Upload` is the way back.
+//! `on_disk` what a local disk has of it, `fetches` what was asked for ahead; an `Upload` is the way back.
 //!
 //! An object is its ETag. Every request for a part of it says which one is meant (`If-Match`), and every answer is looked at
 //! for it; where a server gives none, size and `Last-Modified` stand in. What was opened is read to its end or not at all:
@@ -22,6 +22,7 @@ mod fetches;
 mod location;
 mod names;
 mod object;
+mod on_disk;
 mod plain;
 mod profile;
 mod store;

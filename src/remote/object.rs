@@ -9,6 +9,7 @@ use object_store::path::Path as Key;
 
 use super::blocks::{BLOCK_LEN, Found};
 use super::fetches::{Fetches, Guard};
+use super::on_disk::OnDisk;
 use super::store::Store;
 use super::version::Version;
 use crate::archive::{Distant, Kept, Source, Then};
@@ -34,6 +35,7 @@ pub(crate) struct Object {
     changed: AtomicBool,
     fetches: Arc<Fetches>,
     plan: Mutex<Plan>,
+    on_disk: Option<OnDisk>,
 }
 
 /// What is going to be read from front to back.
@@ -45,11 +47,20 @@ struct Plan {
 }
 
 impl Object {
-    /// The object `key` of a store, as it is now. One request, which brings its first bytes as well.
+    /// The object `key` of a store, as it is now. One request, which brings its first bytes as well, unless they may be on a local
+    /// disk.
     ///
     /// # Errors
     /// There is none, it may not be read, or the store does not answer in time.
     pub(crate) fn open(store: &Arc<Store>, key: &Key) -> io::Result<Self> {
+        if store.disk_cache().is_some() {
+            // Its bytes may be here.
+            match store.head(key) {
+                // A signed URL may be for the other way alone.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                version => return Ok(Self::listed(store, key, version?)),
+            }
+        }
         let mut beginning = vec![0; BLOCK_LEN as usize];
         let (length, version) = store.read(key, None, 0, &mut beginning)?;
         let object = Self::listed(store, key, version);
@@ -61,8 +72,11 @@ impl Object {
     /// The object as a listing has shown it. No request.
     pub(crate) fn listed(store: &Arc<Store>, key: &Key, version: Version) -> Self {
         let etag = version.etag.as_deref();
+        let identity = store.identity(key.as_ref(), version.size, etag, version.modified);
+        let disk_cache = store.disk_cache();
         Self {
-            identity: store.identity(key.as_ref(), version.size, etag, version.modified),
+            on_disk: disk_cache.and_then(|cache| OnDisk::of(cache, &identity, &version)),
+            identity,
             store: Arc::clone(store),
             key: key.clone(),
             version,
@@ -162,9 +176,9 @@ impl Object {
     }
 }
 
-impl Source for Object {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let wanted = self.within(buffer, offset);
+impl Object {
+    /// Reads what has to come by the network, and may have been asked for already.
+    fn read_far(&self, wanted: &mut [u8], offset: u64) -> io::Result<usize> {
         self.go_on(offset);
         let mut done = 0;
         while let Some(rest) = wanted.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -190,6 +204,63 @@ impl Source for Object {
         Ok(done)
     }
 
+    /// Reads blocks that describe the object, from a block's beginning on.
+    fn read_blocks(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let Some(on_disk) = &self.on_disk else {
+            return self.request(buffer, offset);
+        };
+        if !on_disk.read_blocks(buffer, offset) {
+            self.request(buffer, offset)?;
+            on_disk.keep_blocks(buffer, offset);
+        }
+        Ok(())
+    }
+}
+
+impl Source for Object {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let wanted = self.within(buffer, offset);
+        let Some(on_disk) = self.on_disk.as_ref().filter(|_| !wanted.is_empty()) else {
+            return self.read_far(wanted, offset);
+        };
+        if !on_disk.read(wanted, offset) {
+            self.read_far(wanted, offset)?;
+            on_disk.keep(wanted, offset);
+        }
+        Ok(wanted.len())
+    }
+
+    fn read_part(&self, buffer: &mut [u8], offset: u64, whole: &Range<u64>) -> io::Result<usize> {
+        let wanted = self.within(buffer, offset);
+        let Some(on_disk) = &self.on_disk else {
+            return self.read_far(wanted, offset);
+        };
+        let mut done = 0;
+        while let Some(rest) = wanted.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let (there, missing) = on_disk.read_parts(rest, offset + done as u64, whole);
+            done += there;
+            if missing == 0 {
+                break;
+            }
+            let room = wanted.get_mut(done..done + missing).unwrap_or_default();
+            self.read_far(room, offset + done as u64)?;
+            on_disk.keep_parts(room, offset + done as u64, whole);
+            done += missing;
+        }
+        Ok(done)
+    }
+
+    fn doubt(&self, payload: Option<&Range<u64>>) {
+        if payload.is_none() {
+            self.store.blocks().forget(self.identity);
+        }
+        match (&self.on_disk, payload) {
+            (Some(on_disk), Some(payload)) => on_disk.forget(payload),
+            (Some(on_disk), None) => on_disk.forget_description(self.version.size),
+            (None, _) => {}
+        }
+    }
+
     fn read_description(&self, buffer: &mut [u8], offset: u64, until: u64) -> io::Result<usize> {
         let until = until.min(self.version.size);
         let wanted = self.within(buffer, offset);
@@ -202,7 +273,7 @@ impl Source for Object {
                 Found::Missing(loading) => {
                     let range = loading.range(self.version.size);
                     let mut bytes = vec![0; (range.end - range.start) as usize];
-                    self.request(&mut bytes, range.start)?;
+                    self.read_blocks(&mut bytes, range.start)?;
                     loading.land(&bytes);
                     bytes.into()
                 }
@@ -236,6 +307,11 @@ impl Source for Object {
 impl Distant for Object {
     fn fetch(&self, range: Range<u64>, room: Buffer, urgency: Urgency, then: Option<Then>) -> Kept {
         Kept(Box::new(self.begin_fetch(range, room, urgency, then)))
+    }
+
+    fn is_kept(&self, wanted: &Range<u64>, whole: &Range<u64>) -> bool {
+        let on_disk = self.on_disk.as_ref();
+        on_disk.is_some_and(|on_disk| on_disk.has(wanted, whole))
     }
 
     fn is_coming(&self, offset: u64) -> bool {

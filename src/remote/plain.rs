@@ -72,10 +72,15 @@ impl Plain {
         }
         let order = || self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let ahead = order().follow(offset..end, size);
-        if let Some(ahead) = ahead {
+        let whole = 0..size;
+        let is_kept = |ahead: &Range<u64>| {
+            let first = ahead.start..ahead.end.min(ahead.start.saturating_add(SLACK));
+            !ahead.is_empty() && self.object.is_kept(&first, &whole)
+        };
+        if let Some(ahead) = ahead.filter(|ahead| !is_kept(ahead)) {
             self.object.expect(ahead);
         }
-        let outcome = Source::read_at(&*self.object, buffer, offset);
+        let outcome = self.object.read_part(buffer, offset, &whole);
         if outcome.is_err() {
             // What was asked for may have failed for good: the next read asks anew.
             *order() = Order::default();

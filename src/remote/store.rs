@@ -26,8 +26,10 @@ use super::backend::Backend;
 use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
+use super::on_disk::Shelf;
 use super::version::{Listed, Page, Version};
 use super::wire::{Connector, odd_names};
+use crate::disk_cache::DiskCache;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge, Urgency};
@@ -51,10 +53,12 @@ const BEGINNINGS: usize = 32;
 const PAGE_LEN: usize = 1000;
 
 /// How a [`Store`] is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct StoreOptions {
     /// How long whoever asks for something waits for it, tries and all.
     pub(crate) deadline: Duration,
+    /// Where to keep what was read.
+    pub(crate) disk_cache: Option<Arc<DiskCache>>,
 }
 
 impl Default for StoreOptions {
@@ -62,6 +66,7 @@ impl Default for StoreOptions {
         Self {
             // Longer than a server takes to start again.
             deadline: Duration::from_secs(120),
+            disk_cache: None,
         }
     }
 }
@@ -78,6 +83,7 @@ pub(crate) struct Store {
     /// Counts for what the blocks may take.
     _aside: Charge,
     blocks: Blocks,
+    disk_cache: Option<Arc<Shelf>>,
     requests: Arc<Semaphore>,
     guesses: Arc<Semaphore>,
     closed: watch::Sender<bool>,
@@ -136,6 +142,10 @@ impl Store {
             budget: Arc::clone(budget),
             _aside: budget.charge(aside, &|| false)?,
             blocks: Blocks::new(aside),
+            disk_cache: options
+                .disk_cache
+                .clone()
+                .map(|cache| Arc::new(Shelf::new(cache, budget.total()))),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             guesses: Arc::new(Semaphore::new(GUESSES)),
             closed: watch::Sender::new(false),
@@ -188,6 +198,11 @@ impl Store {
     /// The location it was opened for.
     pub(crate) fn location(&self) -> &Location {
         &self.location
+    }
+
+    /// What keeps on a local disk what was read.
+    pub(super) fn disk_cache(&self) -> Option<&Arc<Shelf>> {
+        self.disk_cache.as_ref()
     }
 
     /// Ends all waiting, now and later, with an error.

@@ -192,6 +192,7 @@ fn look(store: &Arc<Store>, location: &Location, node: NodeId) -> Result<Seen> {
     let object = Object::open(store, location.key()).context("cannot open", &shown)?;
     let identity = object.identity().context("cannot examine", &shown)?;
     let found = glance(&object, &shown, object.version().size);
+    let found = found.inspect_err(|_| object.doubt(None));
     let glance = found.map_err(|error| error.in_file(&shown))?;
     let glance = glance.ok_or_else(|| {
         Error::unusable("has more chunks than can be followed from here").in_file(&shown)

@@ -182,6 +182,7 @@ impl<'a> Report<'a> {
             ),
         )?;
         self.write_network(f)?;
+        self.write_disk_cache(f)?;
         let now = self.now;
         writeln!(f, "\nMEMORY")?;
         field(
@@ -208,6 +209,38 @@ impl<'a> Report<'a> {
             format_args!(
                 "{:<10} beside the budget, of files the kernel knows",
                 human(now.memory_names)
+            ),
+        )
+    }
+
+    /// Nothing, of a mount without one.
+    fn write_disk_cache(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = &self.done;
+        let lookups = done.disk_cache_hits.saturating_add(done.disk_cache_misses);
+        if lookups == 0 {
+            return Ok(());
+        }
+        writeln!(f, "\nDISK CACHE")?;
+        field(
+            f,
+            "hits",
+            format_args!(
+                "{:<7} {} of {}, {}",
+                part(done.disk_cache_hits, lookups),
+                grouped(done.disk_cache_hits),
+                grouped(lookups),
+                human(done.disk_cache_bytes_read)
+            ),
+        )?;
+        field(
+            f,
+            "written",
+            format_args!(
+                "{}, {} dropped, {} segments given up, {} errors",
+                human(done.disk_cache_bytes_written),
+                grouped(done.disk_cache_dropped),
+                grouped(done.disk_cache_evictions),
+                grouped(done.disk_cache_errors)
             ),
         )
     }
@@ -377,6 +410,19 @@ fn difference(now: &Stats, before: &Stats) -> Stats {
         ),
         (&mut done.remote_retries, before.remote_retries),
         (&mut done.remote_failures, before.remote_failures),
+        (&mut done.disk_cache_hits, before.disk_cache_hits),
+        (&mut done.disk_cache_misses, before.disk_cache_misses),
+        (
+            &mut done.disk_cache_bytes_read,
+            before.disk_cache_bytes_read,
+        ),
+        (
+            &mut done.disk_cache_bytes_written,
+            before.disk_cache_bytes_written,
+        ),
+        (&mut done.disk_cache_dropped, before.disk_cache_dropped),
+        (&mut done.disk_cache_evictions, before.disk_cache_evictions),
+        (&mut done.disk_cache_errors, before.disk_cache_errors),
     ] {
         *field = field.saturating_sub(before);
     }
