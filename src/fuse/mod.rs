@@ -37,7 +37,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -203,7 +202,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         let outcome = session.run();
         let _ = session_ended.send(End::Session(outcome));
     })
-    .and_then(|_| {
+    .and_then(|()| {
         start("signals".to_owned(), move || {
             for signal in &mut signals {
                 if ended.send(End::Signal(signal)).is_err() {
@@ -249,6 +248,10 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         }
         Ok(End::Session(outcome)) => {
             manager.stopping();
+            if outcome.is_err() {
+                // It is still there, and not served as it should be.
+                mount.end()?;
+            }
             mount.let_connection_go();
             // Nothing is left of an unmounted one; of one whose connection the administrator has broken off, there is.
             let ended = mount.end_if_dead();
@@ -431,13 +434,11 @@ fn remembered_headers(options: &EngineOptions) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn start<T: Send + 'static>(
-    name: String,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>> {
+fn start(name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
         .name(name)
         .spawn(run)
+        .map(drop)
         .map_err(|error| Error::io("cannot start a thread", error))
 }
 

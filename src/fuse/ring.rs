@@ -18,8 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, Sender};
 
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode, types};
@@ -85,9 +84,11 @@ impl Drop for Permission {
 
 /// Threads with rings that have been made and wait for the kernel's agreement. Dropped, they end.
 pub(super) struct Rings {
-    waiting: Vec<Sender<Arc<WarpFilesystem>>>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    waiting: Vec<Sender<Agreement>>,
 }
+
+/// Who answers, and whom to tell how it ended.
+type Agreement = (Arc<WarpFilesystem>, Sender<io::Result<()>>);
 
 impl Rings {
     /// Makes a ring for each entry; `None` if that cannot be, and the log says why.
@@ -98,7 +99,6 @@ impl Rings {
             }
             let mut rings = Self {
                 waiting: Vec::new(),
-                threads: Vec::new(),
             };
             for queue in 0..processors {
                 for number in 0..THREADS_PER_QUEUE {
@@ -114,35 +114,39 @@ impl Rings {
 
     fn add(&mut self, connection: &Arc<OwnedFd>, queue: usize, number: usize) -> io::Result<()> {
         let (made, is_made) = mpsc::channel();
-        let (waiting, agreement) = mpsc::channel();
+        let (waiting, agreement) = mpsc::channel::<Agreement>();
         let connection = Arc::clone(connection);
         let thread = start(format!("queue-{queue}-{number}"), move || {
             stay_on(queue);
             match Entry::new(queue, connection) {
                 Ok(entry) => {
                     let _ = made.send(Ok(()));
-                    serve(entry, &agreement)
+                    // Nobody tells of one if the kernel agrees to none.
+                    if let Ok((filesystem, ended)) = agreement.recv() {
+                        let _ = ended.send(serve(entry, &filesystem));
+                    }
                 }
-                Err(error) => {
-                    let _ = made.send(Err(error));
-                    Ok(())
-                }
+                Err(error) => drop(made.send(Err(error))),
             }
         });
+        thread.map_err(io::Error::other)?;
         let ended = |_| io::Error::other("a thread has ended unexpectedly");
-        let thread = thread.map_err(io::Error::other)?;
         is_made.recv().map_err(ended)??;
         self.waiting.push(waiting);
-        self.threads.push(thread);
         Ok(())
     }
 
-    /// Has the threads answer the kernel's requests from now on, until the mount ends; gives them to wait for.
-    pub(super) fn serve(self, filesystem: &Arc<WarpFilesystem>) -> Vec<JoinHandle<io::Result<()>>> {
-        for waiting in &self.waiting {
-            let _ = waiting.send(Arc::clone(filesystem));
+    /// Has the threads answer the kernel's requests from now on, until the mount ends; each tells `ended` then.
+    pub(super) fn serve(self, filesystem: &Arc<WarpFilesystem>, ended: &Sender<io::Result<()>>) {
+        for waiting in self.waiting {
+            if waiting
+                .send((Arc::clone(filesystem), ended.clone()))
+                .is_err()
+            {
+                let error = io::Error::other("a thread has ended unexpectedly");
+                let _ = ended.send(Err(error));
+            }
         }
-        self.threads
     }
 }
 
@@ -173,11 +177,8 @@ fn stay_on(processor: usize) {
     }
 }
 
-/// Waits for the agreement, then answers what comes to this entry until the mount ends.
-fn serve(mut entry: Entry, agreement: &Receiver<Arc<WarpFilesystem>>) -> io::Result<()> {
-    let Ok(filesystem) = agreement.recv() else {
-        return Ok(());
-    };
+/// Answers what comes to this entry until the mount ends.
+fn serve(mut entry: Entry, filesystem: &WarpFilesystem) -> io::Result<()> {
     let mut rest = Vec::new();
     entry.register()?;
     while entry.wait()? {

@@ -6,8 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::{Arc, mpsc};
 
 use rustix::io::Errno;
 
@@ -91,9 +90,9 @@ impl Session {
     /// Serves until the mount ends.
     ///
     /// # Errors
-    /// The connection to the kernel breaks otherwise, or a thread cannot be started.
+    /// The connection to the kernel breaks otherwise, or a thread cannot be started. Others may still serve then.
     pub(super) fn run(self) -> Result<()> {
-        let mut threads = Vec::new();
+        let (ended, ends) = mpsc::channel();
         let by_read = match &self.rings {
             Some(_) => 1,
             None => self.threads,
@@ -101,25 +100,20 @@ impl Session {
         for number in 0..by_read {
             let (filesystem, connection) =
                 (Arc::clone(&self.filesystem), Arc::clone(&self.connection));
-            threads.push(start(format!("requests-{number}"), move || {
-                serve(&filesystem, &connection)
-            })?);
+            let ended = ended.clone();
+            start(format!("requests-{number}"), move || {
+                let _ = ended.send(serve(&filesystem, &connection));
+            })?;
         }
         if let Some(rings) = self.rings {
-            threads.extend(rings.serve(&self.filesystem));
+            rings.serve(&self.filesystem, &ended);
         }
-        let mut outcome = Ok(());
-        for thread in threads {
-            outcome = outcome.and(joined(thread));
-        }
-        outcome
-    }
-}
-
-fn joined(thread: JoinHandle<io::Result<()>>) -> Result<()> {
-    match thread.join() {
-        Ok(outcome) => outcome.map_err(|error| Error::io("cannot take requests", error)),
-        Err(_) => Err(Error::unusable("a thread that answers requests has failed")),
+        drop(ended);
+        // With one queue unserved, whoever asks there would wait for ever: the first that breaks ends it all.
+        ends.iter()
+            .find(io::Result::is_err)
+            .unwrap_or(Ok(()))
+            .map_err(|error| Error::io("cannot take requests", error))
     }
 }
 
