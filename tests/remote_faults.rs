@@ -256,7 +256,8 @@ fn a_server_that_disappears_and_comes_back_costs_its_readers_time_and_nothing_el
     far.bucket.proxy.vanish();
     std::thread::scope(|scope| {
         let readers = [(&packed, 400_000), (&plain, 800_000)];
-        let readers = readers.map(|(file, at)| scope.spawn(|| far.read(file, at).map(|()| at)));
+        let far = &far;
+        let readers = readers.map(|(file, at)| scope.spawn(move || far.read(file, at)));
         std::thread::sleep(away());
         assert!(readers.iter().all(|reader| !reader.is_finished()));
         far.bucket.proxy.come_back();
