@@ -364,8 +364,9 @@ fn a_reader_of_a_dead_server_can_be_interrupted() {
     reader.stdin.take().unwrap().write_all(b"\n").unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(reader.try_wait().unwrap().is_none());
-    let interrupt = rustix::process::Signal::INT;
-    rustix::process::kill_process(rustix::process::Pid::from_child(&reader), interrupt).unwrap();
+    // Not SIGINT, which is ignored by what a shell runs in the background.
+    let end = rustix::process::Signal::TERM;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&reader), end).unwrap();
     wait_until("the end of the reader", || {
         reader.try_wait().unwrap().is_some()
     });

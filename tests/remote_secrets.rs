@@ -51,6 +51,7 @@ fn the_key_of_a_store_is_seen_nowhere() {
         !visible.contains(SECRET) && !visible.contains("Signature="),
         "{visible}"
     );
+    bucket.proxy.behave();
     let wrong = bucket
         .command()
         .env("AWS_SECRET_ACCESS_KEY", format!("{SECRET}-wrong"))
