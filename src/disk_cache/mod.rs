@@ -258,6 +258,9 @@ impl DiskCache {
 
     /// Gives up an extent that turned out to be of no use, if it is there, so that it is fetched anew.
     pub(crate) fn forget(&self, key: &Key, extent: &Range<u64>) {
+        if let Some(address) = address_of(key, extent) {
+            self.writer.forget(&address);
+        }
         let found = self.entry_of(key, extent);
         let forgotten = found.and_then(|found| match found {
             Some((files, entry)) => files.index.remove(&entry),
@@ -270,8 +273,7 @@ impl DiskCache {
 
     /// What the index says of an extent.
     fn entry_of(&self, key: &Key, extent: &Range<u64>) -> io::Result<Option<(Arc<Files>, Entry)>> {
-        let length = usize::try_from(extent.end.saturating_sub(extent.start)).unwrap_or(usize::MAX);
-        let Some(address) = Address::of(key, extent.start, length) else {
+        let Some(address) = address_of(key, extent) else {
             return Ok(None);
         };
         let Some(files) = self.shared.files() else {
@@ -291,6 +293,11 @@ impl DiskCache {
     pub(crate) fn flush(&self) {
         self.writer.flush();
     }
+}
+
+fn address_of(key: &Key, extent: &Range<u64>) -> Option<Address> {
+    let length = usize::try_from(extent.end.checked_sub(extent.start)?).ok()?;
+    Address::of(key, extent.start, length)
 }
 
 impl Shared {

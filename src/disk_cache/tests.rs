@@ -121,6 +121,21 @@ fn an_entry_is_exactly_what_was_put_and_survives_a_remount() {
 }
 
 #[test]
+fn what_is_forgotten_before_it_is_written_is_not_there_later() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = open(place.path(), LEAST_SIZE);
+    for number in 0..100 {
+        put(&cache, number, 0, 60_000);
+        if number % 3 == 0 {
+            std::thread::sleep(Duration::from_micros(number * 10));
+        }
+        cache.forget(&key(number), &(0..60_000));
+    }
+    cache.flush();
+    assert!((0..100).all(|number| !has(&cache, number, 0, 60_000)));
+}
+
+#[test]
 fn what_is_queued_when_it_is_closed_is_written() {
     let place = tempfile::tempdir().unwrap();
     let cache = open(place.path(), LEAST_SIZE);
@@ -565,7 +580,7 @@ fn a_full_disk_is_no_error_and_is_used_again_when_it_has_room() {
         }
     };
     // Not even room for an index.
-    disk.fill(0);
+    disk.fill(8 << 10);
     let cache = open(&place, 1 << 30);
     fill(&cache, 0..3);
     assert!(!has(&cache, 0, 0, 100_000));
@@ -580,7 +595,7 @@ fn a_full_disk_is_no_error_and_is_used_again_when_it_has_room() {
     fill(&cache, 100..900);
     assert!(disk.free() > 256 << 10, "{}", disk.free());
     assert!((895..900).all(|number| has(&cache, number, 0, 100_000)));
-    assert!(taken(&own(&place)) > 24 << 20);
+    assert!(taken(&own(&place)) > 16 << 20);
 
     // Somebody else takes the last of it.
     let kept = |cache: &DiskCache| {
@@ -588,13 +603,14 @@ fn a_full_disk_is_no_error_and_is_used_again_when_it_has_room() {
             .filter(|&number| has(cache, number, 0, 100_000))
             .count()
     };
-    let before = kept(&cache);
-    disk.fill(0);
+    assert!(kept(&cache) > 100);
+    disk.fill(64 << 10);
     fill(&cache, 900..910);
-    assert!(kept(&cache) + 40 > before);
+    // It gives way, a segment at a time.
+    assert!(kept(&cache) > 50);
     drop(cache);
     let cache = open(&place, 1 << 30);
-    assert!(kept(&cache) + 40 > before);
+    assert!(kept(&cache) > 50);
     wait_for(|| {
         fill(&cache, 1000..1001);
         has(&cache, 1000, 0, 100_000)

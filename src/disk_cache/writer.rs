@@ -14,7 +14,7 @@ use super::directory::{self, Directory};
 use super::eviction;
 use super::index::{self, Index};
 use super::segment::{self, Appender, Record};
-use super::{Files, Shared};
+use super::{Address, Files, Shared};
 use crate::occasionally::Occasionally;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
@@ -43,9 +43,17 @@ struct Queue {
     limit: u64,
 }
 
+/// What there is to do, in this order.
+#[derive(Debug)]
+enum Task {
+    Write(Record),
+    /// Takes an entry out of the index, by its fingerprint.
+    Forget(u64),
+}
+
 #[derive(Debug, Default)]
 struct State {
-    records: VecDeque<Record>,
+    tasks: VecDeque<Task>,
     /// What the records take, and the one that is being written, in bytes.
     bytes: u64,
     uses: VecDeque<Use>,
@@ -68,15 +76,15 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What to do next: first the uses, then a record. `None` at the end.
-    fn next(&self) -> Option<(VecDeque<Use>, Option<Record>)> {
+    /// What to do next: first the uses, then a task. `None` at the end.
+    fn next(&self) -> Option<(VecDeque<Use>, Option<Task>)> {
         let mut state = self.lock();
         state.busy = false;
         loop {
-            if !state.uses.is_empty() || !state.records.is_empty() {
+            if !state.uses.is_empty() || !state.tasks.is_empty() {
                 state.busy = true;
                 let uses = std::mem::take(&mut state.uses);
-                return Some((uses, state.records.pop_front()));
+                return Some((uses, state.tasks.pop_front()));
             }
             if state.closed {
                 return None;
@@ -127,10 +135,28 @@ impl Writer {
             return None;
         }
         state.bytes = bytes;
-        state.records.push_back(record);
+        state.tasks.push_back(Task::Write(record));
         drop(state);
         self.queue.changed.notify_all();
         Some(())
+    }
+
+    /// Has an entry taken out of the index behind all that was to be written so far; if it is among that, it is not written.
+    pub(super) fn forget(&self, address: &Address) {
+        let mut state = self.queue.lock();
+        let mut freed = 0;
+        state.tasks.retain(|task| match task {
+            Task::Write(record) if record.address == *address => {
+                freed += record.length();
+                false
+            }
+            _ => true,
+        });
+        state.bytes -= freed;
+        // It may be the one that is just being written.
+        if state.busy {
+            state.tasks.push_back(Task::Forget(address.fingerprint()));
+        }
     }
 
     /// Has a use noted, if there is room in the queue.
@@ -192,7 +218,7 @@ impl Writer {
     pub(super) fn flush(&self) {
         while {
             let state = self.queue.lock();
-            state.busy || !state.records.is_empty() || !state.uses.is_empty()
+            state.busy || !state.tasks.is_empty() || !state.uses.is_empty()
         } {
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -224,18 +250,24 @@ pub(super) struct Work {
 impl Work {
     fn run(&mut self) {
         let queue = Arc::clone(&self.queue);
-        while let Some((uses, record)) = queue.next() {
+        while let Some((uses, task)) = queue.next() {
             let mut done = self.note(uses);
-            if let Some(record) = record {
-                let length = record.length();
-                let dropped = queue.lock().is_pausing();
-                if dropped {
-                    self.shared.counters.disk_cache_dropped.add(1);
-                    drop(record);
-                } else {
-                    done = done.and_then(|()| self.store(record));
+            match task {
+                Some(Task::Write(record)) => {
+                    let length = record.length();
+                    let dropped = queue.lock().is_pausing();
+                    if dropped {
+                        self.shared.counters.disk_cache_dropped.add(1);
+                        drop(record);
+                    } else {
+                        done = done.and_then(|()| self.store(record));
+                    }
+                    queue.lock().bytes -= length;
                 }
-                queue.lock().bytes -= length;
+                Some(Task::Forget(fingerprint)) => {
+                    done = done.and_then(|()| self.forget(fingerprint));
+                }
+                None => {}
             }
             if let Err(error) = done {
                 self.refuse(&error);
@@ -272,6 +304,16 @@ impl Work {
         let newest = self.shared.newest.load(Ordering::Relaxed);
         let mut uses = uses.into_iter();
         uses.try_for_each(|used| files.index.touch(used.fingerprint, used.segment, newest))
+    }
+
+    fn forget(&self, fingerprint: u64) -> io::Result<()> {
+        let Some(files) = self.shared.files() else {
+            return Ok(());
+        };
+        match files.index.find(fingerprint)? {
+            Some(entry) => files.index.remove(&entry),
+            None => Ok(()),
+        }
     }
 
     fn store(&mut self, mut record: Record) -> io::Result<()> {

@@ -108,6 +108,17 @@ impl Shelf {
     }
 }
 
+impl Shelf {
+    /// Gives up the unfinished parts of a payload.
+    fn forget(&self, key: &Key, whole: &Range<u64>) {
+        let mut unfinished = self
+            .unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        unfinished.retain(|part| part.key != *key || !whole.contains(&part.start));
+    }
+}
+
 impl OnDisk {
     /// What there is of a version of an object; nothing if it cannot be told from others for certain.
     pub(super) fn of(shelf: &Arc<Shelf>, identity: &Identity, version: &Version) -> Option<Self> {
@@ -222,6 +233,7 @@ impl OnDisk {
 
     /// Gives a payload up that turned out to be damaged: what was sent may have been.
     pub(super) fn forget(&self, whole: &Range<u64>) {
+        self.shelf.forget(&self.key, whole);
         self.shelf.cache.forget(&self.key, whole);
         for part in parts(whole, whole) {
             self.shelf.cache.forget(&self.key, &part);
