@@ -357,7 +357,8 @@ fn is_dead(place: &Mounted) -> bool {
     let broken = |error| {
         matches!(
             error,
-            Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED
+            // The third from a queue of io_uring whose thread has just died.
+            Errno::NOTCONN | Errno::CONNABORTED | Errno::CANCELED | Errno::CONNREFUSED
         )
     };
     place.covered || asked.is_err_and(broken)
