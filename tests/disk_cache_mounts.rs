@@ -54,6 +54,8 @@ fn segments(place: &Path) -> Vec<PathBuf> {
 /// Reads at random places; a wrong byte ends the test.
 fn read_at_random(file: &Path, original: &[u8], times: usize, seed: u64) {
     let file = File::open(file).unwrap();
+    // How far the kernel reads ahead is a matter of time.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
     let mut random = Random(seed);
     for _ in 0..times {
         let offset = random.below(original.len() as u64) as usize;

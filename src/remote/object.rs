@@ -243,8 +243,11 @@ impl Source for Object {
                 break;
             }
             let room = wanted.get_mut(done..done + missing).unwrap_or_default();
-            self.read_far(room, offset + done as u64)?;
-            on_disk.keep_parts(room, offset + done as u64, whole);
+            let place = offset + done as u64;
+            if !on_disk.read_bit(room, place) {
+                self.read_far(room, place)?;
+                on_disk.keep_parts(room, place, whole);
+            }
             done += missing;
         }
         Ok(done)

@@ -17,6 +17,8 @@ use crate::identity::Identity;
 
 /// How long the parts of large payloads are, in bytes.
 const PART: u64 = 64 << 10;
+/// The most bytes that are looked at by themselves, to know how a payload is to be decoded: it may be read whole after that.
+const BIT: usize = 64;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -211,8 +213,16 @@ impl OnDisk {
         (done, missing)
     }
 
-    /// Takes bytes of such a payload, and keeps the parts that are whole with them.
+    /// Reads some of the few bytes of a payload that are looked at by themselves, if they are there.
+    pub(super) fn read_bit(&self, buffer: &mut [u8], offset: u64) -> bool {
+        buffer.len() <= BIT && self.read(buffer, offset)
+    }
+
+    /// Takes bytes of such a payload, and keeps the parts that are whole with them; few bytes also by themselves.
     pub(super) fn keep_parts(&self, bytes: &[u8], offset: u64, whole: &Range<u64>) {
+        if bytes.len() <= BIT {
+            self.keep(bytes, offset);
+        }
         let taken = offset..offset + bytes.len() as u64;
         for part in parts(&taken, whole) {
             let begin = part.start.max(taken.start);
