@@ -60,6 +60,8 @@ pub(super) fn pack_to_store(
             }
         }
     };
+    let upload = Upload::begin(&store, &key, control.cancelled);
+    let mut upload = upload.context("cannot write", &shown)?;
     if !options.force {
         match store.head(&key) {
             Ok(_) => return Err(Error::new(ErrorKind::Exists).in_file(&shown)),
@@ -67,8 +69,6 @@ pub(super) fn pack_to_store(
             Err(error) => return Err(error).context("cannot examine", &shown),
         }
     }
-    let upload = Upload::begin(&store, &key, control.cancelled);
-    let mut upload = upload.context("cannot write", &shown)?;
     let aside = Unnamed(&shown);
     let size = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => u64::try_from(stat.st_size).ok().filter(|size| *size > 0),
