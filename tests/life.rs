@@ -528,7 +528,10 @@ fn a_mount_that_ends_takes_no_other_along_that_gets_its_device_number() {
         let place = ending.mount_point.clone();
         // The number is free as soon as this returns, while the server finds out that it has ended.
         let unmounting = std::thread::spawn(move || {
-            rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).unwrap();
+            // Busy for a moment, when somebody looks at all that is mounted.
+            wait_until("the unmount", || {
+                rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).is_ok()
+            });
         });
         let others = [(); 2].map(|()| Mounted::new(source.path(), &[]));
         unmounting.join().unwrap();
