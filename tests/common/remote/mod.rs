@@ -114,7 +114,7 @@ impl Site {
     }
 }
 
-/// Runs a command and demands success.
+/// Runs a command with further arguments, and demands success.
 pub fn succeeds(mut command: Command, arguments: &[impl AsRef<OsStr>]) {
     let output = command.args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
