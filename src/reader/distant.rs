@@ -172,10 +172,10 @@ impl Shared {
             if unit.piece.is_some() || self.check_whole(unit.chunk).is_err() {
                 return None;
             }
-            if self.engine.cache.knows(self.key(unit)) {
+            let payload = table.compressed_range(unit.chunk)?;
+            if self.engine.cache.knows(self.key(unit)) || distant.is_kept(&payload, &payload) {
                 continue;
             }
-            let payload = table.compressed_range(unit.chunk)?;
             let start = packed.map_or(payload.start, |packed| packed.start);
             packed = Some(start..payload.end);
             missing += 1;
