@@ -31,7 +31,7 @@ fn visible(mounted: &Mounted) -> String {
 #[test]
 fn the_key_of_a_store_is_seen_nowhere() {
     let bucket = Bucket::with_vectors(&["v2-zstd-blake3.warp"]);
-    let mounted = bucket.mount("", &["-v", "-v", "--remote-timeout", "2"]);
+    let mounted = bucket.mount("", &["-v", "--remote-timeout", "2"]);
     assert!(fs::read(mounted.path("v2-zstd-blake3")).unwrap() == mixed());
     // Errors are told as well.
     bucket.proxy.always(
@@ -69,7 +69,7 @@ fn the_signature_of_a_presigned_url_is_seen_nowhere() {
     let mounted = Mounted::by(
         warpfs(),
         &PathBuf::from(url),
-        &["-v", "-v", "--remote-timeout", "2"],
+        &["-v", "--remote-timeout", "2"],
     );
     assert!(fs::read(mounted.path("x")).unwrap() == mixed());
     let passed = site.proxy.take_passed();

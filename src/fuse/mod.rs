@@ -260,7 +260,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
 /// What is to be mounted.
 enum Source {
     /// A tree of this machine, taken hold of before the mount covers it.
-    Local(PathBuf, Tree),
+    Local(PathBuf, Arc<Tree>),
     /// What is asked for by a network. Nothing of it is before the process has gone to the background: that takes threads.
     #[cfg(feature = "remote")]
     Remote(Location),
@@ -282,7 +282,7 @@ impl Source {
             .canonicalize()
             .context("cannot open", &options.source)?;
         let tree = Tree::open(&source, mount_point, remembered_headers(&options.engine))?;
-        Ok(Self::Local(source, tree))
+        Ok(Self::Local(source, Arc::new(tree)))
     }
 
     /// Its name, without secrets.
@@ -302,7 +302,7 @@ impl Source {
         engine: &Arc<Engine>,
     ) -> Result<(Arc<dyn Shown>, Option<Elsewhere>)> {
         match self {
-            Self::Local(_, tree) => Ok((Arc::new(tree), None)),
+            Self::Local(_, tree) => Ok((tree, None)),
             #[cfg(feature = "remote")]
             Self::Remote(location) => {
                 let store_options = StoreOptions {

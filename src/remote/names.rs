@@ -85,10 +85,9 @@ fn is_odd(name: &str) -> bool {
     {
         return true;
     }
-    // As many slashes as one at either end mean nothing.
-    let inner = name.strip_prefix('/').unwrap_or(&name);
-    let inner = inner.strip_suffix('/').unwrap_or(inner);
-    inner.split('/').any(|part| matches!(part, "" | "." | "..")) && !inner.is_empty()
+    // One slash at the end means nothing; one at the beginning the library takes away, and asks for another object.
+    let inner = name.strip_suffix('/').unwrap_or(&name);
+    inner.split('/').any(|part| matches!(part, "" | "." | ".."))
 }
 
 #[cfg(test)]
@@ -104,12 +103,14 @@ mod tests {
             "<Contents><Key>a&#x1;b</Key></Contents>",
             "<CommonPrefixes><Prefix>a//</Prefix></CommonPrefixes>",
             "<CommonPrefixes><Prefix>./</Prefix></CommonPrefixes>",
+            "<CommonPrefixes><Prefix>/</Prefix></CommonPrefixes>",
+            "<Contents><Key>/a/b</Key></Contents>",
         ];
         let prefix = "<CommonPrefixes><Prefix>a/b/</Prefix></CommonPrefixes>";
         let listing = format!("<L><Prefix>a//</Prefix>{good}{}{prefix}</L>", odd.concat());
         let (kept, left_out) = without_odd(listing.into());
         assert_eq!(kept, format!("<L><Prefix>a//</Prefix>{good}{prefix}</L>"));
-        assert_eq!(left_out, 5);
+        assert_eq!(left_out, 7);
         let cut = Bytes::from_static(b"<L><Contents><Key>a//b");
         assert_eq!(without_odd(cut.clone()), (cut, 0));
     }
