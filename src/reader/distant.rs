@@ -176,6 +176,9 @@ impl Shared {
                 continue;
             }
             let payload = table.compressed_range(unit.chunk)?;
+            if distant.is_kept(&payload, &payload) {
+                continue;
+            }
             let start = packed.map_or(payload.start, |packed| packed.start);
             packed = Some(start..payload.end);
             missing += 1;

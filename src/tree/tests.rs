@@ -97,7 +97,7 @@ fn target(tree: &Tree, name: &str) -> String {
     String::from_utf8(target).unwrap()
 }
 
-fn text(mut opened: OpenedFile) -> Vec<u8> {
+fn text(opened: OpenedFile) -> Vec<u8> {
     let mut bytes = Vec::new();
     opened
         .content
