@@ -121,7 +121,7 @@ fn keep_used(work: &mut Work, files: &Files, number: u64, part: u64) -> io::Resu
         };
         room = left;
         if let Some(mut record) = Record::read(&file, position, address)? {
-            work.append(files, &mut record, last)?;
+            work.append(files, &mut record, Some(last))?;
         }
     }
     Ok(())

@@ -25,6 +25,8 @@ const MAGIC: [u8; 16] = *b"warpfs index 1\n\0";
 
 /// For how large entries the index has a slot each, on the average, in bytes. So it takes 1/512 of the cache, up to twice that.
 const ENTRY: u64 = 16 << 10;
+/// How often to look again at a slot that is being written to: that takes a few nanoseconds.
+const TORN_READS: usize = 8;
 /// The most buckets there can be: for a cache of 8 PiB.
 const MOST_BUCKETS: u64 = 1 << 32;
 
@@ -109,6 +111,13 @@ impl Bucket {
     fn slots(&self) -> impl Iterator<Item = Result<Entry, u64>> {
         self.raw_slots()
             .map(|(slot, place)| Entry::parse(slot, place).ok_or(place))
+    }
+
+    /// Whether a slot of this fingerprint is not whole: somebody is writing to it just now, or it is damaged.
+    fn is_torn(&self, fingerprint: u64) -> bool {
+        let wanted = fingerprint.to_le_bytes();
+        let mut slots = self.raw_slots();
+        slots.any(|(slot, place)| slot.starts_with(&wanted) && Entry::parse(slot, place).is_none())
     }
 
     /// The entries of one fingerprint: checks are computed of these alone.
@@ -210,7 +219,15 @@ impl Index {
 
     /// The entry of this fingerprint; the one in the newest segment, should there be several.
     pub(super) fn find(&self, fingerprint: u64) -> io::Result<Option<Entry>> {
-        let bucket = self.bucket(self.bucket_of(fingerprint))?;
+        let number = self.bucket_of(fingerprint);
+        let mut bucket = self.bucket(number)?;
+        for _ in 0..TORN_READS {
+            if !bucket.is_torn(fingerprint) {
+                break;
+            }
+            std::thread::yield_now();
+            bucket = self.bucket(number)?;
+        }
         Ok(bucket
             .entries_of(fingerprint)
             .max_by_key(|entry| entry.segment))
@@ -267,8 +284,14 @@ impl Index {
         }
     }
 
-    /// Takes an entry out.
+    /// Takes an entry out, unless another is in its place by now.
     pub(super) fn remove(&self, entry: &Entry) -> io::Result<()> {
+        let mut slot = [0; SLOT];
+        self.file.read_exact_at(&mut slot, entry.place)?;
+        let now = Entry::parse(&slot, entry.place);
+        if now.is_some_and(|now| (now.segment, now.position) != (entry.segment, entry.position)) {
+            return Ok(());
+        }
         self.file.write_all_at(&[0; SLOT], entry.place)
     }
 }

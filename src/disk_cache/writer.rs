@@ -329,8 +329,7 @@ impl Work {
             self.shared.counters.disk_cache_dropped.add(1);
             return Ok(());
         }
-        let newest = self.shared.newest.load(Ordering::Relaxed);
-        self.append(&files, &mut record, newest)?;
+        self.append(&files, &mut record, None)?;
         let counters = &self.shared.counters;
         counters
             .disk_cache_bytes_written
@@ -338,12 +337,12 @@ impl Work {
         Ok(())
     }
 
-    /// Appends a record, last used when `used` was the newest segment, and says in the index where it is.
+    /// Appends a record, last used when `used` was the newest segment, or just now, and says in the index where it is.
     pub(super) fn append(
         &mut self,
         files: &Files,
         record: &mut Record,
-        used: u64,
+        used: Option<u64>,
     ) -> io::Result<()> {
         if let Some(appender) = &self.appender
             && (appender.length() >= self.shared.segment_size() || appender.is_removed()?)
@@ -359,6 +358,8 @@ impl Work {
         };
         let position = appender.append(record)?;
         let place = (appender.number, position);
+        let newest = self.shared.newest.load(Ordering::Relaxed);
+        let used = used.unwrap_or(newest.max(appender.number));
         let fingerprint = record.address.fingerprint();
         files.index.set(fingerprint, place, used, self.oldest)
     }
