@@ -601,7 +601,7 @@ fn what_cannot_be_mounted_is_refused_in_a_line_that_says_what_to_do() {
     assert_eq!(before.lines().filter(at_mounted).count(), 0);
     for (source, mount_point, says) in [
         ("gone", "mounted", ["gone", "No such file"]),
-        ("directory", "gone", ["gone", "No such file"]),
+        ("directory", "gone", ["gone", "make it first"]),
         ("directory", "file", ["file", "give a directory"]),
         (
             "file",

@@ -39,7 +39,7 @@ use crate::stats::Counters;
 const RUNTIME_THREADS: usize = 2;
 /// How many threads may wait for it.
 const WAITING_THREADS: usize = 256;
-/// How many requests for parts of objects may be under way at once.
+/// How many requests about objects may be under way at once.
 const REQUESTS: usize = 64;
 /// How many of those may be guesses.
 const GUESSES: usize = 32;
@@ -215,14 +215,18 @@ impl Store {
     /// # Errors
     /// There is none, it may not be read, or the store does not answer in time.
     pub(crate) fn head(&self, key: &Key) -> io::Result<Version> {
-        self.wait(self.retrying(|| async {
-            let options = GetOptions {
-                head: true,
-                ..GetOptions::default()
-            };
-            let found = self.backend.objects.get_opts(key, options).await?;
-            Ok(Version::of(found.meta))
-        }))
+        self.wait(async {
+            let _place = self.place(Urgency::Demand).await;
+            let asked = self.retrying(|| async {
+                let options = GetOptions {
+                    head: true,
+                    ..GetOptions::default()
+                };
+                let found = self.backend.objects.get_opts(key, options).await?;
+                Ok(Version::of(found.meta))
+            });
+            asked.await
+        })
     }
 
     /// Reads the bytes of an object at `offset` into `buffer`, in one request unless that fails. It must be the version that is
