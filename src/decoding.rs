@@ -12,7 +12,9 @@ use std::ops::Range;
 
 pub(crate) use proof::hexadecimal;
 pub use salvage::Loss;
-pub(crate) use sink::{Placed, Sink};
+#[cfg(feature = "files")]
+pub(crate) use sink::Placed;
+pub(crate) use sink::Sink;
 
 use self::decoder::Decoder;
 use self::proof::Proof;

@@ -22,15 +22,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "fuse")]
-pub(crate) use chain::{Glance, glance};
+pub(crate) use chain::Glance;
+#[cfg(feature = "files")]
+pub(crate) use chain::glance;
 #[cfg(feature = "files")]
 pub(crate) use chain::{describe, has_header};
 pub(crate) use contents::Contents;
-pub(crate) use input::{Content, Input};
+#[cfg(feature = "fuse")]
+pub(crate) use input::Content;
+pub(crate) use input::Input;
 pub use outline::Verify;
 pub(crate) use outline::{Conditions, Cut, Outline, ends_early};
 pub(crate) use record::{Evidence, Record};
-pub(crate) use source::{Distant, Kept, Source, Then};
+#[cfg(feature = "remote")]
+pub(crate) use source::Then;
+pub(crate) use source::{Distant, Kept, Source};
 pub(crate) use units::{Unit, one_call, piece_bytes, piece_number};
 
 use crate::codec::{self, Payload, Stream};

@@ -14,12 +14,8 @@ impl Cache {
     pub(crate) fn assert_at_rest(&self) {
         let state = self.lock();
         assert!(state.in_flight.is_empty(), "a mark was left");
-        let unread = state
-            .ready
-            .iter()
-            .filter(|(_, ready)| ready.ahead.is_some());
-        let unread: usize = unread.map(|(_, ready)| ready.bytes.len()).sum();
-        assert_eq!(state.ahead, unread as u64, "bytes count as decoded ahead");
+        let unread = state.ready.unread() as u64;
+        assert_eq!(state.ahead, unread, "bytes count as decoded ahead");
         drop(state);
         while self.evict_one() {}
         assert_eq!(self.lock().ahead, 0);

@@ -69,6 +69,13 @@ impl Units {
         self.ready.iter().map(|(_, ready)| &ready.bytes)
     }
 
+    /// The bytes that were decoded ahead and not read yet.
+    #[cfg(all(test, shuttle))]
+    pub(super) fn unread(&self) -> usize {
+        let unread = self.ready.iter().filter(|(_, ready)| ready.ahead.is_some());
+        unread.map(|(_, ready)| ready.bytes.len()).sum()
+    }
+
     /// A unit that was decoded ahead of a reader who seems to have left it behind.
     pub(super) fn abandoned(&self) -> Option<Key> {
         let mut oldest = self.ready.iter().rev().take(LOOKED_THROUGH);

@@ -310,6 +310,10 @@ impl Source {
     }
 
     /// What the mount is to show, and who waits for it.
+    #[cfg_attr(
+        not(feature = "remote"),
+        expect(unused_variables, reason = "what is on this machine is opened already")
+    )]
     fn tree(
         self,
         options: &MountOptions,

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use rustix::fs::{SeekFrom, StatVfs};
+#[cfg(feature = "remote")]
 use rustix::io::Errno;
 
 use super::{Attributes, Kind, Listing, NodeId, OpenedFile, Tree};
