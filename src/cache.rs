@@ -5,28 +5,24 @@
 //! error included. The mark is a guard: it clears when it is dropped, on every path, panics included. No lock is held while
 //! anything is decoded. The cache does not know what a unit means; whoever finds one vacant brings it in.
 //!
-//! What was decoded ahead and has not been read yet may take half of the budget, so that speculation never drives out
+//! How many units are kept `units` decides. What was decoded ahead and has not been read yet may take half of the budget, so that speculation never drives out
 //! all that is known to be useful. A unit whose every byte was handed to somebody who keeps it (the kernel, in its page
 //! cache) leaves at once: a sequential reader then needs little memory, and the same buffers, still in the processor's
 //! caches, are filled again and again.
 
+mod units;
+
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use lru::LruCache;
-
+use self::units::{Ready, Units};
 use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
 use crate::memory::{Budget, Buffer};
 use crate::stats::Counters;
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard};
-
-/// How long what was decoded ahead may wait for its reader while others are refused.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How many of the least recently used units are looked through for such.
-const LOOKED_THROUGH: usize = 64;
 
 /// Names a unit among those of all open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,19 +63,10 @@ pub(crate) struct Cache {
 
 #[derive(Debug)]
 struct State {
-    ready: LruCache<Key, Ready>,
+    ready: Units,
     in_flight: HashMap<Key, Arc<Flight>>,
     /// Bytes decoded, or being decoded, ahead of any reader.
     ahead: u64,
-}
-
-#[derive(Debug)]
-struct Ready {
-    bytes: Arc<Buffer>,
-    /// Since when it is there, if it was decoded ahead and has not been read yet.
-    ahead: Option<Instant>,
-    /// How many of the bytes were handed to somebody who keeps them.
-    kept: usize,
 }
 
 /// A decode that is going on, and who waits for it.
@@ -152,7 +139,7 @@ impl Drop for Mark<'_> {
         state.in_flight.remove(&self.key);
         let wanted = self.flight.wanted.load(Ordering::Relaxed);
         let unread = outcome.is_ok() && speculation.is_some() && !wanted;
-        let replaced = outcome.as_ref().ok().and_then(|bytes| {
+        let leaving = outcome.as_ref().ok().map(|bytes| {
             let ready = Ready {
                 bytes: Arc::clone(bytes),
                 ahead: unread.then(Instant::now),
@@ -161,7 +148,7 @@ impl Drop for Mark<'_> {
             self.cache.put(&mut state, self.key, ready)
         });
         drop(state);
-        drop(replaced);
+        drop(leaving);
         if unread {
             // It goes on counting, now as a unit that is ready.
             std::mem::forget(speculation);
@@ -186,7 +173,7 @@ impl Cache {
             budget,
             counters,
             state: Mutex::new(State {
-                ready: LruCache::unbounded(),
+                ready: Units::new(),
                 in_flight: HashMap::new(),
                 ahead: 0,
             }),
@@ -224,6 +211,7 @@ impl Cache {
             self.counters.cache_joined.add(1);
             return Ok(Entry::Found(flight.wait()?, Origin::Joined));
         }
+        state.ready.missed(key);
         let mark = self.mark(&mut state, key, None);
         mark.flight.kept.store(kept, Ordering::Relaxed);
         drop(state);
@@ -247,9 +235,9 @@ impl Cache {
             kept: 0,
         };
         let mut state = self.lock();
-        let replaced = self.put(&mut state, key, ready);
+        let leaving = self.put(&mut state, key, ready);
         drop(state);
-        drop(replaced);
+        drop(leaving);
         // It goes on counting, now as a unit that is ready.
         std::mem::forget(ahead);
         self.budget.announce();
@@ -258,7 +246,7 @@ impl Cache {
     /// The task to decode a unit ahead of any reader; `None` if it is there or in flight.
     pub(crate) fn enter_ahead<'a>(&'a self, key: Key, ahead: Ahead<'a>) -> Option<Mark<'a>> {
         let mut state = self.lock();
-        if state.in_flight.contains_key(&key) || state.ready.contains(&key) {
+        if state.in_flight.contains_key(&key) || state.ready.contains(key) {
             // Before what gives bytes back takes the lock.
             drop(state);
             return None;
@@ -269,12 +257,12 @@ impl Cache {
     /// Whether the unit is decoded or being decoded.
     pub(crate) fn knows(&self, key: Key) -> bool {
         let state = self.lock();
-        state.ready.contains(&key) || state.in_flight.contains_key(&key)
+        state.ready.contains(key) || state.in_flight.contains_key(&key)
     }
 
     /// Whether the unit is decoded. One in flight is not: who holds its mark may be waiting for it to be supplied.
     pub(crate) fn is_ready(&self, key: Key) -> bool {
-        self.lock().ready.contains(&key)
+        self.lock().ready.contains(key)
     }
 
     /// How many units are being decoded.
@@ -285,7 +273,7 @@ impl Cache {
     /// The bytes of the units that nobody but the cache has, as they count against the budget.
     pub(crate) fn idle(&self) -> u64 {
         let state = self.lock();
-        let idle = state.ready.iter().map(|(_, ready)| &ready.bytes);
+        let idle = state.ready.all();
         idle.filter(|bytes| Arc::strong_count(bytes) == 1)
             .map(|bytes| bytes.counted())
             .sum()
@@ -294,7 +282,7 @@ impl Cache {
     /// Gives up the least recently used unit; says whether there was one.
     pub(crate) fn evict_one(&self) -> bool {
         let mut state = self.lock();
-        let Some((_, evicted)) = state.ready.pop_lru() else {
+        let Some(evicted) = state.ready.pop_lru() else {
             return false;
         };
         if self.forget_ahead(&mut state, &evicted) {
@@ -315,13 +303,10 @@ impl Cache {
             if wanted <= self.budget.total() / 2 {
                 break Some(wanted);
             }
-            let mut oldest = state.ready.iter().rev().take(LOOKED_THROUGH);
-            let abandoned = oldest
-                .find(|(_, ready)| ready.ahead.is_some_and(|since| since.elapsed() > PATIENCE));
-            let Some(key) = abandoned.map(|(key, _)| *key) else {
+            let Some(key) = state.ready.abandoned() else {
                 break None;
             };
-            if let Some(ready) = state.ready.pop(&key) {
+            if let Some(ready) = state.ready.pop(key) {
                 self.forget_ahead(&mut state, &ready);
                 self.counters.prefetch_wasted.add(1);
                 given_up.push(ready);
@@ -342,7 +327,7 @@ impl Cache {
         key: Key,
         kept: usize,
     ) -> Option<(Arc<Buffer>, Option<Ready>)> {
-        let ready = state.ready.get_mut(&key)?;
+        let ready = state.ready.get_mut(key)?;
         let bytes = Arc::clone(&ready.bytes);
         ready.kept = ready.kept.saturating_add(kept);
         let all_kept = ready.kept >= bytes.len();
@@ -353,26 +338,27 @@ impl Cache {
         let given_up = match all_kept {
             true => {
                 self.counters.handed_over.add(1);
-                state.ready.pop(&key)
+                state.ready.pop(key)
             }
             false => None,
         };
         Some((bytes, given_up))
     }
 
-    /// Puts a unit in, unless all of it is kept elsewhere. The caller drops the result, a unit given up, when it has let
-    /// go of the lock.
-    fn put(&self, state: &mut State, key: Key, ready: Ready) -> Option<Ready> {
-        if ready.kept >= ready.bytes.len() {
+    /// Puts a unit in, unless all of it is kept elsewhere. The caller drops the result, units given up, when it has let go of
+    /// the lock.
+    fn put(&self, state: &mut State, key: Key, ready: Ready) -> Vec<Ready> {
+        let leaving = if ready.kept >= ready.bytes.len() {
             self.counters.handed_over.add(1);
             // Somebody may have supplied it meanwhile.
-            let supplied = state.ready.pop(&key)?;
-            self.forget_ahead(state, &supplied);
-            return Some(supplied);
+            state.ready.pop(key).into_iter().collect()
+        } else {
+            state.ready.put(key, ready)
+        };
+        for unit in &leaving {
+            self.forget_ahead(state, unit);
         }
-        let replaced = state.ready.put(key, ready)?;
-        self.forget_ahead(state, &replaced);
-        Some(replaced)
+        leaving
     }
 
     /// Takes a unit that leaves off those decoded ahead, if it was one of them.
@@ -401,10 +387,12 @@ mod interleavings;
 
 #[cfg(test)]
 mod tests {
+    use super::units::PATIENCE;
     use super::*;
     use crate::error::Error;
     use crate::memory::Urgency;
     use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
 
     const LENGTH: usize = 8192;
 

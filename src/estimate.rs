@@ -3,7 +3,8 @@
 //! Samples are regions of up to a mebibyte, spread evenly over all bytes there are, so that a file is met as often as it is
 //! large; holes are counted and not sampled. Every setting is tried on them in chunks as `pack` cuts them, with all that `pack`
 //! writes beside them. One setting is tried on all samples; a slow one on as many as its time allows, and for the others what
-//! it gained on those, chosen from what compresses best to what does worst, is taken over. Speeds are of the codecs and digests in memory, with all threads; disks and a mount's
+//! it gained on those, chosen from what compresses best to what does worst, is taken over. How the samples differ from all there
+//! is, many short pieces tell by that one setting, and every other is corrected by it. Speeds are of the codecs and digests in memory, with all threads; disks and a mount's
 //! system calls come on top.
 
 mod measure;
@@ -89,7 +90,7 @@ fn settings() -> Vec<(Codec, i32, u64)> {
 /// # Errors
 /// Nothing can be read there, or cancellation.
 pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
-    let samples = Samples::take(paths.iter().map(PathBuf::as_path), control)?;
+    let mut samples = Samples::take(paths.iter().map(PathBuf::as_path), control)?;
     let threads = thread_count(None);
     let mut costs: Vec<Costs> = Vec::new();
     let mut trials = Vec::new();
@@ -118,6 +119,11 @@ pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
         } else {
             ranks = samples.ranks(&found);
             order = spread_out(&ranks);
+            if samples.are_a_part()
+                && let Some(cost) = measure::probe(&samples, &way, threads, control)?
+            {
+                samples.scale_to(cost, &found);
+            }
         }
         trials.push(Trial {
             codec,

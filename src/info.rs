@@ -7,7 +7,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use crate::archive::{Conditions, Cut, Input, Outline, Record, Verify};
+use crate::archive::{Conditions, Cut, Input, Outline, Record, Verify, ends_early};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Checksum, Container, Encoding, Encodings};
 use crate::memory::Budget;
@@ -23,6 +23,8 @@ pub struct Info {
     outline: Outline,
     /// What is wrong with the record of digests.
     record_damage: Option<Error>,
+    /// Where the file ends too early.
+    cut: Option<Error>,
 }
 
 /// One chunk's place.
@@ -42,6 +44,8 @@ pub struct ChunkInfo {
     pub original_size: Option<u64>,
     /// Whether its payload is as short as that of so many zeros, which it then holds, or something as monotonous.
     pub may_be_zeros: bool,
+    /// Whether the file ends before its payload does, so that it is lost.
+    pub lost: bool,
 }
 
 /// Whether it is only the record of digests that makes a file unreadable.
@@ -56,8 +60,8 @@ impl Info {
     /// Reads what there is to know of a file.
     ///
     /// # Errors
-    /// Header, table or footer is damaged, the file was cut short, or it cannot be read. A damaged record of digests is none:
-    /// the file is read without it (see [`Info::record_damage`]).
+    /// Header, table or footer is damaged, or it cannot be read. A damaged record of digests is none: the file is read without
+    /// it (see [`Info::record_damage`]); nor is it that the file was cut short behind its table (see [`Info::cut`]).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_input(&Input::open(path.as_ref())?)
     }
@@ -66,9 +70,9 @@ impl Info {
     pub(crate) fn from_input(input: &Input) -> Result<Self> {
         let path = &*input.path;
         let source = input.content.source();
-        let read = |verify| {
+        let read = |verify, cut| {
             let conditions = Conditions {
-                cut: Cut::Refuse,
+                cut,
                 verify,
                 budget: &Budget::unlimited(),
                 make_room: &|| false,
@@ -76,14 +80,22 @@ impl Info {
             };
             Outline::read(&*source, path, &conditions).map_err(|error| error.in_file(path))
         };
-        let (outline, record_damage) = match read(Verify::Fast) {
-            Err(error) if is_of_record(&error) => (read(Verify::Off)?, Some(error)),
-            read => (read?, None),
+        let (outline, record_damage, cut) = match read(Verify::Fast, Cut::Refuse) {
+            Err(error) if is_of_record(&error) => {
+                (read(Verify::Off, Cut::Refuse)?, Some(error), None)
+            }
+            Err(error) if ends_early(&error) => match read(Verify::Fast, Cut::Accept) {
+                Ok(outline) => (outline, None, Some(error)),
+                // What its table says is wrong as well: it is none that was cut off.
+                Err(_) => return Err(error),
+            },
+            read => (read?, None, None),
         };
         Ok(Self {
             path: path.to_owned(),
             outline,
             record_damage,
+            cut,
         })
     }
 
@@ -143,6 +155,20 @@ impl Info {
         self.record_damage.as_ref()
     }
 
+    /// Where the file ends too early, if it was cut short. What it would hold were it whole is all that is told then.
+    pub fn cut(&self) -> Option<&Error> {
+        self.cut.as_ref()
+    }
+
+    /// How much of the original's beginning the file still holds, in bytes: all of it, unless it was cut short. `None` if only
+    /// decoding tells.
+    pub fn held(&self) -> Option<u64> {
+        match self.chunks().find(|chunk| chunk.lost) {
+            Some(lost) => lost.original_offset,
+            None => Some(self.original_size()),
+        }
+    }
+
     /// The chunks, in order.
     pub fn chunks(&self) -> impl Iterator<Item = ChunkInfo> + '_ {
         let chunks = &self.outline.chunks;
@@ -161,6 +187,7 @@ impl Info {
                 original_size,
                 may_be_zeros: original_size
                     .is_some_and(|size| may_be_zeros(encoding, packed_size, size)),
+                lost: packed.end > self.packed_size(),
             })
         })
     }

@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) mount_point: PathBuf,
     /// As in "ext4" or "fuse.warpfs".
     pub(crate) file_system_type: OsString,
+    /// What is mounted, as whoever mounted it has put it.
+    pub(crate) source: PathBuf,
 }
 
 /// Where a file system is mounted.
@@ -111,12 +113,15 @@ fn parse(line: &[u8]) -> Option<Entry> {
     let (major, minor) = device.split_once(':')?;
     let root = unescape(fields.next()?);
     let mount_point = unescape(fields.next()?);
-    let file_system_type = fields.skip_while(|&field| field != b"-").nth(1)?;
+    let mut fields = fields.skip_while(|&field| field != b"-");
+    let file_system_type = fields.nth(1)?;
+    let source = unescape(fields.next()?);
     Some(Entry {
         device: (major.parse().ok()?, minor.parse().ok()?),
         root: PathBuf::from(OsString::from_vec(root)),
         mount_point: PathBuf::from(OsString::from_vec(mount_point)),
         file_system_type: std::ffi::OsStr::from_bytes(file_system_type).to_owned(),
+        source: PathBuf::from(OsString::from_vec(source)),
     })
 }
 
@@ -147,12 +152,13 @@ mod tests {
     #[test]
     fn a_line_with_blanks_and_optional_fields_is_read() {
         let line =
-            br"36 35 98:7 /root /mnt/a\040b\134 rw,noatime shared:1 master:2 - fuse.warpfs /src ro";
+            br"36 35 98:7 /root /mnt/a\040b\134 rw,noatime shared:1 master:2 - fuse.warpfs /s\040rc ro";
         let entry = parse(line).unwrap();
         assert_eq!(entry.device, (98, 7));
         assert_eq!(entry.root, Path::new("/root"));
         assert_eq!(entry.mount_point, Path::new(r"/mnt/a b\"));
         assert_eq!(entry.file_system_type, FILE_SYSTEM_TYPE);
+        assert_eq!(entry.source, Path::new("/s rc"));
     }
 
     #[test]

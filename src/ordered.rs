@@ -6,12 +6,16 @@
 //!
 //! Invariants: items are drawn and committed in order, each by one thread at a time. The lock guards the bookkeeping
 //! alone: drawing, working and committing run outside of it, with the closures of the first and the last taken out of the
-//! shared state for as long.
+//! shared state for as long. A thread sleeps only where there is nothing to draw or to commit; whoever leaves such a thing
+//! behind as it goes to work on another wakes one that sleeps, and no more than one: with more threads than cores, waking
+//! all of them is most of what a job costs beside its work.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 
 use crate::error::{ErrorKind, Result};
 use crate::sync::{self, Condvar, Mutex, MutexGuard};
@@ -47,6 +51,7 @@ pub(crate) fn run<Item: Send, Done: Send, Scratch>(
             next: Some(next),
             commit: Some(commit),
             exhausted: false,
+            sleepers: 0,
             outcome: Ok(()),
         }),
         changed: Condvar::new(),
@@ -87,6 +92,8 @@ struct State<Next, Commit, Done> {
     commit: Option<Commit>,
     /// No items are drawn any more.
     exhausted: bool,
+    /// How many threads sleep: waking nobody costs a system call too.
+    sleepers: usize,
     /// Once an error, every thread leaves.
     outcome: Result<()>,
 }
@@ -95,6 +102,16 @@ impl<Next, Commit, Done> State<Next, Commit, Done> {
     fn is_over(&self) -> bool {
         let idle = self.next.is_some() && self.commit.is_some();
         self.outcome.is_err() || (self.exhausted && idle && self.in_flight.is_empty())
+    }
+
+    /// Whether the head of the list can be committed now.
+    fn can_commit(&self) -> bool {
+        self.commit.is_some() && matches!(self.in_flight.front(), Some(Some(_)))
+    }
+
+    /// Whether an item can be drawn now, `window` being the most there may be in flight.
+    fn can_draw(&self, window: usize) -> bool {
+        self.next.is_some() && !self.exhausted && self.in_flight.len() < window
     }
 
     fn fail(&mut self, error: crate::Error) {
@@ -122,20 +139,21 @@ where
                 state.fail(ErrorKind::Cancelled.into());
                 break;
             }
-            if matches!(state.in_flight.front(), Some(Some(_)))
+            if state.can_commit()
                 && let Some(commit) = state.commit.take()
             {
                 state = self.commit_head(state, commit);
-            } else if !state.exhausted
-                && state.in_flight.len() < self.window
+            } else if state.can_draw(self.window)
                 && let Some(next) = state.next.take()
             {
                 state = self.draw_and_work(state, next, &mut scratch, work);
             } else {
+                state.sleepers += 1;
                 state = self
                     .changed
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
+                state.sleepers -= 1;
             }
         }
         drop(state);
@@ -149,7 +167,7 @@ where
     ) -> MutexGuard<'s, State<Next, Commit, Done>> {
         let done = state.in_flight.pop_front().flatten();
         state.head += 1;
-        drop(state);
+        self.leave(state);
         let committed = match done {
             Some(Ok(done)) => guarded(|| commit(done)),
             Some(Err(error)) => Err(error),
@@ -160,8 +178,16 @@ where
         if let Err(error) = committed {
             state.fail(error);
         }
-        self.changed.notify_all();
         state
+    }
+
+    /// Gives the lock up to do something that takes time, and has somebody else do what can be done meanwhile.
+    fn leave(&self, state: MutexGuard<'_, State<Next, Commit, Done>>) {
+        let wanted = state.sleepers > 0 && (state.can_commit() || state.can_draw(self.window));
+        drop(state);
+        if wanted {
+            self.changed.notify_one();
+        }
     }
 
     fn draw_and_work<'s, Scratch>(
@@ -171,7 +197,7 @@ where
         scratch: &mut Scratch,
         work: &impl Fn(&mut Scratch, Item) -> Result<Done>,
     ) -> MutexGuard<'s, State<Next, Commit, Done>> {
-        drop(state);
+        self.leave(state);
         let drawn = guarded(&mut next);
         let mut state = self.lock();
         state.next = Some(next);
@@ -179,15 +205,13 @@ where
         let done = match drawn {
             Ok(Some(item)) => {
                 state.in_flight.push_back(None);
-                drop(state);
-                self.changed.notify_all();
+                self.leave(state);
                 let done = guarded(|| work(scratch, item));
                 state = self.lock();
                 done
             }
             Ok(None) => {
                 state.exhausted = true;
-                self.changed.notify_all();
                 return state;
             }
             Err(error) => {
@@ -201,7 +225,6 @@ where
         if let Some(slot) = state.in_flight.get_mut(place) {
             *slot = Some(done);
         }
-        self.changed.notify_all();
         state
     }
 
@@ -215,21 +238,47 @@ fn guarded<T>(job: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(ErrorKind::Panicked.into()))
 }
 
-/// Buffers that go from thread to thread, so that a long job allocates only its first few.
+/// Buffers that go from thread to thread, so that a long job allocates only its first few. Whoever wants one gets one that it
+/// had before, if there is one: what it was last filled with is in the caches of that thread's core, and to overwrite what
+/// is in another's takes longer.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    idle: Mutex<Vec<Vec<u8>>>,
+    idle: Mutex<Vec<Lent>>,
+}
+
+/// A buffer, and who had it first.
+pub(crate) struct Lent {
+    bytes: Vec<u8>,
+    borrower: ThreadId,
+}
+
+impl Deref for Lent {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
 }
 
 impl Buffers {
     /// A buffer with whatever it was last used for in it.
-    pub(crate) fn take(&self) -> Vec<u8> {
+    pub(crate) fn take(&self) -> Lent {
+        let borrower = std::thread::current().id();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.pop().unwrap_or_default()
+        let own = idle.iter().rposition(|lent| lent.borrower == borrower);
+        let any = own.or(idle.len().checked_sub(1));
+        let bytes = any.map(|at| idle.swap_remove(at).bytes).unwrap_or_default();
+        Lent { bytes, borrower }
     }
 
     /// Gives a buffer back.
-    pub(crate) fn give(&self, buffer: Vec<u8>) {
+    pub(crate) fn give(&self, buffer: Lent) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.push(buffer);
     }
@@ -416,6 +465,23 @@ mod tests {
             );
             assert!(matches!(error.unwrap_err().kind(), ErrorKind::Cancelled));
         }
+    }
+
+    #[test]
+    fn a_thread_gets_the_buffer_that_it_had_before() {
+        let buffers = Buffers::default();
+        let give = |byte: u8| {
+            let mut buffer = buffers.take();
+            *buffer = vec![byte];
+            buffer
+        };
+        let own = give(1);
+        let other = std::thread::scope(|scope| scope.spawn(|| give(2)).join().unwrap());
+        buffers.give(own);
+        buffers.give(other);
+        assert_eq!(*buffers.take(), [1]);
+        assert_eq!(*buffers.take(), [2]);
+        assert!(buffers.take().is_empty());
     }
 
     #[test]

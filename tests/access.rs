@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::place::said;
-use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, place_of_somebody};
+use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::{Mounted, pack, shell};
 
 const SECRET: &[u8] = b"SECRET";
@@ -62,16 +62,7 @@ fn what_an_ordinary_user_mounts_for_others_is_inert_and_enforces_access_lists() 
         chmod 600 let-in.warp; setfacl -m u:1:r let-in.warp
         chmod 644 kept-out.warp; setfacl -m u:1:- kept-out.warp",
     );
-    let output = as_user(
-        SOMEBODY,
-        &[
-            program.as_os_str(),
-            OsStr::new("mount"),
-            OsStr::new("--allow-other"),
-            source.as_os_str(),
-            mount_point.as_os_str(),
-        ],
-    );
+    let output = mount_as_somebody(&place, &program, &["--allow-other"]);
     assert!(output.status.success(), "{}", said(&output));
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
     let line = table

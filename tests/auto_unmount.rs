@@ -10,15 +10,14 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::place::{Place, said, umount};
-use common::users::{FuseForAll, SOMEBODY, as_user, place_of_somebody};
-use common::{is_mounted, shell, wait_until, warpfs};
+use common::users::{FuseForAll, mount_as_somebody, place_of_somebody};
+use common::{is_mounted, names, shell, wait_until, warpfs};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn kill(process: i32, signal: Signal) {
@@ -40,15 +39,6 @@ impl Drop for Worker {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap().flatten();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -277,17 +267,8 @@ fn a_mount_is_found_where_it_has_come_to_lie() {
 fn an_ordinary_user_s_mount_goes_too() {
     let _fuse = FuseForAll::new(false);
     let (place, program) = place_of_somebody();
-    let (source, mount_point) = (place.source(), place.mount_point());
-    let output = as_user(
-        SOMEBODY,
-        &[
-            program.as_os_str(),
-            OsStr::new("mount"),
-            OsStr::new("--auto-unmount"),
-            source.as_os_str(),
-            mount_point.as_os_str(),
-        ],
-    );
+    let mount_point = place.mount_point();
+    let output = mount_as_somebody(&place, &program, &["--auto-unmount"]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(is_mounted(&mount_point));
     place.signal(Signal::KILL);

@@ -19,19 +19,10 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::jobs::strays;
-use common::{sample, system_calls, wait_until};
+use common::{names, sample, system_calls, wait_until};
 
 /// How long a job stands still at the call it is held up at: time enough for a change, in microseconds.
 const HOLD: &str = "delay_enter=400000";
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
 
 /// Runs a job, holds it up before the call that the words name (as `fsync:when=1`), and makes the change meanwhile.
 fn held_up(directory: &Path, words: &[&str], call: &str, change: impl FnOnce()) -> Output {

@@ -30,7 +30,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// `fstab` is a line, in which SOURCE and MOUNTPOINT are replaced.
+    /// `fstab` is a line, in which SOURCE, MOUNTPOINT and LINK, which leads to the source, are replaced.
     fn new(fstab: &str) -> Self {
         Self::with(Place::new(), Path::new(env!("CARGO_BIN_EXE_warpfs")), fstab)
     }
@@ -41,8 +41,10 @@ impl Machine {
         let mount_point = place.mount_point().display().to_string();
         let table = fstab
             .replace("SOURCE", &source)
+            .replace("LINK", own.join("link").to_str().unwrap())
             .replace("MOUNTPOINT", &mount_point);
         fs::write(own.join("fstab"), table + "\n").unwrap();
+        std::os::unix::fs::symlink("source", own.join("link")).unwrap();
         fs::create_dir(own.join("over")).unwrap();
         let prepare = "set -e
             mount -t tmpfs none over
@@ -201,6 +203,27 @@ fn mount_all_mounts_once_what_fstab_holds() {
     wait_until("the end of the server", || {
         machine.place.servers().is_empty()
     });
+}
+
+#[test]
+fn mounting_what_fstab_has_mounted_already_is_left_or_refused_and_never_stacks() {
+    let machine = Machine::new("LINK MOUNTPOINT fuse.warpfs defaults 0 0");
+    machine.must("mount -a");
+    machine.must("mount -a");
+    let before = machine.options();
+    for again in [
+        "mount $M",
+        "mount -t fuse.warpfs $S $M",
+        "mount.fuse.warpfs $S $M",
+    ] {
+        let output = machine.run(again);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(32), "{again}: {said}");
+        assert!(said.contains("already"), "{again}: {said}");
+    }
+    assert_eq!(machine.options(), before);
+    assert_eq!(machine.place.servers().len(), 1);
+    machine.unmount();
 }
 
 #[test]

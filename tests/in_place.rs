@@ -422,6 +422,17 @@ fn what_would_lose_its_owner_mode_or_capabilities_stays_as_it_is_and_is_told() {
     assert_eq!((mode("own.warp"), mode("other")), (0o4755, 0o4755));
     assert!(!place.source().join("own").exists() && !place.source().join("other.warp").exists());
     assert!(strays(&place.source()).is_empty());
+
+    // Nor is the last step taken for what was packed before.
+    let other = place.source().join("other");
+    let pack = [program.as_os_str(), OsStr::new("pack"), other.as_os_str()];
+    assert!(as_user(SOMEBODY, &pack).status.success());
+    let output = as_user(SOMEBODY, &words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("other: left as it is, beside what"), "{said}");
+    assert_eq!(mode("other"), 0o4755);
+    assert!(place.source().join("other.warp").exists());
 }
 
 #[test]

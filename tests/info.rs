@@ -51,9 +51,14 @@ fn info(arguments: &[&str], path: &Path) -> Output {
 
 /// What `info` shows on a terminal of so many columns.
 fn on_a_terminal(columns: u32, environment: &str, path: &Path) -> String {
+    on_a_terminal_of(columns, environment, path, 0)
+}
+
+/// The same, with the exit code it must have.
+fn on_a_terminal_of(columns: u32, environment: &str, path: &Path, code: u32) -> String {
     let program = env!("CARGO_BIN_EXE_warpfs");
     let script = format!(
-        "script -qec \"stty cols {columns}; {environment} '{program}' info '{}'\" /dev/null </dev/null",
+        "script -qec \"stty cols {columns}; {environment} '{program}' info '{}'; test \\$? = {code}\" /dev/null </dev/null",
         path.display()
     );
     shell(Path::new("/"), &script)
@@ -214,6 +219,78 @@ fn a_file_whose_record_of_digests_is_damaged_is_shown_all_the_same() {
     }
 }
 
+#[test]
+fn of_a_file_cut_short_what_is_there_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let packed = three_kinds(directory.path());
+    let sound = info(&["--json", "--chunks"], &packed);
+    let sound: Value = serde_json::from_slice(&sound.stdout).unwrap();
+    assert_eq!(sound[0]["cut"], Value::Null);
+    assert_eq!(sound[0]["held"], sound[0]["original_size"]);
+    // Inside the payload of the 26th chunk.
+    let end = sound[0]["chunk_table"][25]["packed_offset"]
+        .as_u64()
+        .unwrap()
+        + 1000;
+    let whole = fs::read(&packed).unwrap();
+    fs::write(&packed, &whole[..end as usize]).unwrap();
+    let output = info(&[], &packed);
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    assert!(
+        said.contains("chunk 25 (from byte 1638400): file ends inside"),
+        "{said}"
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "chunks   30, the largest of 65536 bytes (64.00 KiB)",
+        "checksum cut off, if there was one",
+        "cut      bytes 0..1638400 are there (83.3%), what follows is lost",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    let map = on_a_terminal_of(80, "NO_COLOR=1 TERM=xterm", &packed, 1);
+    assert!(
+        map.contains("#####xxxxx") && map.contains("# all x lost"),
+        "{map}"
+    );
+    let json = info(&["--json"], &packed);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json[0]["cut"].is_string(), "{json}");
+    assert_eq!(json[0]["held"], 1_638_400);
+}
+
+#[test]
+fn a_file_of_several_names_is_counted_once_in_a_tree() {
+    let tree = tree();
+    let before = info(&["-r", "--json"], tree.path());
+    for (file, name) in [
+        ("a/x.warp", "a/b/y.warp"),
+        ("a/x.warp", "z.warp"),
+        ("plain", "second"),
+    ] {
+        fs::hard_link(tree.path().join(file), tree.path().join(name)).unwrap();
+    }
+    let after = info(&["-r", "--json"], tree.path());
+    let sums = |output: &Output| {
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        json.as_array().unwrap().last().unwrap().clone()
+    };
+    let (before, after) = (sums(&before), sums(&after));
+    for same in ["packed", "plain", "codecs", "unverified"] {
+        assert_eq!(before[same], after[same], "{same}");
+    }
+    assert_eq!(
+        (&before["further_names"], &after["further_names"]),
+        (&0.into(), &3.into())
+    );
+    let text = String::from_utf8(info(&["-r"], tree.path()).stdout).unwrap();
+    assert!(
+        text.contains("hard links  3 further names of these files, counted once"),
+        "{text}"
+    );
+}
+
 /// A tree with two packed files, one without digests, a plain, a damaged, a foreign one, and a link that leads outside.
 fn tree() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -267,9 +344,10 @@ fn a_tree_s_json_has_its_files_and_its_sums() {
     let tree = tree();
     let output = info(&["-r", "--json"], tree.path());
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let [first, second, sums] = json.as_array().unwrap().as_slice() else {
+    let [first, second, cut, sums] = json.as_array().unwrap().as_slice() else {
         panic!("{json}");
     };
+    assert!(cut["cut"].is_string(), "{cut}");
     assert!(
         first["file"]
             .as_str()

@@ -186,6 +186,39 @@ fn of_a_file_cut_short_all_that_it_still_holds_is_saved() {
 }
 
 #[test]
+fn what_lies_behind_a_damaged_table_is_saved_by_hand_as_the_manual_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let original = sample(500_000, 9);
+    fs::write(at("x"), &original).unwrap();
+    for (codec, magic, program) in [
+        ("zstd", r"\x28\xb5\x2f\xfd", "zstd -dc"),
+        ("lz4", r"\x04\x22\x4d\x18", "lz4 -dc"),
+    ] {
+        let options = ["--chunk-size", "64K", "--codec", codec];
+        pack(&at("x"), &at("x.warp"), &options);
+        let mut packed = fs::read(at("x.warp")).unwrap();
+        packed[18..100].fill(0xff);
+        fs::write(at("x.warp"), &packed).unwrap();
+        for command in [
+            &["verify", "--keep-going"][..],
+            &["unpack", "-c", "--keep-going"],
+        ] {
+            let (code, said, _) = run(command, &at("x.warp"));
+            assert_eq!((code, said.lines().count()), (Some(1), 2), "{said}");
+            assert!(said.contains("A damaged beginning"), "{said}");
+        }
+        // The decoder complains of the footer.
+        let script = format!(
+            "OFFSET=$(LC_ALL=C grep -abom1 $'{magic}' x.warp | head -1 | cut -d: -f1)
+             tail -c +$((OFFSET + 1)) x.warp | {program} 2>/dev/null > saved || true"
+        );
+        common::shell(directory.path(), &script);
+        assert!(fs::read(at("saved")).unwrap() == original, "{codec}");
+    }
+}
+
+#[test]
 fn a_tree_with_a_damaged_file_is_saved_as_far_as_it_goes() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::place::{Place, said, umount};
-use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, place_of_somebody};
+use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::{Mounted, is_mounted, run, sample, shell, vector, wait_until, warpfs};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -224,6 +224,8 @@ fn of_two_mounts_on_one_place_each_ends_by_itself_and_leaves_the_other() {
         .output()
         .unwrap();
     assert!(output.status.success());
+    let told = format!("covers {}", lower.source().display());
+    assert!(said(&output).contains(&told), "{}", said(&output));
     assert!(mount_point.join("upper").exists());
 
     // The lower one is told to end: it cannot be reached beneath the other, so it waits for that.
@@ -234,6 +236,48 @@ fn of_two_mounts_on_one_place_each_ends_by_itself_and_leaves_the_other() {
     assert!(umount(&mount_point).status.success());
     lower.wait_for_the_end();
     assert_eq!(fs::read_dir(&mount_point).unwrap().count(), 0);
+}
+
+#[test]
+fn mounting_the_same_again_does_not_stack_but_says_so() {
+    let place = Place::new();
+    let own = place.own.path();
+    let (source, mount_point) = (place.source(), place.mount_point());
+    let (packed, onto) = (source.join("x.warp"), own.join("x"));
+    fs::write(&onto, "").unwrap();
+    std::os::unix::fs::symlink("source", own.join("link")).unwrap();
+    for (source, again, mount_point) in [
+        (&source, &source, &mount_point),
+        (&source, &own.join("link"), &mount_point),
+        (&packed, &packed, &onto),
+        // Over itself: what is beneath is what it was.
+        (&source, &source, &source),
+    ] {
+        let mount = |source: &Path| {
+            let mut command = warpfs();
+            command.arg("mount").arg(source).arg(mount_point);
+            command.output().unwrap()
+        };
+        let output = mount(source);
+        assert!(output.status.success(), "{}", said(&output));
+        for foreground in [false, true] {
+            let output = match foreground {
+                false => mount(again),
+                true => warpfs()
+                    .args(["mount", "-f"])
+                    .args([again, mount_point])
+                    .output()
+                    .unwrap(),
+            };
+            let said = said(&output);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("is mounted here already"), "{said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+        assert!(umount(mount_point).status.success());
+        assert!(!is_mounted(mount_point));
+    }
+    place.wait_for_the_end();
 }
 
 #[test]
@@ -356,13 +400,8 @@ fn an_ordinary_user_mounts_through_fusermount3_and_nobody_else_sees_it() {
     let _fuse = FuseForAll::new(false);
     let (place, program) = place_of_somebody();
     let mount_point = place.mount_point();
-    let (source, file) = (place.source(), mount_point.join("x"));
-    let mount = |options: &[&str]| {
-        let mut words = vec![program.as_os_str(), OsStr::new("mount")];
-        words.extend(options.iter().map(OsStr::new));
-        words.extend([source.as_os_str(), mount_point.as_os_str()]);
-        as_user(SOMEBODY, &words)
-    };
+    let file = mount_point.join("x");
+    let mount = |options: &[&str]| mount_as_somebody(&place, &program, options);
     let output = mount(&[]);
     assert!(output.status.success(), "{}", said(&output));
     let read = |user: u32| as_user(user, &[OsStr::new("cat"), file.as_os_str()]);
@@ -407,6 +446,42 @@ fn an_ordinary_user_mounts_through_fusermount3_and_nobody_else_sees_it() {
 }
 
 #[test]
+fn a_user_who_cannot_mount_is_told_what_to_ask_root_for() {
+    let fuse = FuseForAll::new(false);
+    let (place, program) = place_of_somebody();
+    let (source, mount_point) = (place.source(), place.mount_point());
+    let refused = |before: &[&str]| {
+        let mut words: Vec<_> = before.iter().map(OsStr::new).collect();
+        words.extend([program.as_os_str(), OsStr::new("mount")]);
+        words.extend([source.as_os_str(), mount_point.as_os_str()]);
+        let output = as_user(SOMEBODY, &words);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    };
+    let said = refused(&["env", "PATH=/nowhere"]);
+    assert!(
+        said.contains("ask root to install the package fuse3"),
+        "{said}"
+    );
+    // As fusermount3 is without its setuid bit.
+    let said = refused(&["setpriv", "--no-new-privs"]);
+    assert!(
+        said.contains("ask root whether it is setuid root"),
+        "{said}"
+    );
+    fs::set_permissions("/dev/fuse", PermissionsExt::from_mode(0o600)).unwrap();
+    let said = refused(&[]);
+    assert!(
+        said.contains("ask root for \"chmod 666 /dev/fuse\""),
+        "{said}"
+    );
+    drop(fuse);
+    assert!(!is_mounted(&mount_point));
+}
+
+#[test]
 fn others_see_what_modes_let_them_where_that_is_allowed() {
     let _fuse = FuseForAll::new(true);
     let (place, program) = place_of_somebody();
@@ -414,17 +489,8 @@ fn others_see_what_modes_let_them_where_that_is_allowed() {
     fs::copy(vector("v2-zstd-blake3.warp"), &secret).unwrap();
     chown(&secret, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
     fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
-    let (source, mount_point) = (place.source(), place.mount_point());
-    let output = as_user(
-        SOMEBODY,
-        &[
-            program.as_os_str(),
-            OsStr::new("mount"),
-            OsStr::new("--allow-other"),
-            source.as_os_str(),
-            mount_point.as_os_str(),
-        ],
-    );
+    let mount_point = place.mount_point();
+    let output = mount_as_somebody(&place, &program, &["--allow-other"]);
     assert!(output.status.success(), "{}", said(&output));
     let read = |user: u32, name: &str| {
         as_user(
@@ -462,7 +528,10 @@ fn a_mount_that_ends_takes_no_other_along_that_gets_its_device_number() {
         let place = ending.mount_point.clone();
         // The number is free as soon as this returns, while the server finds out that it has ended.
         let unmounting = std::thread::spawn(move || {
-            rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).unwrap();
+            // Busy for a moment, when somebody looks at all that is mounted.
+            wait_until("the unmount", || {
+                rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).is_ok()
+            });
         });
         let others = [(); 2].map(|()| Mounted::new(source.path(), &[]));
         unmounting.join().unwrap();

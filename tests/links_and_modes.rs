@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::jobs::{decoded, strays};
-use common::{sample, shell, system_calls, warpfs};
+use common::{names, sample, shell, system_calls, warpfs};
 
 fn run(directory: &Path, words: &[&str]) -> Output {
     warpfs()
@@ -39,21 +39,32 @@ fn assert_refused(output: &Output, words: &str) {
     assert!(said(output).contains(words), "{}", said(output));
 }
 
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
-
 fn inode(path: PathBuf) -> u64 {
     fs::metadata(path).unwrap().ino()
 }
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_further_name_whose_packed_name_is_another_s_is_copied_and_not_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/a"), sample(60_000, 1)).unwrap();
+    fs::hard_link(at("tree/a"), at("tree/b")).unwrap();
+    fs::write(at("other"), sample(50_000, 2)).unwrap();
+    let words = ["pack", "-q", "-o", "tree/b.warp", "other"];
+    assert!(run(directory.path(), &words).status.success());
+    for _ in 0..2 {
+        let packed = run(directory.path(), &["pack", "-rq", "-o", "out", "tree"]);
+        assert!(packed.status.success(), "{}", said(&packed));
+        assert_eq!(names(&at("out")), ["a.warp", "b", "b.warp"]);
+        let same =
+            |one: &str, other: &str| fs::read(at(one)).unwrap() == fs::read(at(other)).unwrap();
+        assert!(same("out/b", "tree/b") && same("out/b.warp", "tree/b.warp"));
+    }
 }
 
 #[test]

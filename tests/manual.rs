@@ -196,6 +196,50 @@ fn zsh_and_fish_take_their_completions() {
     }
 }
 
+/// Types the words and a tab into a zsh with a terminal of its own, and has it show what then stands in the line.
+const TYPE_INTO_ZSH: &str = r#"
+zmodload zsh/zpty
+zpty shell env -i TERM=dumb PATH=$PATH zsh -f -i
+zpty -w shell "fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -D; cd $2; echo com''pletes"
+zpty -r -m shell output '*completes*'
+zpty -w -n shell "$3"$'\t'
+zpty -w shell $'\C-a echo "<\C-e>"'
+zpty -r -m shell output $'*\n<*>*'
+print -r -- "$output""#;
+
+#[test]
+fn zsh_completes_commands_options_values_and_files_as_they_are_typed() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("disk.img"), "").unwrap();
+    let functions = manual().join("zsh/vendor-completions");
+    for (typed, expected) in [
+        ("warpfs mo", "warpfs mount"),
+        ("warpfs mount --cac", "warpfs mount --cache-size"),
+        ("warpfs pack --codec sn", "warpfs pack --codec snappy"),
+        ("warpfs pack --for rand", "warpfs pack --for random"),
+        ("warpfs info dis", "warpfs info disk.img"),
+    ] {
+        let arguments = [
+            "30",
+            "zsh",
+            "-f",
+            "-c",
+            TYPE_INTO_ZSH,
+            "zsh",
+            functions.to_str().unwrap(),
+            directory.path().to_str().unwrap(),
+        ];
+        if run_if_there("zsh", &["-f", "-c"], Path::new("true")).is_none() {
+            return;
+        }
+        let output = run_if_there("timeout", &arguments, Path::new(typed)).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut lines = text.split(['\r', '\n']);
+        let line = lines.find_map(|line| line.strip_prefix('<')?.strip_suffix('>'));
+        assert_eq!(line.map(str::trim_end), Some(expected), "{text}");
+    }
+}
+
 #[test]
 fn systemd_understands_the_units() {
     for kind in ["system", "user"] {

@@ -18,27 +18,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::place::{Place, said, umount};
-use common::{Mounted, is_mounted, pack, sample, wait_until, warpfs};
+use common::sources::two_codecs_and_damage;
+use common::{Mounted, PATIENCE, is_mounted, wait_until, warpfs};
+use rustix::process::{Pid, Signal, kill_process};
 
-/// A source with a file in each of two codecs, a damaged and a plain one.
 fn source() -> tempfile::TempDir {
-    let source = tempfile::tempdir().unwrap();
-    let original = source.path().join("original");
-    fs::write(&original, sample(1 << 20, 3)).unwrap();
-    for codec in ["lz4", "zstd"] {
-        let packed = source.path().join(format!("secret-{codec}.warp"));
-        pack(
-            &original,
-            &packed,
-            &["--codec", codec, "--chunk-size", "64K"],
-        );
-    }
-    fs::remove_file(&original).unwrap();
-    let mut damaged = fs::read(source.path().join("secret-zstd.warp")).unwrap();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 0xff;
-    fs::write(source.path().join("damaged.warp"), damaged).unwrap();
-    source
+    two_codecs_and_damage("secret-")
 }
 
 /// Where the server says that its metrics are.
@@ -270,6 +255,37 @@ fn who_is_too_slow_is_cut_off() {
     stream.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
     // Neither an answer nor a wait without end.
     assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0);
+}
+
+#[test]
+fn who_asks_while_the_server_cannot_run_is_answered_and_not_reset() {
+    let source = source();
+    let mounted = Mounted::new(source.path(), &["--metrics", "0"]);
+    let address = address(&mounted.logged());
+    let connect = || {
+        let stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let mut streams = [connect(), connect()];
+    // Both are taken on by the time that somebody else has been answered.
+    get(&address, "/");
+    let server = Pid::from_child(&mounted.server);
+    kill_process(server, Signal::STOP).unwrap();
+    let requests = ["GET /metrics HTTP/1.1\r\n\r\n", "GET /metrics HTTP/1.1\r\n"];
+    for (stream, request) in streams.iter_mut().zip(requests) {
+        stream.write_all(request.as_bytes()).unwrap();
+    }
+    // Longer than a connection may take.
+    std::thread::sleep(Duration::from_secs(6));
+    kill_process(server, Signal::CONT).unwrap();
+    let answers = streams.each_mut().map(|stream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert!(answers[0].starts_with("HTTP/1.1 200 ") && answers[0].ends_with("# EOF\n"));
+    assert_eq!(answers[1], "");
 }
 
 #[test]

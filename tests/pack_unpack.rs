@@ -7,6 +7,8 @@
     reason = "a test may panic"
 )]
 
+mod common;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,6 +19,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use common::names;
 use warpfs::ErrorKind;
 use warpfs::format::{Checksum, Codec};
 use warpfs::job::{ChunkReport, Control, Observer};
@@ -60,15 +63,6 @@ fn noise(len: usize) -> Vec<u8> {
             (state >> 32) as u8
         })
         .collect()
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]

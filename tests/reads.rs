@@ -11,13 +11,12 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use common::vectors::{self, EIO, PAGE, errno, forget_pages, list, read_by, shown, text};
+use common::vectors::{self, EIO, PAGE, errno, forget_pages, read_by};
 use common::{Mounted, Random, mixed, pack, sample, shell, vector};
-use rustix::fs::Advice;
+use serde_json::Value;
 
 fn mount_vectors(arguments: &[&str]) -> (tempfile::TempDir, Mounted) {
     let source = tempfile::tempdir().unwrap();

@@ -11,9 +11,10 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::remote::proxy::{Fault, Rule};
@@ -28,6 +29,8 @@ struct Far {
     bucket: Bucket,
     mounted: Mounted,
     bytes: Vec<u8>,
+    /// Where nobody has read yet.
+    fresh: AtomicU64,
 }
 
 fn packed(bytes: &[u8]) -> Vec<u8> {
@@ -43,7 +46,7 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
 
 impl Far {
     fn new(timeout: &str) -> Self {
-        let bytes = sample(2_000_000, 11);
+        let bytes = sample(12_000_000, 11);
         let bucket = Bucket::new();
         bucket.put("x.warp", &packed(&bytes));
         bucket.put("plain", &bytes);
@@ -53,11 +56,22 @@ impl Far {
             bucket,
             mounted,
             bytes,
+            fresh: AtomicU64::new(0),
         }
     }
 
     fn open(&self, name: &str) -> File {
         File::open(self.mounted.path(name)).unwrap()
+    }
+
+    /// A place that nobody has read before, nor anything near.
+    fn fresh(&self) -> u64 {
+        let at = self.fresh.fetch_add(700_000, Ordering::Relaxed) + 1_000_000;
+        assert!(
+            at + 4096 < self.bytes.len() as u64,
+            "a larger file is needed"
+        );
+        at
     }
 
     /// Does something to every request for parts of objects.
@@ -67,7 +81,7 @@ impl Far {
         }
     }
 
-    /// Reads 4 KiB somewhere that nobody has read before.
+    /// Reads 4 KiB.
     fn read(&self, file: &File, at: u64) -> io::Result<()> {
         let mut bytes = [0; 4096];
         forget_pages(file);
@@ -82,8 +96,8 @@ impl Far {
     /// Demands that a read fails as one whose server cannot be helped, that the log says why, and that it goes on when the server
     /// behaves.
     fn fails(&self, fault: Fault, why: &str) {
-        for (name, at) in [("x", 400_000), ("plain", 800_000)] {
-            let file = self.open(name);
+        for name in ["x", "plain"] {
+            let (file, at) = (self.open(name), self.fresh());
             self.always(fault.clone());
             let error = self.read(&file, at).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(EIO), "{name}: {error}");
@@ -91,14 +105,14 @@ impl Far {
             assert!(logged.contains(why), "{name}: {why}: {logged}");
             self.bucket.proxy.behave();
             self.read(&file, at).unwrap();
-            self.read(&file, 1_600_000).unwrap();
+            self.read(&file, self.fresh()).unwrap();
         }
     }
 
     /// Demands that a read gets its bytes though this happens to the next requests.
     fn survives(&self, times: usize, fault: Fault) {
-        for (name, path, at) in [("x", "x.warp", 400_000), ("plain", "plain", 800_000)] {
-            let file = self.open(name);
+        for (name, path) in [("x", "x.warp"), ("plain", "plain")] {
+            let (file, at) = (self.open(name), self.fresh());
             self.bucket.proxy.times(times, path, fault.clone());
             self.read(&file, at)
                 .unwrap_or_else(|error| panic!("{name}: {fault:?}: {error}"));
@@ -107,20 +121,34 @@ impl Far {
     }
 }
 
+/// A web server, whose requests carry no signature that a proxy could break, with one packed file, and an open file of its mount.
+fn web() -> (Site, Mounted, File, Vec<u8>) {
+    let bytes = sample(2_000_000, 11);
+    let site = Site::new();
+    site.put("x.warp", &packed(&bytes));
+    let mounted = site.mount("x.warp", &["--remote-timeout", "2", "--prefetch", "off"]);
+    let file = File::open(mounted.path("x")).unwrap();
+    (site, mounted, file, bytes)
+}
+
 #[test]
 fn a_server_that_ignores_ranges_is_an_error_and_not_read_as_a_whole() {
-    let far = Far::new("10");
-    far.fails(
-        Fault::IgnoreRange,
-        "sends the whole object when asked for a part",
-    );
-    let passed = far.bucket.proxy.take_passed();
-    let whole: u64 = passed
+    let (site, mounted, file, bytes) = web();
+    site.proxy.always("x.warp", Fault::IgnoreRange);
+    let mut read = [0; 4096];
+    let error = file.read_exact_at(&mut read, 1_000_000).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+    let why = "sends the whole object when asked for a part";
+    assert!(mounted.logged().contains(why), "{}", mounted.logged());
+    // Not again and again either.
+    let passed = site.proxy.take_passed();
+    let whole = passed
         .iter()
-        .filter(|request| request.status == 200 && request.method == "GET")
-        .map(|request| request.bytes)
-        .sum();
-    assert!(whole < 16 << 20, "{whole}");
+        .filter(|request| request.status == 200 && request.method == "GET");
+    assert!(whole.count() <= 4, "{passed:?}");
+    site.proxy.behave();
+    file.read_exact_at(&mut read, 1_000_000).unwrap();
+    assert!(read == bytes[1_000_000..][..4096]);
 }
 
 #[test]
@@ -146,12 +174,16 @@ fn other_bytes_of_the_right_length_are_never_served_as_the_original() {
 
 #[test]
 fn another_part_than_was_asked_for_is_never_served() {
-    let far = Far::new("2");
-    // What says so can be asked for again; what lies about it is found by its digest.
-    let file = far.open("x");
-    far.bucket.proxy.always("x.warp", Fault::Shift(64));
-    let error = far.read(&file, 400_000).unwrap_err();
+    let (site, mounted, file, bytes) = web();
+    // It lies about it, so that only the digests tell.
+    site.proxy.always("x.warp", Fault::Shift(64));
+    let mut read = [0; 4096];
+    let error = file.read_exact_at(&mut read, 1_000_000).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+    assert!(mounted.logged().contains("damaged"), "{}", mounted.logged());
+    site.proxy.behave();
+    file.read_exact_at(&mut read, 1_500_000).unwrap();
+    assert!(read == bytes[1_500_000..][..4096]);
 }
 
 #[test]
@@ -256,7 +288,8 @@ fn a_server_that_disappears_and_comes_back_costs_its_readers_time_and_nothing_el
     far.bucket.proxy.vanish();
     std::thread::scope(|scope| {
         let readers = [(&packed, 400_000), (&plain, 800_000)];
-        let readers = readers.map(|(file, at)| scope.spawn(|| far.read(file, at).map(|()| at)));
+        let far = &far;
+        let readers = readers.map(|(file, at)| scope.spawn(move || far.read(file, at)));
         std::thread::sleep(away());
         assert!(readers.iter().all(|reader| !reader.is_finished()));
         far.bucket.proxy.come_back();
@@ -314,18 +347,26 @@ fn one_whose_server_hangs_does_not_hold_up_others() {
 #[test]
 fn a_reader_of_a_dead_server_can_be_interrupted() {
     let far = Far::new("120");
-    far.always(Fault::Hang);
-    let mut reader = Command::new("cat");
-    let mut reader = reader
+    let script = "exec 3<\"$0\"; echo open; read -r _; exec cat <&3 >/dev/null";
+    let mut reader = Command::new("sh")
+        .args(["-c", script])
         .arg(far.mounted.path("x"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut said = String::new();
+    BufReader::new(reader.stdout.take().unwrap())
+        .read_line(&mut said)
+        .unwrap();
+    assert_eq!(said, "open\n");
+    far.always(Fault::Hang);
+    reader.stdin.take().unwrap().write_all(b"\n").unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(reader.try_wait().unwrap().is_none());
-    let interrupt = rustix::process::Signal::INT;
-    rustix::process::kill_process(rustix::process::Pid::from_child(&reader), interrupt).unwrap();
+    // Not SIGINT, which is ignored by what a shell runs in the background.
+    let end = rustix::process::Signal::TERM;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&reader), end).unwrap();
     wait_until("the end of the reader", || {
         reader.try_wait().unwrap().is_some()
     });

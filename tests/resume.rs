@@ -339,7 +339,7 @@ fn a_second_unpack_of_a_tree_does_only_what_is_missing() {
     unpack();
     fs::remove_file(trees.at("back/d/c")).unwrap();
     let said = unpack();
-    assert!(said.contains("1 files unpacked"), "{said}");
+    assert!(said.contains("1 file unpacked"), "{said}");
     shell(trees.0.path(), "diff -r tree back");
     let marks = shell(trees.0.path(), "getfattr -Rdm - back");
     assert!(!marks.contains("user.warpfs"), "{marks}");

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::place::{said, umount};
-use common::users::{FuseForAll, SOMEBODY, as_user, place_of_somebody};
+use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::{Mounted, Random, is_mounted, pack, shell, wait_until};
 use rustix::fs::Advice;
 use rustix::io::Errno;
@@ -247,10 +247,7 @@ fn permissions_taken_away_are_refused_to_who_opens_and_leave_who_has_opened_alon
         chown(source.join(name), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
     }
     let mount_point = place.mount_point();
-    let mut words: Vec<&OsStr> = vec![program.as_os_str(), OsStr::new("mount")];
-    words.extend(SMALL.iter().map(OsStr::new));
-    words.extend([source.as_os_str(), mount_point.as_os_str()]);
-    let output = as_user(SOMEBODY, &words);
+    let output = mount_as_somebody(&place, &program, SMALL);
     assert!(output.status.success(), "{}", said(&output));
 
     // Each reads a little, waits to be told, and reads all.

@@ -18,7 +18,7 @@ use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Mounted, is_mounted, pack, sample, shell, vector, warpfs};
+use common::{Mounted, is_mounted, names, pack, sample, shell, vector, warpfs};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 fn original() -> Vec<u8> {
@@ -30,15 +30,6 @@ fn packed(path: &Path) {
     let own = tempfile::tempdir().unwrap();
     fs::write(own.path().join("original"), original()).unwrap();
     pack(&own.path().join("original"), path, &["--chunk-size", "64K"]);
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 /// Something mounted for the time of a test.

@@ -18,33 +18,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::place::{said, umount};
+use common::sources::two_codecs_and_damage;
 use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, place_of_somebody};
-use common::{Mounted, PATIENCE, pack, run, sample, wait_until, warpfs};
+use common::{Mounted, PATIENCE, run, wait_until, warpfs};
 use rustix::fs::Advice;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// A source with a file in each of two codecs and a damaged one, 1 MiB each in chunks of 64 KiB.
+/// The same with a file that is opened in vain.
 fn source() -> tempfile::TempDir {
-    let source = tempfile::tempdir().unwrap();
-    let original = source.path().join("original");
-    fs::write(&original, sample(1 << 20, 5)).unwrap();
-    for codec in ["lz4", "zstd"] {
-        let packed = source.path().join(format!("{codec}.warp"));
-        pack(
-            &original,
-            &packed,
-            &["--codec", codec, "--chunk-size", "64K"],
-        );
-    }
-    fs::remove_file(&original).unwrap();
-    let mut damaged = fs::read(source.path().join("zstd.warp")).unwrap();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 0xff;
-    fs::write(source.path().join("damaged.warp"), damaged).unwrap();
-    // Opened in anger: its header is right, its table is not.
-    let whole = fs::read(source.path().join("lz4.warp")).unwrap();
-    let mut no_table = whole.clone();
+    let source = two_codecs_and_damage("");
+    // Its header is right, its table is not.
+    let mut no_table = fs::read(source.path().join("lz4.warp")).unwrap();
     no_table[18..26].fill(0xff);
     fs::write(source.path().join("no-table.warp"), no_table).unwrap();
     source

@@ -18,7 +18,7 @@ use std::process::Output;
 
 use common::place::{Place, said, umount};
 use common::shown::Shown;
-use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, place_of_somebody};
+use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::{Bound, mixed, shell};
 
 fn shown(arguments: &[&str]) -> Shown {
@@ -176,13 +176,7 @@ fn a_users_own_mount_is_his_in_every_user_namespace_and_in_a_sandbox() {
     let _fuse = FuseForAll::new(false);
     let (place, program) = place_of_somebody();
     let mount_point = place.mount_point();
-    let mount = [
-        program.as_os_str(),
-        OsStr::new("mount"),
-        place.source().into_os_string().leak(),
-        mount_point.as_os_str(),
-    ];
-    let output = as_user(SOMEBODY, &mount);
+    let output = mount_as_somebody(&place, &program, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let original = place.own.path().join("original");
     fs::write(&original, mixed()).unwrap();
@@ -278,14 +272,10 @@ fn ids_that_are_mapped_beside_ones_own_take_allow_other() {
     // What `unshare --map-auto` and containers with a range of ids do: root inside is the user, others are not.
     let _fuse = FuseForAll::new(true);
     let (place, program) = place_of_somebody();
-    let (source, mount_point) = (place.source(), place.mount_point());
+    let mount_point = place.mount_point();
     for allow_other in [false, true] {
-        let mut words = vec![program.as_os_str(), OsStr::new("mount")];
-        if allow_other {
-            words.push(OsStr::new("--allow-other"));
-        }
-        words.extend([source.as_os_str(), mount_point.as_os_str()]);
-        let output = as_user(SOMEBODY, &words);
+        let options: &[&str] = if allow_other { &["--allow-other"] } else { &[] };
+        let output = mount_as_somebody(&place, &program, options);
         assert!(output.status.success(), "{}", said(&output));
         // The namespace is made by root, who may map what he likes; the ids are the user's and another's.
         let within = |inner: u32| {

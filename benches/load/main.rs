@@ -80,6 +80,9 @@ enum Command {
         zstd_level: i32,
         #[arg(long)]
         threads: usize,
+        /// Compute BLAKE3 of the chunks as well
+        #[arg(long)]
+        hash: bool,
         file: PathBuf,
     },
     /// Stand in front of an HTTP server, until standard input ends, as a link of a delay and a rate. Its address is the first line
@@ -98,6 +101,9 @@ enum Command {
     Decode {
         #[arg(long)]
         threads: usize,
+        /// Compute BLAKE3 of the chunks as well
+        #[arg(long)]
+        hash: bool,
         file: PathBuf,
     },
 }
@@ -159,6 +165,7 @@ fn main() -> Result<()> {
             chunk_size,
             zstd_level,
             threads,
+            hash,
             file,
         } => limits::encode(
             &file,
@@ -166,6 +173,7 @@ fn main() -> Result<()> {
             usize::try_from(chunk_size)?,
             zstd_level,
             threads,
+            hash,
         )?,
         Command::Link {
             server,
@@ -174,7 +182,11 @@ fn main() -> Result<()> {
         } => {
             return link::stand(server, Duration::from_millis(delay), rate);
         }
-        Command::Decode { threads, file } => limits::decode(&file, threads)?,
+        Command::Decode {
+            threads,
+            hash,
+            file,
+        } => limits::decode(&file, threads, hash)?,
     };
     println!("{answer}");
     Ok(())

@@ -209,7 +209,26 @@ const PAGES: &[Page] = &[
             "With *--keep-going* what can be saved of a damaged file is written, the byte ranges that are lost are listed, and \
              the exit status is 1.",
         ],
-        sections: &[],
+        sections: &[(
+            "A DAMAGED BEGINNING",
+            &[
+                (
+                    "What is refused",
+                    "Without header and table nothing tells where the chunks lie, so *--keep-going* refuses such a file. Of one \
+                     that was packed with zstd or lz4 the codec's own program still decodes the chunks: they are whole frames, \
+                     one behind the other.",
+                ),
+                (
+                    "LC_ALL=C grep -abom1 $'\\x28\\xb5\\x2f\\xfd' x.warp | head -1",
+                    "finds the first frame of zstd; that of lz4 begins with $'\\x04\\x22\\x4d\\x18'. The number is its OFFSET.",
+                ),
+                (
+                    "tail -c +$((OFFSET + 1)) x.warp | zstd -dc > x",
+                    "decodes up to the first damaged chunk, or to the footer, which zstd complains of when all is written. For \
+                     lz4 it is *lz4 -dc*.",
+                ),
+            ],
+        )],
         files: &[WARP_FILES],
         see_also: &["warpfs(1)", "warpfs-pack(1)", "warpfs-verify(1)"],
     },
@@ -227,7 +246,8 @@ const PAGES: &[Page] = &[
         name: "warpfs-info",
         description: &[
             "Shows what packed files say of themselves: version, codec, sizes, ratio, chunks, checksum. Nothing is decoded, so \
-             it is quick for files of any size, and finds no damage behind the tables; *warpfs verify* does.",
+             it is quick for files of any size, and finds no damage behind the tables; *warpfs verify* does. Of a file that was \
+             cut short it shows what is still there.",
         ],
         sections: &[],
         files: &[WARP_FILES],

@@ -28,7 +28,7 @@ pub(crate) use chain::{describe, has_header};
 pub(crate) use contents::Contents;
 pub(crate) use input::{Content, Input};
 pub use outline::Verify;
-pub(crate) use outline::{Conditions, Cut, Outline};
+pub(crate) use outline::{Conditions, Cut, Outline, ends_early};
 pub(crate) use record::{Evidence, Record};
 pub(crate) use source::{Distant, Kept, Source, Then};
 pub(crate) use units::{Unit, one_call, piece_bytes, piece_number};

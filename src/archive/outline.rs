@@ -36,6 +36,14 @@ pub(crate) enum Cut {
     Refuse,
 }
 
+/// Whether it is only that the file ends too early, for which a reader that accepts [`Cut`] may take it all the same.
+pub(crate) fn ends_early(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::EndsInside(Part::Payload | Part::ChunkHeader)
+    )
+}
+
 /// How decoded bytes are checked against the record of digests behind the footer, where a file has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {

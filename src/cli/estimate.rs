@@ -138,11 +138,11 @@ fn row(name: &str, trial: &Trial, size: u64) -> String {
     )
 }
 
-/// Bytes in a second, in three digits or so.
+/// Bytes in a second, in two digits or so: more of them say nothing of another machine, or of this one tomorrow.
 fn per_second(rate: f64) -> String {
-    match rate / 1e6 {
-        rate if rate < 10.0 => format!("{rate:.1} MB"),
-        rate if rate < 1000.0 => format!("{rate:.0} MB"),
-        rate => format!("{:.1} GB", rate / 1e3),
+    match rate / f64::from(1 << 20) {
+        rate if rate < 10.0 => format!("{rate:.1} MiB"),
+        rate if rate < 1000.0 => format!("{rate:.0} MiB"),
+        rate => format!("{:.1} GiB", rate / 1024.0),
     }
 }

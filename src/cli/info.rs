@@ -100,7 +100,7 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
 /// Reports what is wrong with a file.
 fn settle(info: Result<&Info, &Error>) -> Outcome {
     let wrong = match info {
-        Ok(info) => info.record_damage(),
+        Ok(info) => info.cut().or(info.record_damage()),
         Err(error) => Some(error),
     };
     wrong.inspect(|error| report(error));
@@ -212,9 +212,10 @@ impl<W: Write> Printer<W> {
 
     fn print_lines(&mut self, info: &Info) -> io::Result<()> {
         let size = |bytes: u64| format!("{bytes} bytes ({})", human(bytes));
-        let checksum = match info.checksum() {
-            Some((checksum, digest)) => format!("{checksum} {digest}"),
-            None => "none".to_owned(),
+        let checksum = match (info.checksum(), info.cut()) {
+            (Some((checksum, digest)), _) => format!("{checksum} {digest}"),
+            (None, Some(_)) => "cut off, if there was one".to_owned(),
+            (None, None) => "none".to_owned(),
         };
         // Labels of 9: the line of the longest digest fits a terminal of 80 columns.
         let out = &mut self.out;
@@ -232,12 +233,24 @@ impl<W: Write> Printer<W> {
         writeln!(out, "chunks   {}, {largest}", info.chunk_count())?;
         writeln!(out, "checksum {checksum}")?;
         match (info.record_damage(), info.record_len()) {
+            _ if info.cut().is_some() => writeln!(out, "digests  cut off, if there were any")?,
             (Some(_), _) => writeln!(out, "digests  damaged: no read can be checked by them")?,
             (None, Some(len)) => writeln!(out, "digests  of every part, {}", size(len))?,
             (None, None) => writeln!(
                 out,
                 "digests  none: no part can be checked without the rest"
             )?,
+        }
+        if info.cut().is_some() {
+            let (whole, lost) = (info.original_size(), "what follows is lost");
+            match info.held() {
+                Some(held) => writeln!(
+                    out,
+                    "cut      bytes 0..{held} are there ({}), {lost}",
+                    percent(held, whole)
+                )?,
+                None => writeln!(out, "cut      only decoding tells where: {lost}")?,
+            }
         }
         if let Some(map) = self
             .terminal
@@ -269,7 +282,11 @@ impl<W: Write> Printer<W> {
             info.packed_size(),
             percent(info.packed_size(), info.original_size()),
             info.chunk_count(),
-            checksum.map_or("none", |(checksum, _)| checksum.name()),
+            match (checksum, info.cut()) {
+                (Some((checksum, _)), _) => checksum.name(),
+                (None, Some(_)) => "cut off",
+                (None, None) => "none",
+            },
             OneLine(info.path().display()),
         )?;
         self.print_chunks(info)
@@ -337,6 +354,8 @@ fn as_json(info: &Info, chunks: bool) -> Value {
         "digest": digest,
         "record_size": info.record_len(),
         "record_damage": info.record_damage().map(|error| error.kind().to_string()),
+        "cut": info.cut().map(|error| error.kind().to_string()),
+        "held": info.held(),
     });
     if chunks && let Some(object) = object.as_object_mut() {
         let table = info.chunks().map(|chunk| {

@@ -182,6 +182,28 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
+/// Does a job that goes on behind damage, and says what is left to do where it could not: of a file whose beginning is damaged,
+/// nothing tells where the chunks lie.
+fn keep_going(
+    task: &Task<'_>,
+    job: impl FnOnce() -> warpfs::Result<Outcome>,
+) -> warpfs::Result<Outcome> {
+    let done = job();
+    if let Err(error) = &done
+        && error.is_damage()
+        && error.chunk().is_none()
+    {
+        task.control.observer.failed(error);
+        task.progress.line(&format!(
+            "warpfs: {}: --keep-going needs header and table: \"A damaged beginning\" in \"man warpfs-unpack\" and \
+             docs/FORMAT.md says how to save the chunks without",
+            task.input.display()
+        ));
+        return Ok(Outcome::Failed);
+    }
+    done
+}
+
 /// Shows an error. A reader of our output that has gone away is not one.
 fn report(error: &Error) {
     if let ErrorKind::Io { source, .. } = error.kind()

@@ -11,7 +11,7 @@ use warpfs::{EngineOptions, Verify};
 
 use super::allocator::give_large_buffers_back;
 use super::logging::{LogFile, begin_logging};
-use super::{Outcome, Volume, mount_words, size, threads_parser, wrong_usage};
+use super::{Outcome, Volume, mount_words, say, size, threads_parser, wrong_usage};
 
 /// Show a tree of .warp files, or one of them, as the originals, read-only
 #[derive(Debug, Args)]
@@ -194,6 +194,14 @@ impl Mount {
 
     /// Mounts, and serves until the mount ends.
     pub(super) fn serve(self, volume: Volume) -> warpfs::Result<Outcome> {
+        let covered = fuse::shown_at(&self.mountpoint).ok().flatten();
+        let covers = covered.filter(|_| !volume.quiet).map(|source| {
+            format!(
+                "warpfs: {}: covers {}, which is mounted here too, until \"warpfs umount\"",
+                self.mountpoint.display(),
+                source.display()
+            )
+        });
         let defaults = EngineOptions::default();
         let log = match &self.log_file {
             Some(path) => Some(LogFile::open(path)?),
@@ -235,7 +243,12 @@ impl Mount {
             remote_timeout: self.remote_timeout,
             metrics: self.metrics,
         };
-        fuse::serve(&options, || begin_logging(log, foreground, volume))?;
+        fuse::serve(&options, || {
+            if let Some(covers) = covers {
+                say(covers);
+            }
+            begin_logging(log, foreground, volume);
+        })?;
         Ok(Outcome::Done)
     }
 

@@ -25,7 +25,7 @@ Example:
   warpfs pack --codec zstd --chunk-size 256K disk.img     writes disk.img.warp
   warpfs pack -r photos -o /backup/photos                 packs a tree into another
   warpfs pack -r --exclude '*.jpg' --exclude cache/ photos -o /backup/photos
-  warpfs pack -r --in-place models                        replaces files; 'warpfs mount models models' shows them as before")]
+  warpfs pack -r --in-place models                        then: warpfs mount models models")]
 pub(super) struct Arguments {
     /// Files to pack, or trees with -r; - is standard input
     #[arg(required = true, value_name = "INPUT")]
@@ -61,7 +61,7 @@ pub(super) struct Arguments {
     /// With -r: write a list of the files into the resulting tree, by which it can be mounted from a web server
     #[arg(long, requires = "recursive")]
     index: bool,
-    /// What to aim for
+    /// What to aim for; zstd and brotli have levels of their own, see below
     #[arg(long, default_value = "auto", value_parser = level_parser())]
     level: Level,
     /// Instead of a level: what the files are for; 'warpfs estimate' shows what each comes to. archive is zstd at level 19

@@ -86,9 +86,10 @@ impl Progress {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         say(format_args!(
-            "{}: {} files {verb}, {seconds:.1} s, {}/s",
+            "{}: {} file{} {verb}, {seconds:.1} s, {}/s",
             path.display(),
             summary.files,
+            if summary.files == 1 { "" } else { "s" },
             human(rate(summary.original_size + summary.copied_size, seconds)),
         ));
         let (original, packed) = (summary.original_size, summary.packed_size);
@@ -124,7 +125,7 @@ impl Progress {
     }
 
     /// A line among the progress.
-    fn line(&self, line: &str) {
+    pub(super) fn line(&self, line: &str) {
         self.bar.suspend(|| say(line));
     }
 }

@@ -1,4 +1,6 @@
-//! Sizes and ranges as people write them: bytes, or K, M and G for powers of 1024.
+//! Sizes and ranges as people write them, and sizes as they are shown to people. There is one rule for both: K, M and G are
+//! powers of 1024, and what is shown is called KiB, MiB and GiB, speeds too. What programs read (`--json`, `--chunks`, columns
+//! of several files) is in bytes; the lines of `-v` are in bytes and MB/s, of 10^6 bytes.
 
 use std::ops::Range;
 
@@ -41,7 +43,7 @@ pub(super) fn parse_range(text: &str) -> Result<Range<u64>, String> {
     }
 }
 
-/// A size for people, exact where it is small.
+/// A size, or what is done in a second, for people; exact where it is small.
 pub(super) fn human(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }

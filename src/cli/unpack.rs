@@ -11,7 +11,7 @@ use warpfs::unpack::{UnpackOptions, original_name, unpack_file, unpack_to};
 use super::outputs::{output_parser, plan, without_outputs};
 use super::standard_output::StandardOutput;
 use super::urls::shown;
-use super::{Outcome, Task, Volume, cannot_print, for_each_input, size, wrong_usage};
+use super::{Outcome, Task, Volume, cannot_print, for_each_input, keep_going, size, wrong_usage};
 
 /// Unpack files: x.warp becomes x beside it
 #[derive(Debug, clap::Args)]
@@ -71,10 +71,14 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         false => plan(files, recursive, output, options.force, original_name)
             .unwrap_or_else(|why| wrong_usage("unpack", why)),
     };
-    for_each_input(&plan, volume, |task| match (task.tree, arguments.stdout) {
+    let job = |task: &Task<'_>| match (task.tree, arguments.stdout) {
         (true, _) => tree_of(&options, task),
         (false, true) => to_standard_output(task.input, &options, task.control),
         (false, false) => file(&options, task),
+    };
+    for_each_input(&plan, volume, |task| match options.keep_going {
+        true => keep_going(task, || job(task)),
+        false => job(task),
     })
 }
 

@@ -7,7 +7,7 @@ use warpfs::verify::{VerifyOptions, verify_file};
 
 use super::outputs::without_outputs;
 use super::urls::shown;
-use super::{Outcome, Volume, for_each_input, say};
+use super::{Outcome, Task, Volume, for_each_input, keep_going, say};
 
 /// Decode every chunk and check it all
 #[derive(Debug, clap::Args)]
@@ -35,30 +35,30 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         threads: arguments.threads.map(usize::from),
         keep_going: arguments.keep_going,
     };
-    for_each_input(
-        &without_outputs(&arguments.files, arguments.recursive),
-        volume,
-        |task| match task.tree {
-            true => {
-                let summary = verify_tree(task.input, options, task.control)?;
-                if summary.files == 0 && summary.failed == 0 {
-                    // Also if summaries are not wanted: who asks for nothing but errors must not take this for success.
-                    say(format_args!(
-                        "warpfs: {}: nothing was verified: no file in it has a name that ends in .warp",
-                        task.input.display()
-                    ));
-                    return Ok(Outcome::Done);
-                }
-                task.progress
-                    .summarize_tree(task.input, "verified", &summary);
-                Ok(Outcome::failed_if(summary.failed > 0))
-            }
-            false => {
-                let summary = verify_file(task.input, options, task.control)?;
-                task.progress
-                    .summarize(&shown(task.input), "whole", &summary);
-                Ok(Outcome::failed_if(summary.lost > 0))
-            }
-        },
-    )
+    let plan = without_outputs(&arguments.files, arguments.recursive);
+    for_each_input(&plan, volume, |task| match options.keep_going {
+        true => keep_going(task, || verify(options, task)),
+        false => verify(options, task),
+    })
+}
+
+fn verify(options: VerifyOptions, task: &Task<'_>) -> warpfs::Result<Outcome> {
+    if !task.tree {
+        let summary = verify_file(task.input, options, task.control)?;
+        task.progress
+            .summarize(&shown(task.input), "whole", &summary);
+        return Ok(Outcome::failed_if(summary.lost > 0));
+    }
+    let summary = verify_tree(task.input, options, task.control)?;
+    if summary.files == 0 && summary.failed == 0 {
+        // Also if summaries are not wanted: who asks for nothing but errors must not take this for success.
+        say(format_args!(
+            "warpfs: {}: nothing was verified: no file in it has a name that ends in .warp",
+            task.input.display()
+        ));
+        return Ok(Outcome::Done);
+    }
+    task.progress
+        .summarize_tree(task.input, "verified", &summary);
+    Ok(Outcome::failed_if(summary.failed > 0))
 }

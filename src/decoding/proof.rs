@@ -1,7 +1,8 @@
 //! What proves the whole of an archive, put together chunk by chunk in order: the checksum, and the record of digests if
 //! that is to be proved too.
 
-use super::{Decoded, Decoding, Sink, is_of_record};
+use super::decoder::Decoded;
+use super::{Decoding, Sink, is_of_record};
 use crate::archive::Archive;
 use crate::digest::{Assembler, ChainingValue, Content, hashes_in_parallel};
 use crate::error::{Error, ErrorKind, Result};

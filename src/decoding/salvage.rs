@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use super::{is_of_record, is_suspect};
+use super::decoder::is_suspect;
+use super::is_of_record;
 use crate::archive::Archive;
 use crate::codec::Stream;
 use crate::digest::{Content, leaf_digests, leaf_ranges};

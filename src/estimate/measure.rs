@@ -1,6 +1,6 @@
 //! One setting tried on the samples: what it makes of them, and how fast.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::sample::{Sample, Samples, spread};
@@ -21,6 +21,8 @@ const PAGE_LEN: f64 = 8.0 + 36.0;
 const LEAST_SAMPLES: usize = 6;
 /// How many random reads are tried at most, and how long.
 const READS: (u64, Duration) = (400, Duration::from_millis(30));
+/// How many pieces are tried beside the samples at most, and how long.
+const PROBES: (u64, Duration) = (512, Duration::from_millis(1500));
 /// How long decoding all of it is tried.
 const READ_TIME: Duration = Duration::from_millis(50);
 
@@ -151,6 +153,37 @@ pub(super) fn measure(
             random_read: read_at_random(&chunks, way)?,
         },
     ))
+}
+
+/// What a byte takes in the file, by pieces that are short and many, and of all the data as no sample is; nothing is kept of
+/// them. `None` if there is no time for enough of them.
+pub(super) fn probe(
+    samples: &Samples,
+    way: &Way,
+    threads: usize,
+    control: Control<'_>,
+) -> Result<Option<f64>> {
+    let started = Instant::now();
+    let next = AtomicU64::new(0);
+    let done = on_threads(threads, || {
+        let (mut cost, mut pieces) = (0.0, 0_u64);
+        while let turn = next.fetch_add(1, Ordering::Relaxed)
+            && turn < PROBES.0
+            && started.elapsed() < PROBES.1
+        {
+            if control.cancelled.load(Ordering::Relaxed) {
+                return Err(ErrorKind::Cancelled.into());
+            }
+            if let Some(piece) = samples.piece(turn, way.chunk_size) {
+                cost += encode(&piece, way, &mut Vec::new())? / piece.bytes.len().max(1) as f64;
+                pieces += 1;
+            }
+        }
+        Ok((cost, pieces))
+    })?;
+    let cost: f64 = done.iter().map(|(cost, _)| cost).sum();
+    let pieces: u64 = done.iter().map(|(_, pieces)| pieces).sum();
+    Ok((pieces >= PROBES.0 / 2).then_some(cost / pieces as f64))
 }
 
 /// Runs the same on several threads.

@@ -64,6 +64,8 @@ pub(super) struct Samples {
     files: Vec<Candidate>,
     samples: Vec<Sample>,
     failed: u64,
+    /// By how much all of it packs worse than the samples do.
+    scale: f64,
 }
 
 impl Samples {
@@ -76,6 +78,7 @@ impl Samples {
             files: Vec::new(),
             samples: Vec::new(),
             failed: 0,
+            scale: 1.0,
         };
         let mut seen = HashSet::new();
         for path in paths {
@@ -155,7 +158,7 @@ impl Samples {
                 break;
             };
             let begin = ends.get(file).map_or(0, |end| end - candidate.data());
-            let Some(region) = region_at(candidate, position - begin) else {
+            let Some(region) = region_at(candidate, position - begin, REGION_LEN) else {
                 break;
             };
             let len = region.end - region.start;
@@ -194,6 +197,49 @@ impl Samples {
             }
         }
         Ok(())
+    }
+
+    /// A short piece of all the data, an even share of it for every turn, of at most `len` bytes. `None` if it
+    /// cannot be read: what that is was told when samples were taken.
+    pub(super) fn piece(&self, turn: u64, len: u64) -> Option<Sample> {
+        let mut position = spread(turn, self.files.iter().map(Candidate::data).sum());
+        let mut files = self.files.iter().enumerate();
+        let (number, candidate) = files.find(|(_, file)| match file.data() {
+            data if position < data => true,
+            data => {
+                position -= data;
+                false
+            }
+        })?;
+        let region = region_at(candidate, position, len)?;
+        let (bytes, copied) = read_region(candidate, &region).ok()?;
+        Some(Sample {
+            bytes,
+            offset: region.start,
+            file_size: candidate.size,
+            file: number,
+            weight: 1.0,
+            copied,
+        })
+    }
+
+    /// Whether not all of the data is in the samples.
+    pub(super) fn are_a_part(&self) -> bool {
+        self.sampled() < self.files.iter().map(Candidate::data).sum()
+    }
+
+    /// Has everything packed for what pieces of all the data come to, `cost` bytes for each of theirs, by the setting by which the
+    /// samples have these costs.
+    pub(super) fn scale_to(&mut self, cost: f64, costs: &Costs) {
+        let mut sum = 0.0;
+        let mut weights = 0.0;
+        for (sample, cost) in self.samples.iter().zip(&costs.samples) {
+            sum += cost.unwrap_or(0.0) / sample.bytes.len().max(1) as f64 * sample.weight;
+            weights += sample.weight;
+        }
+        if sum > 0.0 {
+            self.scale = cost / (sum / weights);
+        }
     }
 
     pub(super) fn all(&self) -> &[Sample] {
@@ -254,6 +300,8 @@ impl Samples {
         let data: u64 = self.files.iter().map(Candidate::data).sum();
         let holes = self.size() - data;
         let of_data = if weights > 0.0 { packed / weights } else { 0.0 };
+        // What does not shrink does not grow either.
+        let of_data = (of_data * self.scale).min(of_data.max(1.0));
         (of_data * data as f64 + costs.of_a_hole * holes as f64) as u64
     }
 
@@ -338,15 +386,16 @@ fn data_runs(input: &SizedInput<'_>) -> Result<Vec<Range<u64>>> {
     Ok(runs)
 }
 
-/// The region that holds the byte which so many bytes of data are in front of.
-fn region_at(candidate: &Candidate, mut position: u64) -> Option<Range<u64>> {
+/// The region of `len` bytes, of which a whole region is a multiple, that holds the byte which so many bytes of data are in front
+/// of.
+fn region_at(candidate: &Candidate, mut position: u64, len: u64) -> Option<Range<u64>> {
     for run in &candidate.runs {
-        let len = run.end - run.start;
-        if position < len {
-            let start = (run.start + position) / REGION_LEN * REGION_LEN;
-            return Some(start..candidate.size.min(start + REGION_LEN));
+        let run_len = run.end - run.start;
+        if position < run_len {
+            let start = (run.start + position) / len * len;
+            return Some(start..candidate.size.min(start + len));
         }
-        position -= len;
+        position -= run_len;
     }
     None
 }

@@ -10,11 +10,13 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::error::{ErrorKind, Result};
 use crate::occasionally::Occasionally;
+use crate::tree::LISTING_THREADS;
 
 /// What the server has open for itself: streams, log, source, connection, signals.
 const OWN: u64 = 32;
-/// What one thread has open for the length of a request: directories on the way to a file, the file.
-const PER_THREAD: u64 = 4;
+/// What one thread has open for the length of a request: directories on the way to a file, the file; or a directory and what
+/// each of those has open who look at its entries.
+const PER_THREAD: u64 = 4 + LISTING_THREADS as u64;
 /// How often the log is told.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
@@ -79,7 +81,7 @@ mod tests {
 
     #[test]
     fn some_descriptors_are_kept_back_but_never_more_than_half() {
-        for (limit, threads, for_files) in [(256, 2, 216), (1024, 16, 928), (40, 16, 20)] {
+        for (limit, threads, for_files) in [(256, 2, 208), (1024, 16, 864), (40, 16, 20)] {
             let descriptors = Descriptors::of(limit, threads);
             assert!(descriptors.check(for_files - 1).is_ok(), "{limit}");
             let refused = descriptors.check(for_files).unwrap_err();

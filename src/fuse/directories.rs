@@ -12,8 +12,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use fuser::FopenFlags;
-
+use super::protocol::Opened;
 use crate::tree::{Listing, NodeId};
 
 /// What a node costs besides its entry: its share of the empty slots.
@@ -41,12 +40,19 @@ enum Kept {
 impl Directories {
     /// How a directory is opened whose entries may be kept, and the listing that it has to be read from. `known` is how
     /// many of the entries the kernel knows as files.
-    pub(super) fn open(&self, node: NodeId, known: usize) -> (FopenFlags, Option<Arc<Listing>>) {
-        let keep = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+    pub(super) fn open(&self, node: NodeId, known: usize) -> (Opened, Option<Arc<Listing>>) {
+        let anew = Opened {
+            cache_entries: true,
+            ..Opened::default()
+        };
+        let keep = Opened {
+            keep_cache: true,
+            ..anew
+        };
         let mut table = self.lock();
         let kept = table.entry(node).or_insert(Kept::Nothing);
         match kept {
-            Kept::Mixture => return (FopenFlags::empty(), None),
+            Kept::Mixture => return (Opened::default(), None),
             Kept::All(entries) if known >= *entries => return (keep, None),
             Kept::Some(listing) => {
                 if let Some(listing) = listing.upgrade() {
@@ -56,7 +62,7 @@ impl Directories {
             Kept::Nothing | Kept::All(_) => {}
         }
         *kept = Kept::Nothing;
-        (FopenFlags::FOPEN_CACHE_DIR, None)
+        (anew, None)
     }
 
     /// The listing that the kernel is to be told from its beginning: a new one, or what others are telling it already.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use fuser::Errno;
+use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
 
@@ -30,25 +30,25 @@ pub(super) fn errno(error: &Error) -> Errno {
         | ErrorKind::DamagedRecord(_)
         | ErrorKind::OverBudget { .. }
         | ErrorKind::Unstreamable { .. }
-        | ErrorKind::Panicked => Errno::EIO,
+        | ErrorKind::Panicked => Errno::IO,
         // The kernel looks the name up again and, on open, tries once more.
-        ErrorKind::Changed | ErrorKind::InputChanged => Errno::ESTALE,
-        ErrorKind::Exists => Errno::EEXIST,
+        ErrorKind::Changed | ErrorKind::InputChanged => Errno::STALE,
+        ErrorKind::Exists => Errno::EXIST,
         // Not EMFILE, which would say that the reading program has too many.
-        ErrorKind::TooManyOpen { .. } => Errno::ENFILE,
-        ErrorKind::Unusable(_) => Errno::EINVAL,
-        ErrorKind::Cancelled => Errno::EINTR,
-        ErrorKind::Io { source, .. } => source
-            .raw_os_error()
-            .map_or_else(|| other_io(source.kind()), Errno::from_i32),
+        ErrorKind::TooManyOpen { .. } => Errno::NFILE,
+        ErrorKind::Unusable(_) => Errno::INVAL,
+        ErrorKind::Cancelled => Errno::INTR,
+        ErrorKind::Io { source, .. } => {
+            Errno::from_io_error(source).unwrap_or_else(|| other_io(source.kind()))
+        }
     }
 }
 
 fn other_io(kind: io::ErrorKind) -> Errno {
     match kind {
-        io::ErrorKind::NotFound => Errno::ENOENT,
-        io::ErrorKind::PermissionDenied => Errno::EACCES,
-        _ => Errno::EIO,
+        io::ErrorKind::NotFound => Errno::NOENT,
+        io::ErrorKind::PermissionDenied => Errno::ACCESS,
+        _ => Errno::IO,
     }
 }
 
@@ -59,11 +59,14 @@ mod tests {
     #[test]
     fn the_systems_own_number_is_passed_on() {
         let error = Error::io("cannot read", io::Error::from_raw_os_error(24));
-        assert_eq!(errno(&error).code(), 24);
+        assert_eq!(errno(&error).raw_os_error(), 24);
         assert_eq!(
-            errno(&ErrorKind::Changed.into()).code(),
-            Errno::ESTALE.code()
+            errno(&ErrorKind::Changed.into()).raw_os_error(),
+            Errno::STALE.raw_os_error()
         );
-        assert_eq!(errno(&ErrorKind::NotWarp.into()).code(), Errno::EIO.code());
+        assert_eq!(
+            errno(&ErrorKind::NotWarp.into()).raw_os_error(),
+            Errno::IO.raw_os_error()
+        );
     }
 }

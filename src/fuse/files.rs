@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Instant;
 
-use fuser::{BackingId, FileHandle, FopenFlags, ReplyData, ReplyOpen};
-
+use super::backing::BackingFile;
 use super::errno::errno;
-use super::filesystem::{MAX_REQUEST, WarpFilesystem};
+use super::filesystem::WarpFilesystem;
 use super::handles::{Backing, Handle};
+use super::protocol::{Opened, Reply};
+use super::session::MAX_REQUEST;
 use crate::archive::Content;
 use crate::cache::Origin;
 use crate::error::{Error, IoContext, Result};
@@ -27,7 +28,7 @@ impl WarpFilesystem {
     }
 
     /// Opens a file for `user`.
-    pub(super) fn open_file(&self, node: NodeId, user: u32, reply: ReplyOpen) {
+    pub(super) fn open_file(&self, node: NodeId, user: u32, reply: Reply<'_>) {
         let may_open = self.descriptors.check(self.handles.open_files());
         let opened = may_open.and_then(|()| {
             let opened = self.tree.open_file(node)?;
@@ -44,28 +45,28 @@ impl WarpFilesystem {
             }
         };
         let backing = if reader.is_none() {
-            self.handles
-                .back(node, || self.register(&opened.content, &reply))
+            self.handles.back(node, || self.register(&opened.content))
         } else {
             Backing::Requests
         };
-        let number = FileHandle(self.handles.add(Handle::File {
+        let handle = self.handles.add(Handle::File {
             node,
             identity: opened.identity,
             content: opened.content,
             reader,
             activity: Activity::new(opened.path.into()),
-        }));
-        let mut flags = FopenFlags::FOPEN_NOFLUSH;
-        match backing {
-            Backing::Kernel(id) => reply.opened_passthrough(number, flags, &id),
-            Backing::Requests => {
-                if pages_are_right {
-                    flags |= FopenFlags::FOPEN_KEEP_CACHE;
-                }
-                reply.opened(number, flags);
-            }
-        }
+        });
+        let backing = match &backing {
+            Backing::Kernel(file) => Some(file.number()),
+            Backing::Requests => None,
+        };
+        reply.opened(&Opened {
+            handle,
+            no_flush: true,
+            keep_cache: backing.is_none() && pages_are_right,
+            backing,
+            ..Opened::default()
+        });
     }
 
     /// A node's attributes; those of an open file also when its path leads to another file already, or the file was
@@ -86,14 +87,14 @@ impl WarpFilesystem {
     }
 
     /// Offers a plain file to the kernel to read by itself. It may refuse: a file on a stacked file system, say.
-    fn register(&self, content: &Content, reply: &ReplyOpen) -> Option<BackingId> {
+    fn register(&self, content: &Content) -> Option<BackingFile> {
         let file = content.file().filter(|_| self.passthrough)?;
-        reply.open_backing(file).ok()
+        BackingFile::register(&self.connection, file).ok()
     }
 
     /// Whether a read can be answered without waiting for anything but the processor.
-    pub(super) fn has_at_hand(&self, number: FileHandle, offset: u64, size: u32) -> bool {
-        match self.handles.get(number.0).as_deref() {
+    pub(super) fn has_at_hand(&self, number: u64, offset: u64, size: u32) -> bool {
+        match self.handles.get(number).as_deref() {
             Some(Handle::File {
                 reader: Some(reader),
                 ..
@@ -105,42 +106,48 @@ impl WarpFilesystem {
     /// Answers a read; `kept` says whether the kernel keeps the pages.
     pub(super) fn read_file(
         &self,
-        number: FileHandle,
+        number: u64,
         offset: u64,
         size: u32,
         kept: bool,
-        reply: ReplyData,
+        reply: Reply<'_>,
     ) {
         let began = Instant::now();
         let counters = self.engine.counters();
-        let mut reply = Some(reply);
-        let mut answer = |bytes: &[u8], activity: &Activity, answered| {
-            // Before the reply, so that who has it finds it counted.
+        // Before the reply, so that who has it finds it counted.
+        let count = |bytes: usize, activity: &Activity, answered| {
             counters.reads.add(1);
-            counters.bytes_read.add(bytes.len() as u64);
-            activity.add(bytes.len() as u64);
+            counters.bytes_read.add(bytes as u64);
+            activity.add(bytes as u64);
             counters.latency.add(answered, began.elapsed());
-            if let Some(reply) = reply.take() {
-                reply.data(bytes);
-            }
         };
-        let outcome = match self.handles.get(number.0).as_deref() {
+        let mut reply = Some(reply);
+        let size = size as usize;
+        let outcome = match self.handles.get(number).as_deref() {
             Some(Handle::File {
                 reader: Some(reader),
                 activity,
                 ..
-            }) => reader.read_with(offset, size as usize, kept, |bytes, origin| {
-                let answered = match origin {
-                    Origin::Hit => Answered::Cached,
-                    Origin::Joined | Origin::Decoded => Answered::Decoded,
-                };
-                answer(bytes, activity, answered);
-            }),
+            }) => match reply.as_mut().and_then(|reply| reply.room(size)) {
+                Some(room) => {
+                    let read = reader.read_into(offset, room, kept);
+                    read.map(|(length, origin)| {
+                        count(length, activity, answered_by(origin));
+                        send(&mut reply, |reply| reply.filled(length));
+                    })
+                }
+                None => reader.read_with(offset, size, kept, |bytes, origin| {
+                    count(bytes.len(), activity, answered_by(origin));
+                    send(&mut reply, |reply| reply.bytes(bytes));
+                }),
+            },
             Some(Handle::File {
                 content, activity, ..
             }) => {
-                let answer = |bytes: &[u8]| answer(bytes, activity, Answered::Plain);
-                let read = read_plain(content, activity.path(), offset, size, answer);
+                let read = read_plain(content, activity.path(), offset, size, |bytes| {
+                    count(bytes.len(), activity, Answered::Plain);
+                    send(&mut reply, |reply| reply.bytes(bytes));
+                });
                 read.inspect_err(|error| self.engine.tell_of_failure(error))
             }
             _ => Err(bad_handle()),
@@ -154,14 +161,8 @@ impl WarpFilesystem {
         }
     }
 
-    pub(super) fn seek_file(
-        &self,
-        number: FileHandle,
-        offset: i64,
-        whence: i32,
-    ) -> Result<Option<u64>> {
-        let offset = u64::try_from(offset).unwrap_or(u64::MAX);
-        let handle = self.handles.get(number.0);
+    pub(super) fn seek_file(&self, number: u64, offset: u64, whence: u32) -> Result<Option<u64>> {
+        let handle = self.handles.get(number);
         let Some(Handle::File {
             content, reader, ..
         }) = handle.as_deref()
@@ -184,18 +185,31 @@ pub(super) fn bad_handle() -> Error {
 
 /// The numbers of lseek's directions, which the protocol passes on as they are.
 mod lseek {
-    pub(super) const DATA: i32 = 3;
-    pub(super) const HOLE: i32 = 4;
+    pub(super) const DATA: u32 = 3;
+    pub(super) const HOLE: u32 = 4;
+}
+
+fn send<'a>(reply: &mut Option<Reply<'a>>, answer: impl FnOnce(Reply<'a>)) {
+    if let Some(reply) = reply.take() {
+        answer(reply);
+    }
+}
+
+fn answered_by(origin: Origin) -> Answered {
+    match origin {
+        Origin::Hit => Answered::Cached,
+        Origin::Joined | Origin::Decoded => Answered::Decoded,
+    }
 }
 
 fn read_plain(
     content: &Content,
     path: &Path,
     offset: u64,
-    size: u32,
+    size: usize,
     answer: impl FnOnce(&[u8]),
 ) -> Result<()> {
-    let mut bytes = vec![0; (size as usize).min(MAX_REQUEST as usize)];
+    let mut bytes = vec![0; size.min(MAX_REQUEST as usize)];
     // All that there is: a short answer would be taken for the file's end.
     let read = content.read_at(&mut bytes, offset);
     let read = read.context("cannot read", path)?;

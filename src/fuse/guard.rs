@@ -24,6 +24,7 @@ use super::COVERED_RETRY;
 use super::background::{fork_while_alone, give_streams_up};
 use super::mount::{Mount, Reach};
 use crate::error::{Error, IoContext, Result};
+use crate::mount_table::{self, FILE_SYSTEM_TYPE};
 
 /// What could not be done when there is no guard.
 const CANNOT_POST: &str = "cannot start the process that unmounts after a crash (--auto-unmount)";
@@ -96,8 +97,7 @@ fn keep_watch(mut line: UnixStream, mount_point: &Path) -> Result<()> {
         .context("cannot report to the server of", mount_point)?;
     let (mut major, mut minor) = ([0; 4], [0; 4]);
     if line.read_exact(&mut major).is_err() || line.read_exact(&mut minor).is_err() {
-        // It was never mounted.
-        return Ok(());
+        return take_away_untold(mount_point);
     }
     let device = (u32::from_ne_bytes(major), u32::from_ne_bytes(minor));
     let dismissed = line.read_exact(&mut [0]).is_ok();
@@ -109,6 +109,18 @@ fn keep_watch(mut line: UnixStream, mount_point: &Path) -> Result<()> {
         std::thread::sleep(COVERED_RETRY);
     }
     Ok(())
+}
+
+/// Takes away what a server mounted that was killed before it could tell of it, if it came so far. A dead mount there is its
+/// own: what was there before has answered.
+fn take_away_untold(mount_point: &Path) -> Result<()> {
+    match mount_table::topmost_at(mount_point)? {
+        Some(entry) if entry.file_system_type == FILE_SYSTEM_TYPE => {
+            let mount = Mount::known(mount_point, entry.device);
+            mount.end_if_dead().map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Leaves the terminal and its signals, and closes all descriptors but one.

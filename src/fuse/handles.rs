@@ -8,8 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use fuser::BackingId;
-
+use super::backing::BackingFile;
 use crate::archive::Content;
 use crate::identity::Identity;
 use crate::reader::Reader;
@@ -39,7 +38,7 @@ pub(super) enum Handle {
 #[derive(Debug, Clone)]
 pub(super) enum Backing {
     /// By the kernel, from the file behind this number.
-    Kernel(Arc<BackingId>),
+    Kernel(Arc<BackingFile>),
     /// By requests to us.
     Requests,
 }
@@ -142,7 +141,7 @@ impl Handles {
     pub(super) fn back(
         &self,
         node: NodeId,
-        register: impl FnOnce() -> Option<BackingId>,
+        register: impl FnOnce() -> Option<BackingFile>,
     ) -> Backing {
         let mut backed = self.backed();
         let inode = backed.entry(node).or_insert_with(|| BackedInode {

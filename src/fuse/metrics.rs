@@ -137,10 +137,11 @@ impl Server {
             self.accept();
             let observation = &self.observation;
             let now = Instant::now();
+            // Those too whose time is over: what they have sent while this thread could not run is answered, and closing a
+            // connection that has not been read to its end would take back what it was sent.
             self.connections.retain_mut(|connection| {
-                // What has nothing to say yet says so at once.
-                now - connection.begun < PATIENCE
-                    && matches!(connection.go_on(observation), Ok(Progress::Waiting))
+                matches!(connection.go_on(observation), Ok(Progress::Waiting))
+                    && now - connection.begun < PATIENCE
             });
         }
     }
@@ -215,7 +216,8 @@ impl Server {
                         continue;
                     }
                     if self.connections.len() >= MOST_CONNECTIONS {
-                        self.connections.remove(0);
+                        // Its request may have come since it was looked at.
+                        let _ = self.connections.remove(0).go_on(&self.observation);
                     }
                     self.connections.push(new);
                 }

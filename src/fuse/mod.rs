@@ -7,10 +7,14 @@
 //! `exposition` puts it into Prometheus' words, `metrics` serves them. [`serve`]
 //! puts them together and holds the order of a mount's life: everything that can be refused is refused before the mount
 //! exists; nobody is told that it is ready before it answers.
+//!
+//! The kernel is spoken to by modules of our own: `protocol` is its language, `session` takes requests by read(2), `ring` by
+//! io_uring, `backing` hands files over. The crate fuser, which came before, cannot do the second, which random reads are
+//! half as fast without.
 
 mod attributes;
 mod background;
-mod convert;
+mod backing;
 mod descriptors;
 mod directories;
 mod elsewhere;
@@ -25,6 +29,9 @@ mod metrics;
 mod mount;
 mod notify;
 mod observation;
+mod protocol;
+mod ring;
+mod session;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -32,7 +39,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use fuser::{Session, SessionACL};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -43,10 +49,11 @@ use self::descriptors::Descriptors;
 use self::elsewhere::Elsewhere;
 use self::filesystem::WarpFilesystem;
 use self::guard::Guard;
-use self::idle::Activity;
 use self::metrics::Listener;
 use self::mount::{Mount, Reach};
 use self::notify::ServiceManager;
+use self::ring::Permission;
+use self::session::Session;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 #[cfg(feature = "remote")]
 use crate::index::INDEX_NAME;
@@ -117,11 +124,16 @@ pub struct MountOptions {
 /// The source or the mount point cannot be used, or the system does not let us mount.
 pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()> {
     // Before the mount covers it.
-    let mount_point = options
-        .mount_point
-        .canonicalize()
-        .context("cannot mount here", &options.mount_point)?;
+    let mount_point = place_of(&options.mount_point)?;
     let source = Source::open(options, &mount_point)?;
+    // As the kernel answers for a disk. What shows something else may be covered, as by any other mount.
+    if shown_at(&mount_point)?.is_some_and(|shown| shown == source.shown()) {
+        return Err(Error::unusable(format!(
+            "{} is mounted here already: \"warpfs umount\" comes first if it is to be mounted anew",
+            source.shown().display()
+        ))
+        .in_file(&options.mount_point));
+    }
     let metrics = options.metrics.as_deref().map(Listener::bind).transpose()?;
     let readiness = if options.foreground {
         Readiness::foreground()
@@ -142,7 +154,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     // Requests are decoded on the threads that read them; one alone would let a slow read hold up all others.
     let threads = options.engine.threads.max(2);
-    let descriptors = Descriptors::take_all(threads);
+    let descriptors = Descriptors::take_all(threads + ring::threads());
 
     let engine = Engine::new(&options.engine)?;
     #[cfg(feature = "remote")]
@@ -158,41 +170,40 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot wait for signals for", &mount_point)?;
+    let permission = Permission::give();
     let (connection, mut mount) = mount::mount(&shown_source, &mount_point, onto_file, options)?;
     guard.watch(&mount).inspect_err(|_| drop(mount.end()))?;
     tree.mounted_as(mount.device());
-    let activity = Arc::new(Activity::default());
+    let connection = Arc::new(connection);
     let filesystem = WarpFilesystem::new(
         tree,
         engine,
         descriptors,
-        Arc::clone(&activity),
+        Arc::clone(&connection),
         time_to_live,
         options.allow_other,
         elsewhere,
     );
     let observation = filesystem.observation.clone();
     let handles = Arc::clone(&filesystem.handles);
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(threads);
-    // Who may use the mount is the kernel's to decide: it knows the mount's owner and options.
-    let session = Session::from_fd(filesystem, connection, SessionACL::All, config);
-    let session = match session.context("cannot start serving", &mount_point) {
+    let activity = Arc::clone(&filesystem.activity);
+    let session = match Session::begin(filesystem, connection, threads) {
         Ok(session) => session,
         Err(error) => {
             mount.end()?;
-            return Err(error);
+            return Err(error.in_file(&mount_point));
         }
     };
+    drop(permission);
 
     let (ended, end) = mpsc::channel();
     let session_ended = ended.clone();
-    start("session", move || {
+    start("session".to_owned(), move || {
         let outcome = session.run();
         let _ = session_ended.send(End::Session(outcome));
     })
     .and_then(|()| {
-        start("signals", move || {
+        start("signals".to_owned(), move || {
             for signal in &mut signals {
                 if ended.send(End::Signal(signal)).is_err() {
                     break;
@@ -237,11 +248,15 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         }
         Ok(End::Session(outcome)) => {
             manager.stopping();
+            if outcome.is_err() {
+                // It is still there, and not served as it should be.
+                mount.end()?;
+            }
             mount.let_connection_go();
             // Nothing is left of an unmounted one; of one whose connection the administrator has broken off, there is.
             let ended = mount.end_if_dead();
             outcome
-                .context("serving ended", &mount_point)
+                .map_err(|error| error.in_file(&mount_point))
                 .and(ended.map(drop))
         }
         Err(_) => Err(Error::unusable("serving ended unexpectedly").in_file(&mount_point)),
@@ -333,6 +348,30 @@ impl Source {
     }
 }
 
+/// The canonical path of a place to mount on.
+fn place_of(mount_point: &Path) -> Result<PathBuf> {
+    mount_point.canonicalize().map_err(|error| {
+        let error = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::unusable("there is no such mount point: make it first, with mkdir")
+            }
+            _ => Error::io("cannot mount here", error),
+        };
+        error.in_file(mount_point)
+    })
+}
+
+/// The source of the warpfs that is mounted at exactly this place, if the topmost mount there is one.
+///
+/// # Errors
+/// There is no such place, or the mount table cannot be read.
+pub fn shown_at(mount_point: &Path) -> Result<Option<PathBuf>> {
+    let place = place_of(mount_point)?;
+    let ours = |entry: &mount_table::Entry| entry.file_system_type == FILE_SYSTEM_TYPE;
+    let topmost = mount_table::topmost_at(&place)?.filter(ours);
+    Ok(topmost.map(|entry| entry.source))
+}
+
 /// What lies at `location`: one packed object, or all that lies beneath. What is called `.warp` is looked for as an object first.
 #[cfg(feature = "remote")]
 fn remote_tree(
@@ -395,9 +434,9 @@ fn remembered_headers(options: &EngineOptions) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn start(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+fn start(name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
-        .name(name.to_owned())
+        .name(name)
         .spawn(run)
         .map(drop)
         .map_err(|error| Error::io("cannot start a thread", error))
@@ -406,7 +445,7 @@ fn start(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> 
 /// What can end a mount.
 enum End {
     Signal(i32),
-    Session(std::io::Result<()>),
+    Session(Result<()>),
 }
 
 /// Asks a running mount what it has done. The busiest files are told to root and to who mounted it.

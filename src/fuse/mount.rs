@@ -169,19 +169,37 @@ fn mount_by_helper(source: &Path, mount_point: &Path, wanted: &MountOptions) -> 
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::unusable(
-                "mounting as an ordinary user needs fusermount3: install the package fuse3",
+                "mounting without root's rights needs fusermount3: ask root to install the package fuse3",
             ));
         }
         Err(error) => return Err(Error::io("cannot run fusermount3", error)),
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().trim_start_matches("fusermount3: ").to_owned();
-        return Err(Error::unusable(format!("fusermount3 refuses: {said}")).in_file(mount_point));
+        let why = why_refused(said.trim().trim_start_matches("fusermount3: "));
+        return Err(Error::unusable(why).in_file(mount_point));
     }
     receive_descriptor(&ours)
         .context("cannot receive the connection of", mount_point)?
         .ok_or_else(|| Error::unusable("fusermount3 sent no connection").in_file(mount_point))
+}
+
+/// Why fusermount3 refused, given what it said, and what to ask root for where that is not for the user to change.
+fn why_refused(said: &str) -> String {
+    let wanted = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+    if rustix::fs::access(DEVICE, wanted) == Err(Errno::ACCESS) {
+        return format!(
+            "{DEVICE} is closed to you: ask root for \"chmod 666 {DEVICE}\" (udev makes it so where it runs), or to \
+             mount this with --allow-other"
+        );
+    }
+    let powerless = match said.contains("Operation not permitted") {
+        true => {
+            "; ask root whether it is setuid root, as the package fuse3 installs it, and whether you may mount here at all"
+        }
+        false => "",
+    };
+    format!("fusermount3 refuses: {said}{powerless}")
 }
 
 fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
@@ -339,7 +357,8 @@ fn is_dead(place: &Mounted) -> bool {
     let broken = |error| {
         matches!(
             error,
-            Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED
+            // The third from a queue of io_uring whose thread has just died.
+            Errno::NOTCONN | Errno::CONNABORTED | Errno::CANCELED | Errno::CONNREFUSED
         )
     };
     place.covered || asked.is_err_and(broken)

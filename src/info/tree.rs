@@ -1,6 +1,6 @@
 //! What the files of a tree say of themselves, summed up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
@@ -9,6 +9,7 @@ use super::Info;
 use crate::archive::Input;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pack::open_entry;
+use crate::place::inode_of;
 use crate::recursive::is_named_packed;
 use crate::walk::{Step, Walk};
 
@@ -25,12 +26,18 @@ pub enum Found {
     Packed(Box<Info>),
     /// Any other, and its size in bytes.
     Plain(u64),
+    /// A further name of a file that was found before: a hard link.
+    Again,
 }
 
 /// Every regular file in the tree at `root`, in the order of names; nothing is read through a symbolic link.
 pub fn survey(root: &Path) -> impl Iterator<Item = Result<Found>> {
-    Walk::new(root, None).filter_map(|step| match step {
+    let mut several_names = HashSet::new();
+    Walk::new(root, None).filter_map(move |step| match step {
         Ok(Step::Other(entry)) if entry.kind() == FileType::RegularFile => {
+            if entry.stat.st_nlink > 1 && !several_names.insert(inode_of(&entry.stat)) {
+                return Some(Ok(Found::Again));
+            }
             if !is_named_packed(&entry.name) {
                 let size = u64::try_from(entry.stat.st_size).unwrap_or(0);
                 return Some(Ok(Found::Plain(size)));
@@ -80,6 +87,8 @@ pub struct TreeInfo {
     pub plain_files: u64,
     /// The size of the others, in bytes.
     pub plain_size: u64,
+    /// How many names there are of files that are counted already: hard links.
+    pub further_names: u64,
     /// The packed files by their codecs' names.
     pub by_codec: BTreeMap<String, Share>,
     /// The packed files by their checksums' names, or "none".
@@ -88,7 +97,7 @@ pub struct TreeInfo {
     pub unverified: Share,
     /// Packed files whose record of digests is damaged.
     pub record_damaged: u64,
-    /// Files named `.warp` whose header, table or footer is damaged, or that are cut short.
+    /// Files named `.warp` whose header, table or footer is damaged, or that are cut short: they are in no other sum.
     pub damaged: u64,
     /// Files named `.warp` that are none.
     pub foreign: u64,
@@ -104,7 +113,9 @@ impl TreeInfo {
     /// Takes notice of what was found.
     pub fn add(&mut self, found: &Result<Found>) {
         match found {
+            Ok(Found::Packed(info)) if info.cut().is_some() => self.damaged += 1,
             Ok(Found::Packed(info)) => self.add_packed(info),
+            Ok(Found::Again) => self.further_names += 1,
             Ok(Found::Plain(size)) => {
                 self.plain_files += 1;
                 self.plain_size = self.plain_size.saturating_add(*size);

@@ -48,6 +48,12 @@ pub enum Level {
     Random,
 }
 
+// Both were measured through a mount, on 128 MiB of programs in a tar and of an SQLite database, two cores, medians of three. A
+// cold reader of 4 KiB at random offsets gets, at level 9 from chunks of 8 KiB, 16 KiB and 32 KiB, 18,400, 16,300 and 13,200
+// reads a second of the tar (packed to 45.2, 43.2 and 41.9 %), 22,300, 21,500 and 17,800 of the database (15.6, 13.4 and 11.9 %).
+// One who reads in order gets, at level 19 from chunks of 256 KiB, 1 MiB and 4 MiB, 777, 805 and 346 MiB/s of the tar (35.3,
+// 32.7 and 29.9 %), 1314, 1455 and 563 of the database (9.3, 8.6 and 8.2 %): above 1 MiB, chunks are decoded in pieces.
+
 /// The level and the chunk size of [`Level::Archive`].
 pub(crate) const ARCHIVE: (i32, u64) = (19, 1 << 20);
 /// The level and the chunk size of [`Level::Random`].

@@ -17,10 +17,11 @@ use crate::digest::{
 use crate::error::{Error, IoContext, Result};
 use crate::format::{Checksum, Fingerprint, FixedHeader, Footer, GROUP_LEN, Layout};
 use crate::job::{ChunkReport, Control, thread_count};
-use crate::ordered::{self, Buffers, resize};
+use crate::ordered::{self, Buffers, Lent, resize};
 use crate::zeros::is_zero;
 
-/// How much is gathered before it is written, in bytes: chunks of zeros have payloads of a few bytes.
+/// How much is gathered before it is written, in bytes: chunks of zeros have payloads of a few bytes. To copy
+/// the longer ones takes less than the more writes it would take to write each from where it is.
 const WRITE_BUFFER_LEN: usize = 256 << 10;
 
 /// A container written, and what its bytes hash to, which with `--checksum none` is not stored.
@@ -41,7 +42,7 @@ pub(super) enum Load {
     /// It lies in a hole.
     Hole,
     /// It has been read.
-    Loaded(Vec<u8>),
+    Loaded(Lent),
 }
 
 /// A chunk encoded, on its way into the file.
@@ -54,7 +55,7 @@ struct Encoded {
 }
 
 enum Payload {
-    Own(Vec<u8>),
+    Own(Lent),
     /// That of all chunks of zeros of this size.
     Shared(Arc<[u8]>),
 }
@@ -63,7 +64,7 @@ enum Payload {
 enum Hash {
     None,
     Subtrees(Subtrees),
-    Bytes(Vec<u8>),
+    Bytes(Lent),
     Zeros(u64),
 }
 
@@ -77,7 +78,9 @@ pub(super) struct Encoder<'a> {
     pub(super) threads: usize,
     path: &'a Path,
     control: Control<'a>,
-    pub(super) buffers: Buffers,
+    /// For what is read, and for what it is encoded to.
+    pub(super) inputs: Buffers,
+    payloads: Buffers,
     /// The payload of a whole chunk of zeros, and that of a shorter one at the end.
     zeros: [OnceLock<Arc<[u8]>>; 2],
 }
@@ -122,7 +125,8 @@ impl<'a> Encoder<'a> {
             threads,
             path,
             control,
-            buffers: Buffers::default(),
+            inputs: Buffers::default(),
+            payloads: Buffers::default(),
             zeros: Default::default(),
         }
     }
@@ -172,7 +176,7 @@ impl<'a> Encoder<'a> {
                 })?);
                 original_size = encoded.range.end;
                 if let Payload::Own(payload) = encoded.payload {
-                    self.buffers.give(payload);
+                    self.payloads.give(payload);
                 }
                 let mut groups = Vec::new();
                 if let Some(assembler) = &mut assembler {
@@ -182,7 +186,7 @@ impl<'a> Encoder<'a> {
                         Hash::Zeros(len) => assembler.push_content(Content::Zeros(len)),
                         Hash::Bytes(bytes) => {
                             assembler.push_content(Content::Bytes(&bytes));
-                            self.buffers.give(bytes);
+                            self.inputs.give(bytes);
                         }
                     }
                     groups = assembler.take_groups();
@@ -226,7 +230,7 @@ impl<'a> Encoder<'a> {
             Load::Hole => None,
             Load::Loaded(bytes) => Some(bytes),
             Load::Data => {
-                let mut bytes = self.buffers.take();
+                let mut bytes = self.inputs.take();
                 resize(&mut bytes, len)?;
                 read(&item.range, &mut bytes)?;
                 Some(bytes)
@@ -237,18 +241,21 @@ impl<'a> Encoder<'a> {
             _ => Content::Zeros(len),
         };
         let leaves = leaf_digests(item.range.start, content, self.layout.leaf_len);
-        let mut hash = match (self.checksum, content) {
-            (None, _) => Hash::None,
-            (Some(_), content) if self.parallel_hash => {
-                Hash::Subtrees(subtrees(item.range.start, content, GROUP_LEN))
-            }
-            (Some(_), Content::Zeros(len)) => Hash::Zeros(len),
-            (Some(_), Content::Bytes(_)) => Hash::Bytes(Vec::new()),
+        // `None` where the bytes themselves are needed when the chunk's turn comes.
+        let hash = match (self.checksum, content) {
+            (None, _) => Some(Hash::None),
+            (Some(_), content) if self.parallel_hash => Some(Hash::Subtrees(subtrees(
+                item.range.start,
+                content,
+                GROUP_LEN,
+            ))),
+            (Some(_), Content::Zeros(len)) => Some(Hash::Zeros(len)),
+            (Some(_), Content::Bytes(_)) => None,
         };
         let payload = match content {
             Content::Zeros(len) => Payload::Shared(self.encode_zeros(len)?),
             Content::Bytes(bytes) => {
-                let mut payload = self.buffers.take();
+                let mut payload = self.payloads.take();
                 codec::encode(
                     self.choice.codec,
                     bytes,
@@ -258,12 +265,15 @@ impl<'a> Encoder<'a> {
                 Payload::Own(payload)
             }
         };
-        if let Some(bytes) = bytes {
-            match &mut hash {
-                Hash::Bytes(place) => *place = bytes,
-                _ => self.buffers.give(bytes),
+        let hash = match (hash, bytes) {
+            (None, Some(bytes)) => Hash::Bytes(bytes),
+            (hash, bytes) => {
+                if let Some(bytes) = bytes {
+                    self.inputs.give(bytes);
+                }
+                hash.unwrap_or(Hash::None)
             }
-        }
+        };
         Ok(Encoded {
             range: item.range,
             payload,

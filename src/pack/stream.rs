@@ -40,7 +40,7 @@ pub(super) fn pack_stream(
     let mut offset = 0_u64;
     let mut count = 0_u32;
     let next = || {
-        let mut bytes = encoder.buffers.take();
+        let mut bytes = encoder.inputs.take();
         resize(&mut bytes, choice.chunk_size)?;
         // The sample first, then what follows it.
         let begun = sample.len().min(bytes.len());

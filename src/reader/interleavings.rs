@@ -19,6 +19,8 @@ use tempfile::TempDir;
 const SMALL: u64 = 8 << 10;
 /// How long the pieces of a large chunk are (archive/units.rs).
 const PIECE_LEN: u64 = 128 << 10;
+/// A budget for a chunk of four pieces, its payload and the tables of two files.
+const WHOLE_AND_LITTLE_MORE: u64 = 4 * PIECE_LEN + (48 << 10);
 
 /// A packed file, and what is in it.
 struct Packed {
@@ -73,6 +75,12 @@ impl Packed {
         static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
         Arc::clone(FILE.get_or_init(|| Self::new(8 * PIECE_LEN, 8 * PIECE_LEN, Codec::Snappy)))
     }
+
+    /// One chunk of four pieces that takes less memory to decode whole than piece by piece.
+    fn whole() -> Arc<Self> {
+        static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
+        Arc::clone(FILE.get_or_init(|| Self::new(4 * PIECE_LEN, 4 * PIECE_LEN, Codec::Zstd)))
+    }
 }
 
 /// An engine, a file, and threads that read it.
@@ -103,7 +111,19 @@ impl Case {
 
     /// Starts a thread that reads units of `len` bytes, by their numbers, as the kernel does if they are `kept`.
     fn reads(&mut self, reader: &Arc<Reader>, len: u64, units: &'static [u64], kept: bool) {
-        let (reader, packed) = (Arc::clone(reader), Arc::clone(&self.packed));
+        self.reads_of(&Arc::clone(&self.packed), reader, len, units, kept);
+    }
+
+    /// As `reads`, of another file.
+    fn reads_of(
+        &mut self,
+        packed: &Arc<Packed>,
+        reader: &Arc<Reader>,
+        len: u64,
+        units: &'static [u64],
+        kept: bool,
+    ) {
+        let (reader, packed) = (Arc::clone(reader), Arc::clone(packed));
         let engine = Arc::clone(&self.engine);
         self.threads.push(thread::spawn(move || {
             for unit in units {
@@ -192,6 +212,22 @@ fn a_large_chunk_is_read_from_several_places_within_a_budget_smaller_than_it() {
         case.reads(&one, PIECE_LEN, &[0, 1, 2, 3], true);
         case.reads(&one, PIECE_LEN, &[6, 2], false);
         case.reads(&other, PIECE_LEN, &[2, 3, 4], true);
+        drop((one, other));
+        case.end();
+    });
+}
+
+#[test]
+fn no_decoder_is_held_by_who_waits_for_memory() {
+    let (packed, whole) = (Packed::large(), Packed::whole());
+    explore(0.05, move || {
+        // Room for the chunk that is decoded whole, but not beside a decoder that is taken for the other: whoever took that
+        // first and then waited behind who wants the whole chunk would wait for ever.
+        let mut case = Case::new(&packed, WHOLE_AND_LITTLE_MORE, 0);
+        let one = case.open();
+        let other = Arc::new(case.engine.open(&whole.path()).unwrap());
+        case.reads(&one, PIECE_LEN, &[0, 1, 2], true);
+        case.reads_of(&whole, &other, 4 * PIECE_LEN, &[0, 0], true);
         drop((one, other));
         case.end();
     });

@@ -173,10 +173,7 @@ impl Reader {
         let range = self.clip(offset, length);
         self.begin(&range);
         let _brought = self.shared.bring_read(&range);
-        let kept = |bytes: &Range<u64>| match kept {
-            true => (bytes.end.min(range.end) - bytes.start.max(range.start)) as usize,
-            false => 0,
-        };
+        let kept = |bytes: &Range<u64>| kept_of(kept, bytes, &range);
         let Some(first) = self.unit_for(&range, &range, kept)? else {
             return Ok(with(&[], Origin::Hit));
         };
@@ -198,6 +195,37 @@ impl Reader {
             }
             Ok(with(assembly, origin))
         })
+    }
+
+    /// As [`Reader::read_with`], into `room`, which is as long as what is asked for; says how many bytes there are.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(feature = "fuse")]
+    pub(crate) fn read_into(
+        &self,
+        offset: u64,
+        room: &mut [u8],
+        kept: bool,
+    ) -> Result<(usize, Origin)> {
+        let range = self.clip(offset, room.len());
+        self.begin(&range);
+        let _brought = self.shared.bring_read(&range);
+        let mut done = 0;
+        let mut origin = Origin::Hit;
+        while let Some(decoded) =
+            self.unit_for(&(range.start + done as u64..range.end), &range, |bytes| {
+                kept_of(kept, bytes, &range)
+            })?
+        {
+            let part = decoded.part(&(range.start + done as u64..range.end));
+            if let Some(place) = room.get_mut(done..done + part.len()) {
+                place.copy_from_slice(part);
+            }
+            done += part.len();
+            origin = origin.max(decoded.origin);
+        }
+        Ok((done, origin))
     }
 
     /// Whether all these bytes are decoded.
@@ -253,6 +281,14 @@ impl Reader {
             self.shared.prefetch.outran(range);
         }
         Ok(found)
+    }
+}
+
+/// How many of a unit's `bytes` a reader of `range` will keep, who keeps all he is given, or nothing.
+fn kept_of(kept: bool, bytes: &Range<u64>, range: &Range<u64>) -> usize {
+    match kept {
+        true => (bytes.end.min(range.end) - bytes.start.max(range.start)) as usize,
+        false => 0,
     }
 }
 

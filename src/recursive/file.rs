@@ -61,7 +61,7 @@ impl Tree<'_> {
                 {
                     return match options.remove {
                         false => self.up_to_date(&target, true, inode, &file, &stat),
-                        true => self.complete(work, &stat, || {
+                        true => self.complete(work, &stat, &target, || {
                             prove_packed(&target, &file, &stat, &entry.path, options, control)
                         }),
                     };
@@ -126,7 +126,7 @@ impl Tree<'_> {
                 {
                     return match options.remove {
                         false => self.up_to_date(&target, true, inode, &file, &stat),
-                        true => self.complete(work, &stat, || {
+                        true => self.complete(work, &stat, &target, || {
                             prove_unpacked(&target, &file, &stat, &entry.path, options, control)
                         }),
                     };
@@ -224,13 +224,21 @@ impl Tree<'_> {
         &self,
         work: &Work,
         stat: &Stat,
+        made: &Place,
         prove: impl FnOnce() -> Result<Summary>,
     ) -> Result<Outcome> {
         if let Some(why) = self.keeps_name(work, stat)? {
             self.control.observer.skipped(&work.entry.path, &why);
             return Ok(Outcome::Left(u64::try_from(stat.st_size).unwrap_or(0)));
         }
-        prove().map(|summary| Outcome::Completed(summary, *stat))
+        let summary = prove()?;
+        let kept = made.stat().is_ok_and(|made| rights(&made) == rights(stat));
+        if self.task.is_in_place() && !self.task.replaces() && !kept {
+            let why = "left as it is, beside what it was packed to: this user may not give that its owner, group or mode";
+            self.control.observer.skipped(&work.entry.path, why);
+            return Ok(Outcome::Left(u64::try_from(stat.st_size).unwrap_or(0)));
+        }
+        Ok(Outcome::Completed(summary, *stat))
     }
 
     /// Checks that what has the name of a packed file to be made in the same tree is not to be packed itself: by force it
@@ -268,7 +276,7 @@ impl Tree<'_> {
     }
 
     /// Whether something else in the source would come to have the name of what is made of this file in another tree.
-    fn is_name_taken(&self, entry: &Entry) -> bool {
+    pub(super) fn is_name_taken(&self, entry: &Entry) -> bool {
         let made = self.task.name(Path::new(&entry.name));
         self.output.is_some() && made.is_some_and(|name| self.is_met(entry, &name))
     }
@@ -295,6 +303,10 @@ fn has_capabilities(file: &File) -> bool {
 
 /// Whether a new file got what its input has of this.
 fn has_owner_and_mode(new: &File, of: &Stat) -> bool {
-    let rights = |stat: &Stat| (stat.st_uid, stat.st_gid, stat.st_mode);
     rustix::fs::fstat(new).is_ok_and(|new| rights(&new) == rights(of))
+}
+
+/// Owner, group and mode.
+fn rights(stat: &Stat) -> (u32, u32, u32) {
+    (stat.st_uid, stat.st_gid, stat.st_mode)
 }

@@ -42,7 +42,8 @@ impl Tree<'_> {
             let is_free = |target: &Place| {
                 !self.task.removes() || self.task.replaces() || target.stat().is_err()
             };
-            if let Some(target) = target.filter(is_free) {
+            let is_taken = first.made && self.is_name_taken(entry);
+            if let Some(target) = target.filter(is_free).filter(|_| !is_taken) {
                 match target.stat() {
                     Ok(found) if inode_of(&found) == first.target.inode && !self.task.removes() => {
                         progress.summary.up_to_date += 1;

@@ -281,7 +281,7 @@ mod tests {
         let text = "cannot (http://me:abc@host/x?abc) and https://h/?abc: no";
         assert_eq!(
             redacted(text),
-            "cannot (http://host/x?...) and https://h/?..."
+            "cannot (http://host/x?...) and https://h/?... no"
         );
         let error = Location::parse("https://me:abc@host/x?abc").unwrap_err();
         assert!(!error.to_string().contains("abc"), "{error}");

@@ -16,6 +16,11 @@ use super::source::{Directory, join};
 use super::{Attributes, IoContextWith, Kind, NodeId, Tree, cannot_enter};
 use crate::error::{IoContext, Result};
 
+/// How many threads look at the files of a long listing: what is not in memory yet waits for the disk, not for processors.
+pub(crate) const MOST_THREADS: usize = 4;
+/// How many entries are worth a thread.
+const ENTRIES_PER_THREAD: usize = 32;
+
 /// A snapshot of a directory, `.` and `..` first.
 #[derive(Debug)]
 pub(crate) struct Listing {
@@ -187,9 +192,10 @@ impl Tree {
             entries: Entries::Listed(Arc::new(types)),
         };
 
+        let looked_at = self.all_listed_as(&view, &entries);
         let mut shown = Vec::with_capacity(entries.len());
-        for (name, inode) in &entries {
-            if let Some((kind, stripped)) = self.listed_as(&view, name) {
+        for ((name, inode), found) in entries.iter().zip(looked_at) {
+            if let Some((kind, stripped)) = found {
                 let key = Key {
                     device,
                     inode: *inode,
@@ -260,6 +266,37 @@ impl Tree {
             return Ok(None);
         }
         self.enter(listing.node, &view, &name, &stat, header)
+    }
+
+    /// What each listed entry is, as [`Tree::listed_as`] has it.
+    fn all_listed_as(
+        &self,
+        view: &View,
+        entries: &[(Arc<[u8]>, u64)],
+    ) -> Vec<Option<(Kind, bool)>> {
+        let look_at = |part: &[(Arc<[u8]>, u64)]| -> Vec<_> {
+            let names = part.iter().map(|(name, _)| name);
+            names.map(|name| self.listed_as(view, name)).collect()
+        };
+        let threads = (entries.len() / ENTRIES_PER_THREAD).clamp(1, MOST_THREADS);
+        let mut parts = entries.chunks(entries.len().div_ceil(threads).max(1));
+        let own = parts.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = parts
+                .map(|part| {
+                    let builder = std::thread::Builder::new().name("listing".to_owned());
+                    let thread = builder.spawn_scoped(scope, move || look_at(part));
+                    (part, thread)
+                })
+                .collect();
+            let mut looked_at = look_at(own);
+            for (part, thread) in others {
+                // Who cannot be given a thread, or whose thread has failed, is looked at by this one.
+                let found = thread.ok().and_then(|thread| thread.join().ok());
+                looked_at.extend(found.unwrap_or_else(|| look_at(part)));
+            }
+            looked_at
+        })
     }
 
     /// What a listed entry is, and whether it shows stripped; `None` if it is gone already.

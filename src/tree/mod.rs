@@ -43,7 +43,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
 pub(crate) use attributes::{Attributes, Kind};
-pub(crate) use listing::{ListedEntry, Listing};
+pub(crate) use listing::{ListedEntry, Listing, MOST_THREADS as LISTING_THREADS};
 #[cfg(feature = "remote")]
 pub(crate) use object::ObjectTree;
 #[cfg(feature = "remote")]

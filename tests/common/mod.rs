@@ -22,6 +22,7 @@ pub mod model;
 pub mod place;
 pub mod remote;
 pub mod shown;
+pub mod sources;
 pub mod system_calls;
 pub mod users;
 pub mod vectors;
@@ -133,6 +134,16 @@ pub fn pack(input: &Path, output: &Path, arguments: &[&str]) {
         "{}",
         String::from_utf8_lossy(&result.stderr)
     );
+}
+
+/// The names in a directory, in order.
+pub fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 /// Waits until `done` says so; `what` is what was waited for in vain.

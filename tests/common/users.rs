@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
@@ -74,6 +74,15 @@ pub fn place_of_somebody() -> (Place, PathBuf) {
         fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     }
     (place, program)
+}
+
+/// Has the ordinary user mount what is in the place that is his, by his copy of the program.
+pub fn mount_as_somebody(place: &Place, program: &Path, options: &[&str]) -> Output {
+    let (source, mount_point) = (place.source(), place.mount_point());
+    let mut words = vec![program.as_os_str(), OsStr::new("mount")];
+    words.extend(options.iter().map(OsStr::new));
+    words.extend([source.as_os_str(), mount_point.as_os_str()]);
+    as_user(SOMEBODY, &words)
 }
 
 /// Runs a command as a user without any rights of root's.

@@ -39,7 +39,12 @@ def pack(codec):
             lambda: _limit(bench, "encode", "--codec", codec, "--chunk-size", chunk_size, data),
             aside=True,
         )
-        contenders = rounds.compare(bench, [ours, *tools, *images, python, limit])
+        hashed = Contender(
+            "limit: encoding and BLAKE3 in memory",
+            lambda: _limit(bench, "encode", "--hash", "--codec", codec, "--chunk-size", chunk_size, data),
+            aside=True,
+        )
+        contenders = rounds.compare(bench, [ours, *tools, *images, python, limit, hashed])
         remove(target)
         if not contenders:
             return
@@ -96,6 +101,8 @@ def unpack(codec):
             ours_discarding,
             *(_discarding(f"{name} -c", source, *command, source) for name, (source, command) in tools.items()),
             limit,
+            Contender(
+                "limit: decoding and BLAKE3 in memory", lambda: _limit(bench, "decode", "--hash", packed), aside=True),
         ])
         if not to_file:
             return

@@ -19,6 +19,8 @@ pub(super) struct Cell {
     pub(super) packed: f64,
     /// Whether all of it may be zeros.
     pub(super) zeros: bool,
+    /// Whether some of it is lost, because the file was cut short.
+    pub(super) lost: bool,
 }
 
 /// What a cell looks like.
@@ -28,6 +30,7 @@ pub(super) enum Look {
     /// So many tenths of the original are left, rounded down.
     Tenths(u8),
     NotShrunk,
+    Lost,
 }
 
 impl Cell {
@@ -39,6 +42,7 @@ impl Cell {
 
     pub(super) fn look(&self) -> Look {
         match self.ratio() {
+            _ if self.lost => Look::Lost,
             _ if self.zeros => Look::Zeros,
             ratio if ratio >= NOT_SHRUNK => Look::NotShrunk,
             ratio => Look::Tenths((ratio * 10.0) as u8),
@@ -51,13 +55,26 @@ pub(super) fn cells(info: &Info, most: u64) -> Option<Vec<Cell>> {
     let chunks = info.chunks().map(|chunk| {
         let start = chunk.original_offset?;
         let end = start.checked_add(chunk.original_size?)?;
-        Some((start..end, chunk.packed_size, chunk.may_be_zeros))
+        Some(Part {
+            original: start..end,
+            packed: chunk.packed_size,
+            zeros: chunk.may_be_zeros,
+            lost: chunk.lost,
+        })
     });
     cells_of(chunks, info.original_size(), info.largest_chunk()?, most)
 }
 
+/// What a map takes notice of in a chunk.
+struct Part {
+    original: Range<u64>,
+    packed: u64,
+    zeros: bool,
+    lost: bool,
+}
+
 fn cells_of(
-    chunks: impl Iterator<Item = Option<(Range<u64>, u64, bool)>>,
+    chunks: impl Iterator<Item = Option<Part>>,
     size: u64,
     largest_chunk: u64,
     most: u64,
@@ -78,11 +95,17 @@ fn cells_of(
                 original: start..start.saturating_add(cell_len).min(size),
                 packed: 0.0,
                 zeros: true,
+                lost: false,
             }
         })
         .collect();
     for chunk in chunks {
-        let (original, packed, zeros) = chunk?;
+        let Part {
+            original,
+            packed,
+            zeros,
+            lost,
+        } = chunk?;
         let mut start = original.start;
         while start < original.end {
             let at = usize::try_from(start / cell_len).ok()?;
@@ -91,6 +114,7 @@ fn cells_of(
             let length = (original.end - original.start) as f64;
             cell.packed += packed as f64 * ((end - start) as f64 / length);
             cell.zeros &= zeros;
+            cell.lost |= lost;
             start = end;
         }
     }
@@ -105,7 +129,12 @@ mod tests {
         let mut at = 0;
         let chunks = lengths.iter().map(|&(original, packed)| {
             at += original;
-            Some((at - original..at, packed, packed == 0))
+            Some(Part {
+                original: at - original..at,
+                packed,
+                zeros: packed == 0,
+                lost: false,
+            })
         });
         let chunks: Vec<_> = chunks.collect();
         let largest = lengths.iter().map(|&(original, _)| original).max().unwrap();

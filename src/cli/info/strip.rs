@@ -33,6 +33,7 @@ fn colours(look: Look) -> (u8, u8) {
         Look::Tenths(6 | 7) => (71, BLACK),
         Look::Tenths(_) => (220, BLACK),
         Look::NotShrunk => (160, WHITE),
+        Look::Lost => (WHITE, 160),
     }
 }
 
@@ -41,6 +42,7 @@ fn character(look: Look) -> char {
         Look::Zeros => '.',
         Look::Tenths(tenths) => char::from(b'0' + tenths.min(9)),
         Look::NotShrunk => '#',
+        Look::Lost => 'x',
     }
 }
 
@@ -78,8 +80,12 @@ fn draw(cells: &[Cell], width: usize, chunks: u32, colours: bool) -> String {
         (Look::Tenths(5), ""),
         (Look::Tenths(7), ""),
         (Look::Tenths(9), "0 to 9 tenths left "),
-        (Look::NotShrunk, "all"),
+        (Look::NotShrunk, "all "),
+        (Look::Lost, "lost"),
     ] {
+        if look == Look::Lost && !cells.iter().any(|cell| cell.lost) {
+            continue;
+        }
         if matches!(look, Look::Tenths(0 | 3 | 5 | 7)) && !colours {
             continue;
         }
@@ -120,6 +126,7 @@ mod tests {
             original: index << 20..(index + 1) << 20,
             packed: (index << 20) as f64 / 20.0,
             zeros: index == 0,
+            lost: false,
         };
         (0..21).map(cell).collect()
     }

@@ -24,7 +24,7 @@ const CHART_HEIGHT: f64 = 180.0;
 
 const STYLE: &str = "text{font:12px sans-serif;fill:#333}.h{font-weight:bold}.g{stroke:#8886;fill:none}\
     .v,.w{fill:none;stroke:#fff;stroke-width:4}.w{stroke:#111;stroke-width:1.5}.z{fill:#999}.a{fill:#440154}\
-    .b{fill:#3b528b}.c{fill:#21918c}.d{fill:#5ec962}.e{fill:#e0c31a}.f{fill:#d62728}\
+    .b{fill:#3b528b}.c{fill:#21918c}.d{fill:#5ec962}.e{fill:#e0c31a}.f{fill:#d62728}.x{fill:none;stroke:#d62728;stroke-dasharray:2}\
     @media(prefers-color-scheme:dark){text{fill:#ddd}.a{fill:#8b4fa0}.b{fill:#6a83c4}}";
 
 fn class(look: Look) -> char {
@@ -36,6 +36,7 @@ fn class(look: Look) -> char {
         Look::Tenths(6 | 7) => 'd',
         Look::Tenths(_) => 'e',
         Look::NotShrunk => 'f',
+        Look::Lost => 'x',
     }
 }
 
@@ -85,6 +86,7 @@ fn draw(cells: &[Cell], name: &str, summary: &str, size: u64) -> String {
         let tall = height(cell);
         let left = match cell.look() {
             Look::Zeros => "zeros".to_owned(),
+            Look::Lost => "lost".to_owned(),
             _ => format!("{:.0}%", cell.ratio() * 100.0),
         };
         let _ = writeln!(
@@ -128,7 +130,13 @@ fn draw(cells: &[Cell], name: &str, summary: &str, size: u64) -> String {
             right + 6.0
         );
     }
-    let legend = "bars: what is left of the original (grey: zeros, red: nothing saved); line: its place in the payloads";
+    let dashed = match cells.iter().any(|cell| cell.lost) {
+        true => ", dashed: lost",
+        false => "",
+    };
+    let legend = format!(
+        "bars: what is left of the original (grey: zeros, red: nothing saved{dashed}); line: its place in the payloads"
+    );
     let _ = writeln!(
         svg,
         "<text x=\"{LEFT}\" y=\"{:.0}\">{legend}</text>\n</svg>",
@@ -165,6 +173,7 @@ mod tests {
                 original: index << 40..(index + 1) << 40,
                 packed: (index << 40) as f64 / CELLS as f64,
                 zeros: index == 5,
+                lost: false,
             })
             .collect();
         let svg = draw(&cells, &escape("<a & \"b\">.warp"), "zstd", CELLS << 40);

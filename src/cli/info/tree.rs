@@ -31,6 +31,10 @@ pub(super) fn print(out: &mut impl Write, root: &Path, tree: &TreeInfo) -> io::R
     )?;
     let plain = count(tree.plain_files, "file");
     writeln!(out, "plain       {plain}, {}", human(tree.plain_size))?;
+    if tree.further_names > 0 {
+        let names = count(tree.further_names, "further name");
+        writeln!(out, "hard links  {names} of these files, counted once")?;
+    }
     let shown = packed.original_size.saturating_add(tree.plain_size);
     let taken = packed.packed_size.saturating_add(tree.plain_size);
     let saved = shown.saturating_sub(taken);
@@ -152,6 +156,7 @@ pub(super) fn as_json(root: &Path, tree: &TreeInfo) -> Value {
         "tree": name_of(root),
         "packed": share(&tree.packed),
         "plain": {"files": tree.plain_files, "size": tree.plain_size},
+        "further_names": tree.further_names,
         "codecs": shares(&tree.by_codec),
         "checksums": shares(&tree.by_checksum),
         "unverified": share(&tree.unverified),

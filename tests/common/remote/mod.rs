@@ -6,6 +6,7 @@
 pub mod proxy;
 pub mod servers;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -111,4 +112,11 @@ impl Site {
     pub fn mount(&self, name: &str, arguments: &[&str]) -> Mounted {
         Mounted::by(warpfs(), &self.url(name), arguments)
     }
+}
+
+/// Runs a command with further arguments, and demands success.
+pub fn succeeds(mut command: Command, arguments: &[impl AsRef<OsStr>]) {
+    let output = command.args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
 }

@@ -1,0 +1,118 @@
+//! Promise: where the kernel offers it, a mount's requests come by io_uring, on the processor they are made on; else by read(2). What
+//! is read is the same.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use common::place::Place;
+use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
+use common::{Mounted, Random, mixed, pack, sample};
+use rustix::fs::FlockOperation;
+use rustix::thread::CpuSet;
+
+/// Whether the administrator lets servers use io_uring; nothing where the kernel does not know it.
+fn allowed() -> Option<bool> {
+    let parameter = File::open("/sys/module/fuse/parameters/enable_uring").ok()?;
+    // Whoever is mounting just now holds it.
+    rustix::fs::flock(&parameter, FlockOperation::LockShared).unwrap();
+    let mut value = [0];
+    parameter.read_at(&mut value, 0).unwrap();
+    Some(value == *b"Y")
+}
+
+/// How many of a server's threads have names that begin so.
+fn threads(server: u32, beginning: &str) -> usize {
+    let names = fs::read_dir(format!("/proc/{server}/task"))
+        .unwrap()
+        .filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).ok());
+    names.filter(|name| name.starts_with(beginning)).count()
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().unwrap().get()
+}
+
+/// A packed file in a directory of its own, and its original.
+fn packed() -> (Place, Vec<u8>) {
+    let place = Place::new();
+    let original = sample(6 << 20, 7);
+    let plain = place.own.path().join("x");
+    fs::write(&plain, &original).unwrap();
+    pack(
+        &plain,
+        &place.source().join("x.warp"),
+        &["--codec", "lz4", "--chunk-size", "64K"],
+    );
+    (place, original)
+}
+
+/// Reads pieces here and there from a thread that is kept on a processor, and compares them.
+fn read_on(processor: usize, file: &Path, original: &[u8]) {
+    let mut only = CpuSet::new();
+    only.set(processor);
+    rustix::thread::sched_setaffinity(None, &only).unwrap();
+    let file = File::open(file).unwrap();
+    let mut random = Random(processor as u64);
+    let mut bytes = vec![0; 300_000];
+    for _ in 0..200 {
+        let offset = random.below(original.len() as u64);
+        let length = (random.below(300_000) as usize).min(original.len() - offset as usize);
+        file.read_exact_at(&mut bytes[..length], offset).unwrap();
+        assert!(
+            bytes[..length] == original[offset as usize..][..length],
+            "at {offset}"
+        );
+    }
+}
+
+#[test]
+fn roots_mount_has_a_queue_for_each_processor_and_leaves_the_switch_as_it_was() {
+    let before = allowed();
+    let (place, original) = packed();
+    let mounted = Mounted::new(&place.source(), &[]);
+    let queues = threads(mounted.server.id(), "queue-");
+    let by_read = threads(mounted.server.id(), "requests-");
+    match before {
+        Some(_) => assert!(queues >= processors() && by_read == 1, "{queues} {by_read}"),
+        None => assert!(queues == 0 && by_read >= 2, "{queues} {by_read}"),
+    }
+    assert_eq!(allowed(), before);
+    let file = mounted.path("x");
+    std::thread::scope(|scope| {
+        for reader in 0..3 * processors() {
+            let (file, original) = (&file, &original);
+            scope.spawn(move || read_on(reader % processors(), file, original));
+        }
+    });
+}
+
+#[test]
+fn an_ordinary_users_mount_takes_requests_by_read_where_the_switch_is_off() {
+    if allowed() == Some(true) {
+        return;
+    }
+    let _all = FuseForAll::new(false);
+    let (place, program) = place_of_somebody();
+    let output = mount_as_somebody(&place, &program, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let [server] = place.servers()[..] else {
+        panic!("{:?}", place.servers());
+    };
+    let server = server.unsigned_abs();
+    assert_eq!(threads(server, "queue-"), 0);
+    assert!(threads(server, "requests-") >= 2);
+    let file = place.mount_point().join("x");
+    let read = as_user(SOMEBODY, &["cat".as_ref(), file.as_os_str()]);
+    assert!(read.stdout == mixed());
+}
