@@ -172,8 +172,11 @@ impl Shared {
             if unit.piece.is_some() || self.check_whole(unit.chunk).is_err() {
                 return None;
             }
+            if self.engine.cache.knows(self.key(unit)) {
+                continue;
+            }
             let payload = table.compressed_range(unit.chunk)?;
-            if self.engine.cache.knows(self.key(unit)) || distant.is_kept(&payload, &payload) {
+            if distant.is_kept(&payload, &payload) {
                 continue;
             }
             let start = packed.map_or(payload.start, |packed| packed.start);
