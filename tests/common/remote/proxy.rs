@@ -182,13 +182,25 @@ impl Proxy {
         *lock(&self.listener) = Some(Shared::accept(&self.shared, listener));
     }
 
+    /// Waits for what is under way, but not for what hangs: who has an answer may ask before it was noted down.
+    fn settle(&self) {
+        let start = Instant::now();
+        while self.shared.under_way.load(Ordering::SeqCst) > 0
+            && start.elapsed() < Duration::from_millis(300)
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The requests that have passed since it was asked for them last, in the order in which they were done.
     pub fn take_passed(&self) -> Vec<Passed> {
+        self.settle();
         std::mem::take(&mut lock(&self.shared.passed))
     }
 
     /// How many requests have passed, and are still to be taken, of a method and for paths like this.
     pub fn count(&self, method: &str, path: &str) -> usize {
+        self.settle();
         let passed = lock(&self.shared.passed);
         let fits = |request: &&Passed| request.method == method && request.path.contains(path);
         passed.iter().filter(fits).count()
@@ -293,7 +305,7 @@ impl Shared {
         let mut from_client = BufReader::new(client);
         let mut from_server = BufReader::new(&upstream);
         while let Some(request) = Head::read(&mut from_client)? {
-            let now = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+            let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
             self.most_under_way.fetch_max(now, Ordering::Relaxed);
             let outcome = self.pass(
                 request,
@@ -302,7 +314,7 @@ impl Shared {
                 &mut from_server,
                 &upstream,
             );
-            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
             if !outcome? {
                 break;
             }
