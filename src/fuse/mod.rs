@@ -9,8 +9,8 @@
 //! exists; nobody is told that it is ready before it answers.
 //!
 //! The kernel is spoken to by modules of our own: `protocol` is its language, `session` takes requests by read(2), `ring` by
-//! io_uring, `backing` hands files over. The crate fuser, which came before, cannot do the second, which random reads are
-//! half as fast without.
+//! io_uring, `backing` hands files over. The crates for it either lack io_uring, by which random reads are up to 1.4 times as
+//! fast, or have nothing else.
 
 mod attributes;
 mod background;

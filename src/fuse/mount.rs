@@ -1,9 +1,8 @@
 //! Mounting and unmounting: the system calls where they are allowed, fusermount3 where they are not.
 //!
-//! fuser can mount too, but its session unmounts its path once more when it ends after somebody else has unmounted it
-//! (and takes what was mounted there before), reports success for a busy mount that stays, and looks at /dev/fuse
-//! before it tries fusermount3, which may be allowed what the user is not. So the session is only handed a descriptor,
-//! and this module alone mounts and unmounts: exactly the mount it made, recognised by its device number.
+//! A session is only handed a descriptor; this module alone mounts and unmounts: exactly the mount it made, recognised by its
+//! device number. A path may be another's by the time it is unmounted, a busy mount may stay, and fusermount3 may be allowed
+//! what the user is not, so it is asked before anything is concluded from /dev/fuse.
 
 use std::ffi::{CString, OsStr};
 use std::io::{self, IoSliceMut};
