@@ -373,6 +373,59 @@ fn a_reader_of_a_dead_server_can_be_interrupted() {
 }
 
 #[test]
+fn who_looks_up_opens_or_lists_on_a_dead_server_can_be_killed() {
+    let far = Far::new("120");
+    fs::metadata(far.mounted.path("x")).unwrap();
+    // What was said is believed for a second.
+    std::thread::sleep(Duration::from_millis(1200));
+    far.bucket.proxy.always("", Fault::Hang);
+    let root = far.mounted.path("");
+    let waiting = ["exec 3<x", "exec ls other", "exec ls"].map(|script| {
+        Command::new("sh")
+            .args(["-c", script])
+            .current_dir(&root)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    });
+    std::thread::sleep(Duration::from_millis(1500));
+    for mut process in waiting {
+        assert!(process.try_wait().unwrap().is_none());
+        process.kill().unwrap();
+        let start = Instant::now();
+        wait_until("the end of who waits", || {
+            process.try_wait().unwrap().is_some()
+        });
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+    // What they have begun is done when the server is there again, and taken back: nobody is told of it.
+    far.bucket.proxy.behave();
+    far.bucket.proxy.vanish();
+    far.bucket.proxy.come_back();
+    far.read(&far.open("x"), 1_000_000).unwrap();
+    wait_until("the closing of all files", || {
+        far.mounted.stats()["open_files"] == 0
+    });
+}
+
+#[test]
+fn a_signal_that_is_only_noticed_fails_nothing_on_a_server_that_answers() {
+    let far = Far::new("120");
+    far.bucket.proxy.set_delay(Duration::from_millis(500));
+    let script =
+        "$SIG{USR1} = sub { $noticed = 1 }; stat($ARGV[0]) or die $!; $noticed or die 'no signal'";
+    let mut asking = Command::new("perl")
+        .args(["-e", script])
+        .arg(far.mounted.path("x"))
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(250));
+    let signal = rustix::process::Signal::USR1;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&asking), signal).unwrap();
+    assert!(asking.wait().unwrap().success());
+}
+
+#[test]
 fn a_mount_of_a_dead_server_is_unmounted_at_once() {
     let mut far = Far::new("120");
     let file = far.open("x");

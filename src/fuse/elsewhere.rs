@@ -5,6 +5,7 @@
 
 #[cfg(feature = "remote")]
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "remote")]
 use crate::remote::Store;
@@ -25,6 +26,16 @@ impl Elsewhere {
             Elsewhere::Store(store) => store.run_waiting(work),
             #[cfg(not(feature = "remote"))]
             _ => work(),
+        }
+    }
+
+    /// Does something there after a while, which must not take long.
+    pub(super) fn run_later(&self, delay: Duration, work: impl FnOnce() + Send + 'static) {
+        match self {
+            #[cfg(feature = "remote")]
+            Elsewhere::Store(store) => store.run_later(delay, work),
+            #[cfg(not(feature = "remote"))]
+            _ => drop((delay, work)),
         }
     }
 }

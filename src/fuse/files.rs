@@ -60,13 +60,23 @@ impl WarpFilesystem {
             Backing::Kernel(file) => Some(file.number()),
             Backing::Requests => None,
         };
-        reply.opened(&Opened {
+        let delivered = reply.opened(&Opened {
             handle,
             no_flush: true,
             keep_cache: backing.is_none() && pages_are_right,
             backing,
             ..Opened::default()
         });
+        if !delivered {
+            self.close_file(handle);
+        }
+    }
+
+    /// Lets an open file go.
+    pub(super) fn close_file(&self, number: u64) {
+        if let Some(Handle::File { node, identity, .. }) = self.handles.remove(number).as_deref() {
+            self.tree.let_go(*node, *identity);
+        }
     }
 
     /// A node's attributes; those of an open file also when its path leads to another file already, or the file was
@@ -138,7 +148,7 @@ impl WarpFilesystem {
                 }
                 None => reader.read_with(offset, size, kept, |bytes, origin| {
                     count(bytes.len(), activity, answered_by(origin));
-                    send(&mut reply, |reply| reply.bytes(bytes));
+                    send(&mut reply, |reply| _ = reply.bytes(bytes));
                 }),
             },
             Some(Handle::File {
@@ -146,7 +156,7 @@ impl WarpFilesystem {
             }) => {
                 let read = read_plain(content, activity.path(), offset, size, |bytes| {
                     count(bytes.len(), activity, Answered::Plain);
-                    send(&mut reply, |reply| reply.bytes(bytes));
+                    send(&mut reply, |reply| _ = reply.bytes(bytes));
                 });
                 read.inspect_err(|error| self.engine.tell_of_failure(error))
             }

@@ -108,14 +108,14 @@ impl WarpFilesystem {
         self.allow_other
     }
 
-    /// Whether requests may have to wait for a network.
-    pub(super) fn is_far(&self) -> bool {
-        self.elsewhere.is_some()
+    /// Who answers requests that may have to wait for a network; nobody where none has to.
+    pub(super) fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_ref()
     }
 
     /// Who is to answer a request because it may have to wait for a network: else nothing would be answered meanwhile.
     pub(super) fn elsewhere_for(&self, request: &Request<'_>) -> Option<&Elsewhere> {
-        let elsewhere = self.elsewhere.as_ref()?;
+        let elsewhere = self.elsewhere()?;
         let waits = match request.operation {
             Operation::Read {
                 handle,
@@ -169,7 +169,9 @@ impl WarpFilesystem {
                 Err(error) => reply.error(errno(&error)),
             },
             Operation::ReadLink => match self.tree.read_link(node) {
-                Ok(target) => reply.bytes(&target),
+                Ok(target) => {
+                    reply.bytes(&target);
+                }
                 Err(error) => reply.error(errno(&error)),
             },
             Operation::Open { flags } if flags & OFlags::ACCMODE.bits() != 0 => {
@@ -187,11 +189,7 @@ impl WarpFilesystem {
                 self.read_file(handle, offset, size, kept, reply);
             }
             Operation::Release { handle } => {
-                if let Some(Handle::File { node, identity, .. }) =
-                    self.handles.remove(handle).as_deref()
-                {
-                    self.tree.let_go(*node, *identity);
-                }
+                self.close_file(handle);
                 reply.ok();
             }
             Operation::Seek {
@@ -212,7 +210,13 @@ impl WarpFilesystem {
             } => {
                 let mut listed = Listed::new(size);
                 match self.read_directory(handle, offset, with_attributes, &mut listed) {
-                    Ok(()) => reply.bytes(listed.bytes()),
+                    Ok(looked_up) => {
+                        if !reply.bytes(listed.bytes()) {
+                            looked_up
+                                .into_iter()
+                                .for_each(|node| self.tree.forget(node, 1));
+                        }
+                    }
                     Err(error) => reply.error(errno(&error)),
                 }
             }
@@ -242,15 +246,23 @@ impl WarpFilesystem {
             Operation::Destroy => reply.ok(),
             // The mount is read-only, so the kernel refuses these by itself, unless somebody remounts it writable.
             Operation::Change => reply.error(Errno::ROFS),
-            // There is nothing to flush, say; answered so once, the kernel stops asking.
-            Operation::Initialize | Operation::Unknown => reply.error(Errno::NOSYS),
+            // Nothing waits for long here: where a network may keep it waiting, the session hears of interruptions itself. Nor is
+            // there anything to flush, say. Answered so once, the kernel stops asking.
+            Operation::Interrupt { .. } | Operation::Initialize | Operation::Unknown => {
+                reply.error(Errno::NOSYS);
+            }
         }
     }
 
     fn look_up(&self, parent: NodeId, name: &OsStr, reply: Reply<'_>) {
         match self.tree.lookup(parent, name.as_bytes()) {
             Ok(None) if self.time_to_live.is_zero() => reply.error(Errno::NOENT),
-            Ok(found) => reply.entry(found.as_ref(), self.time_to_live),
+            Ok(found) => {
+                let delivered = reply.entry(found.as_ref(), self.time_to_live);
+                if let Some(found) = found.filter(|_| !delivered) {
+                    self.tree.forget(found.node, 1);
+                }
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -273,27 +285,29 @@ impl WarpFilesystem {
         reply.opened(&opened);
     }
 
-    /// Puts the entries from `offset` on, which is the number of entries the kernel has, into `listed`.
+    /// Puts the entries from `offset` on, which is the number of entries the kernel has, into `listed`. Says which nodes were
+    /// looked up for it.
     fn read_directory(
         &self,
         handle: u64,
         offset: u64,
         with_attributes: bool,
         listed: &mut Listed,
-    ) -> Result<()> {
+    ) -> Result<Vec<NodeId>> {
         let (node, listing) = self.listing(handle, offset)?;
         self.told_from(offset, node, &listing);
+        let mut looked_up = Vec::new();
         for (index, entry) in behind(&listing, offset) {
             let next = index as u64 + 1;
             let added = match with_attributes {
-                true => self.add_with_attributes(listed, &listing, index, &entry),
+                true => self.add_with_attributes(listed, &listing, index, &entry, &mut looked_up),
                 false => listed.add(entry.inode, next, entry.kind, entry.name),
             };
             if !added {
                 break;
             }
         }
-        Ok(())
+        Ok(looked_up)
     }
 
     fn add_with_attributes(
@@ -302,6 +316,7 @@ impl WarpFilesystem {
         listing: &Listing,
         index: usize,
         entry: &ListedEntry<'_>,
+        looked_up: &mut Vec<NodeId>,
     ) -> bool {
         // An entry that went away meanwhile is given without attributes; who asks for it learns why.
         let found = self.tree.lookup_listed(listing, index).ok().flatten();
@@ -313,8 +328,12 @@ impl WarpFilesystem {
             entry.kind,
             entry.name,
         );
-        if !added && let Some(found) = found.filter(|_| !matches!(entry.name, b"." | b"..")) {
-            self.tree.forget(found.node, 1);
+        // The directory and the one above are told of without being looked up.
+        if let Some(found) = found.filter(|_| !matches!(entry.name, b"." | b"..")) {
+            match added {
+                true => looked_up.push(found.node),
+                false => self.tree.forget(found.node, 1),
+            }
         }
         added
     }

@@ -25,6 +25,7 @@ mod filesystem;
 mod guard;
 mod handles;
 mod idle;
+mod interrupts;
 mod metrics;
 mod mount;
 mod notify;

@@ -241,13 +241,14 @@ impl Slot<'_> {
 }
 
 impl Outlet for Slot<'_> {
-    fn send(&mut self, unique: u64, outcome: std::result::Result<&[u8], Errno>) {
+    fn send(&mut self, unique: u64, outcome: std::result::Result<&[u8], Errno>) -> bool {
         let outcome = outcome.and_then(|bytes| {
             let place = self.payload.get_mut(..bytes.len()).ok_or(Errno::INVAL)?;
             place.copy_from_slice(bytes);
             Ok(bytes.len())
         });
         self.answer(unique, outcome);
+        true
     }
 
     fn room(&mut self) -> Option<&mut [u8]> {

@@ -10,8 +10,10 @@ use std::sync::{Arc, mpsc};
 
 use rustix::io::Errno;
 
+use super::elsewhere::Elsewhere;
 use super::filesystem::WarpFilesystem;
-use super::protocol::{self, Features, Greeting, Outlet, Reply, Request};
+use super::interrupts::{Wait, Waiting};
+use super::protocol::{self, Features, Greeting, Operation, Outlet, Reply, Request};
 use super::ring::Rings;
 use super::start;
 use crate::error::{Error, Result};
@@ -69,10 +71,11 @@ impl Session {
                 "this kernel cannot enforce access control lists through FUSE: mount without --allow-other",
             );
         }
-        let rings = match greeting.offered.has(Features::IO_URING) && !filesystem.is_far() {
-            true => Rings::prepare(&connection),
-            false => None,
-        };
+        let rings =
+            match greeting.offered.has(Features::IO_URING) && filesystem.elsewhere().is_none() {
+                true => Rings::prepare(&connection),
+                false => None,
+            };
         if rings.is_some() {
             wanted = wanted.and(Features::IO_URING);
         }
@@ -93,6 +96,7 @@ impl Session {
     /// The connection to the kernel breaks otherwise, or a thread cannot be started. Others may still serve then.
     pub(super) fn run(self) -> Result<()> {
         let (ended, ends) = mpsc::channel();
+        let waiting = Arc::<Waiting>::default();
         let by_read = match &self.rings {
             Some(_) => 1,
             None => self.threads,
@@ -100,9 +104,9 @@ impl Session {
         for number in 0..by_read {
             let (filesystem, connection) =
                 (Arc::clone(&self.filesystem), Arc::clone(&self.connection));
-            let ended = ended.clone();
+            let (ended, waiting) = (ended.clone(), Arc::clone(&waiting));
             start(format!("requests-{number}"), move || {
-                let _ = ended.send(serve(&filesystem, &connection));
+                let _ = ended.send(serve(&filesystem, &connection, &waiting));
             })?;
         }
         if let Some(rings) = self.rings {
@@ -118,7 +122,11 @@ impl Session {
 }
 
 /// Has answered what is read from /dev/fuse, until there is no more.
-fn serve(filesystem: &Arc<WarpFilesystem>, connection: &Arc<OwnedFd>) -> io::Result<()> {
+fn serve(
+    filesystem: &Arc<WarpFilesystem>,
+    connection: &Arc<OwnedFd>,
+    waiting: &Arc<Waiting>,
+) -> io::Result<()> {
     let mut message = vec![0; REQUEST_ROOM];
     while let Some(length) = receive(connection, &mut message)? {
         let message = message.get(..length).unwrap_or_default();
@@ -127,25 +135,48 @@ fn serve(filesystem: &Arc<WarpFilesystem>, connection: &Arc<OwnedFd>) -> io::Res
             tracing::error!("the kernel sent what is no request, {length} bytes long");
             continue;
         };
-        match filesystem.elsewhere_for(&request) {
-            None => answer(filesystem, connection, &request),
-            Some(elsewhere) => {
-                let (filesystem, connection) = (Arc::clone(filesystem), Arc::clone(connection));
-                let message = message.to_vec();
-                elsewhere.run(move || {
-                    if let Some(request) = Request::from_message(&message) {
-                        answer(&filesystem, &connection, &request);
-                    }
-                });
-            }
+        if let Some(elsewhere) = filesystem.elsewhere()
+            && let Operation::Interrupt { unique } = request.operation
+        {
+            interrupt(elsewhere, connection, waiting, request.unique, unique);
+        } else if let Some(elsewhere) = filesystem.elsewhere_for(&request) {
+            let wait = waiting.begin(request.unique);
+            let (filesystem, connection) = (Arc::clone(filesystem), Arc::clone(connection));
+            let message = message.to_vec();
+            elsewhere.run(move || {
+                let request = Request::from_message(&message).filter(|_| wait.goes_on());
+                if let Some(request) = request {
+                    let mut outlet = Late(Device(&connection), &wait);
+                    filesystem.answer(&request, Reply::new(request.unique, &mut outlet));
+                }
+            });
+        } else {
+            let mut device = Device(connection);
+            filesystem.answer(&request, Reply::new(request.unique, &mut device));
         }
     }
     Ok(())
 }
 
-fn answer(filesystem: &WarpFilesystem, connection: &OwnedFd, request: &Request<'_>) {
-    let mut device = Device(connection);
-    filesystem.answer(request, Reply::new(request.unique, &mut device));
+/// Has a request answered that somebody was interrupted in waiting for.
+fn interrupt(
+    elsewhere: &Elsewhere,
+    connection: &Arc<OwnedFd>,
+    waiting: &Arc<Waiting>,
+    own: u64,
+    unique: u64,
+) {
+    let Some(patience) = waiting.patience(unique) else {
+        // It is answered, or about to be handed over: should it not be answered, the kernel is to say so again.
+        Reply::new(own, &mut Device(connection)).error(Errno::AGAIN);
+        return;
+    };
+    let (connection, waiting) = (Arc::clone(connection), Arc::clone(waiting));
+    elsewhere.run_later(patience, move || {
+        if waiting.end(unique) {
+            Reply::new(unique, &mut Device(&connection)).error(Errno::INTR);
+        }
+    });
 }
 
 /// Waits for a request and says how long it is; `None` when the mount has ended.
@@ -165,16 +196,29 @@ fn receive(connection: &OwnedFd, message: &mut [u8]) -> rustix::io::Result<Optio
 struct Device<'a>(&'a OwnedFd);
 
 impl Outlet for Device<'_> {
-    fn send(&mut self, unique: u64, outcome: std::result::Result<&[u8], Errno>) {
+    fn send(&mut self, unique: u64, outcome: std::result::Result<&[u8], Errno>) -> bool {
         let header = protocol::header(unique, outcome.map(<[u8]>::len));
         let pieces = [
             IoSlice::new(&header),
             IoSlice::new(outcome.unwrap_or_default()),
         ];
         match rustix::io::writev(self.0, &pieces) {
+            Ok(_) => true,
             // ENOENT: nobody waits for it any more.
-            Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
-            Err(error) => tracing::warn!("cannot answer a request: {error}"),
+            Err(Errno::NOENT | Errno::NODEV) => false,
+            Err(error) => {
+                tracing::warn!("cannot answer a request: {error}");
+                false
+            }
         }
+    }
+}
+
+/// Replies to what waited, unless it was answered meanwhile.
+struct Late<'a>(Device<'a>, &'a Wait);
+
+impl Outlet for Late<'_> {
+    fn send(&mut self, unique: u64, outcome: std::result::Result<&[u8], Errno>) -> bool {
+        self.1.end() && self.0.send(unique, outcome)
     }
 }

@@ -438,6 +438,14 @@ impl Store {
         }
     }
 
+    /// Does something after a while, which must not wait for anything.
+    pub(crate) fn run_later(&self, delay: Duration, work: impl FnOnce() + Send + 'static) {
+        self.spawn(async move {
+            tokio::time::sleep(delay).await;
+            work();
+        });
+    }
+
     /// Makes requests until one of them is answered, or it is no use to go on.
     pub(super) async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
         &self,

@@ -10,8 +10,9 @@ use crate::tree::{Attributes, Kind};
 
 /// Where replies go.
 pub(in crate::fuse) trait Outlet {
-    /// Sends the one reply to a request: an error, or bytes.
-    fn send(&mut self, unique: u64, outcome: Result<&[u8], Errno>);
+    /// Sends the one reply to a request: an error, or bytes. Says whether it was delivered: it is not if nobody waits for it any
+    /// more, and then nobody knows of what it tells.
+    fn send(&mut self, unique: u64, outcome: Result<&[u8], Errno>) -> bool;
 
     /// Where a reply's bytes may be put without being handed over; nowhere if they are sent from wherever they are.
     fn room(&mut self) -> Option<&mut [u8]> {
@@ -69,10 +70,9 @@ impl<'a> Reply<'a> {
         }
     }
 
-    fn send(mut self, outcome: Result<&[u8], Errno>) {
-        if let Some(outlet) = self.outlet.take() {
-            outlet.send(self.unique, outcome);
-        }
+    fn send(mut self, outcome: Result<&[u8], Errno>) -> bool {
+        let outlet = self.outlet.take();
+        outlet.is_some_and(|outlet| outlet.send(self.unique, outcome))
     }
 
     /// There is no reply to this request.
@@ -88,8 +88,9 @@ impl<'a> Reply<'a> {
         self.send(Err(error));
     }
 
-    pub(in crate::fuse) fn bytes(self, bytes: &[u8]) {
-        self.send(Ok(bytes));
+    /// Says whether it was delivered, as [`Outlet::send`] does.
+    pub(in crate::fuse) fn bytes(self, bytes: &[u8]) -> bool {
+        self.send(Ok(bytes))
     }
 
     /// Where `length` bytes may be put for [`Reply::filled`], if this is a reply that has such a place.
@@ -104,11 +105,11 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// A node that was looked up, or nothing, and for how long the kernel may believe it.
-    pub(in crate::fuse) fn entry(self, found: Option<&Attributes>, time_to_live: Duration) {
+    /// A node that was looked up, or nothing, and for how long the kernel may believe it. Says whether it was delivered.
+    pub(in crate::fuse) fn entry(self, found: Option<&Attributes>, time_to_live: Duration) -> bool {
         let mut message = Message::default();
         message.entry(found, time_to_live);
-        self.bytes(&message.0);
+        self.bytes(&message.0)
     }
 
     pub(in crate::fuse) fn attributes(self, attributes: &Attributes, time_to_live: Duration) {
@@ -120,12 +121,13 @@ impl<'a> Reply<'a> {
         self.bytes(&message.0);
     }
 
-    pub(in crate::fuse) fn opened(self, opened: &Opened) {
+    /// A file or directory that was opened. Says whether it was delivered.
+    pub(in crate::fuse) fn opened(self, opened: &Opened) -> bool {
         let mut message = Message::default();
         message.u64(opened.handle);
         message.u32(opened.flags());
         message.u32(opened.backing.unwrap_or(0).cast_unsigned());
-        self.bytes(&message.0);
+        self.bytes(&message.0)
     }
 
     /// A number of bytes, of which there are that many to be had.
@@ -353,8 +355,9 @@ mod tests {
     struct Sent(Vec<(u64, Result<Vec<u8>, Errno>)>);
 
     impl Outlet for Sent {
-        fn send(&mut self, unique: u64, outcome: Result<&[u8], Errno>) {
+        fn send(&mut self, unique: u64, outcome: Result<&[u8], Errno>) -> bool {
             self.0.push((unique, outcome.map(<[u8]>::to_vec)));
+            true
         }
     }
 

@@ -33,6 +33,7 @@ mod opcode {
     pub(super) const READDIR: u32 = 28;
     pub(super) const RELEASEDIR: u32 = 29;
     pub(super) const CREATE: u32 = 35;
+    pub(super) const INTERRUPT: u32 = 36;
     pub(super) const DESTROY: u32 = 38;
     pub(super) const BATCH_FORGET: u32 = 42;
     pub(super) const FALLOCATE: u32 = 43;
@@ -101,6 +102,11 @@ pub(in crate::fuse) enum Operation<'a> {
         handle: u64,
         offset: u64,
         whence: u32,
+    },
+    /// Who has asked for something that is not answered yet has got a signal.
+    Interrupt {
+        /// The number of what was asked for.
+        unique: u64,
     },
     /// The first request of all, parsed by `initialization`.
     Initialize,
@@ -179,6 +185,7 @@ fn arguments_len(kind: u32) -> usize {
         | opcode::OPENDIR
         | opcode::GETXATTR
         | opcode::LISTXATTR
+        | opcode::INTERRUPT
         | opcode::BATCH_FORGET => 8,
         opcode::GETATTR => 16,
         opcode::RELEASE | opcode::RELEASEDIR | opcode::LSEEK => 24,
@@ -235,6 +242,9 @@ fn operation<'a>(kind: u32, mut arguments: Fields<'a>, rest: &'a [u8]) -> Option
             handle: arguments.u64()?,
             offset: arguments.u64()?,
             whence: arguments.u32()?,
+        },
+        opcode::INTERRUPT => Operation::Interrupt {
+            unique: arguments.u64()?,
         },
         opcode::INIT => Operation::Initialize,
         opcode::DESTROY => Operation::Destroy,
