@@ -309,6 +309,36 @@ fn a_server_that_disappears_and_comes_back_costs_its_readers_time_and_nothing_el
 }
 
 #[test]
+fn a_server_that_is_slow_is_waited_for_beyond_the_deadline_as_long_as_it_sends() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let bytes = sample(2_000_000, 12);
+    let plain = own.path().join("x");
+    fs::write(&plain, &bytes).unwrap();
+    // A chunk is a request, and takes about four seconds.
+    pack(
+        &plain,
+        &own.path().join("x.warp"),
+        &["--codec", "zstd", "--chunk-size", "1M"],
+    );
+    let packed = fs::read(own.path().join("x.warp")).unwrap();
+    bucket.put("x.warp", &packed);
+    let mounted = bucket.mount("", &["--remote-timeout", "2", "--prefetch", "off"]);
+    let file = File::open(mounted.path("x")).unwrap();
+    let rate = packed.len() as u64 / 8;
+    bucket.proxy.set_rate(rate);
+    let start = Instant::now();
+    let mut part = [0; 4096];
+    file.read_exact_at(&mut part, 4096).unwrap();
+    assert!(part == bytes[4096..][..4096]);
+    assert!(
+        start.elapsed() > Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
 fn one_whose_server_hangs_does_not_hold_up_others() {
     let far = Far::new("60");
     let [packed, plain] = ["x", "plain"].map(|name| far.open(name));

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::remote::proxy::Fault;
 use common::remote::{Bucket, Site, succeeds};
-use common::{mixed, pack, sample, vector, wait_until, warpfs};
+use common::{Random, mixed, pack, sample, vector, wait_until, warpfs};
 
 fn output(mut command: Command, arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
@@ -43,12 +43,15 @@ fn what_is_packed_into_a_store_is_there_whole_and_unpacks_to_the_original() {
     let file = own.path().join("large");
     let file = file.to_str().unwrap();
     let url = "s3://bucket/a/large.warp";
+    bucket.proxy.set_delay(Duration::from_millis(50));
     succeeds(
         bucket.command(),
         &["pack", "-q", "--codec", "lz4", file, "-o", url],
     );
-    // More than a part, so that it was sent as several.
+    // More than a part, so that it was sent as several, and not one after the other.
     assert!(packed.len() > 8 << 20 && bucket.proxy.count("PUT", "partNumber") > 1);
+    assert!(bucket.proxy.most_under_way() > 1);
+    bucket.proxy.set_delay(Duration::ZERO);
     succeeds(bucket.command(), &["verify", "-q", url]);
 
     let back = own.path().join("back");
@@ -206,6 +209,27 @@ fn an_interrupted_upload_leaves_neither_an_object_nor_parts() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("403"), "{}", said(&refused));
     assert_eq!(bucket.proxy.count("DELETE", "uploadId"), 1);
+}
+
+#[test]
+fn what_is_sent_slowly_is_sent_once() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let file = own.path().join("x");
+    let mut random = Random(3);
+    let bytes: Vec<u8> = (0..5_500_000 / 8)
+        .flat_map(|_| random.next().to_ne_bytes())
+        .collect();
+    fs::write(&file, bytes).unwrap();
+    // It takes longer than a server may be silent that has something to say.
+    bucket.proxy.set_rate(300_000);
+    let start = Instant::now();
+    let (file, url) = (file.to_str().unwrap(), "s3://bucket/x.warp");
+    succeeds(bucket.command(), &["pack", "-q", file, "-o", url]);
+    assert!(start.elapsed() > Duration::from_secs(16));
+    assert_eq!(bucket.proxy.count("PUT", "x.warp"), 1);
+    bucket.proxy.set_rate(0);
+    succeeds(bucket.command(), &["verify", "-q", url]);
 }
 
 #[test]

@@ -61,7 +61,7 @@ def mount_point(work, user=None):
 
 
 @contextlib.contextmanager
-def served(work, command, user=None, ready=None):
+def served(work, command, user=None, ready=None, environment=None):
     """A mount that a process in the foreground serves. `command` is given the mount point. `ready` is what the server
     says once it is ready; if it says nothing, it is ready when it is mounted."""
     with contextlib.ExitStack() as stack:
@@ -70,7 +70,8 @@ def served(work, command, user=None, ready=None):
         identity = {"user": user, "group": user, "extra_groups": []} if user else {}
         server = subprocess.Popen(
             [str(word) for word in command(path)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, **identity,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
+            env=environment, **identity,
         )
         stack.callback(machine.end, server)
         deadline = time.monotonic() + PATIENCE

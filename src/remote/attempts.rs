@@ -1,8 +1,11 @@
 //! Trying again: what may be, after waits that double and are jittered, or for as long as the server says, until a deadline. No
 //! library below tries by itself.
+//!
+//! The deadline is for a server that does nothing: one that is slow, or far, moves it with every so many bytes.
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +22,9 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// How often a server is asked that gives answers to something else.
 const GARBLED_TRIES: u32 = 4;
+
+/// How many bytes have to move within a deadline for another one to begin.
+const LEAST_MOVED: u64 = 64 << 10;
 
 /// What can go wrong with one request: the library says it, or we do.
 #[derive(Debug)]
@@ -62,26 +68,36 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Makes one.
+    /// Makes one, for as long as bytes move.
     pub(super) async fn once<T>(
         &mut self,
         work: impl Future<Output = Result<T, Trouble>>,
     ) -> Result<T, Fault> {
         self.made += 1;
         let note = Arc::<Note>::default();
-        let noted = noting(Arc::clone(&note), work);
-        match tokio::time::timeout_at(self.until, noted).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(Trouble::Library(error))) => Err(Fault::of(&error, &note.seen())),
-            Ok(Err(Trouble::Ours(fault))) => Err(fault),
-            Err(_) => Err(Fault::new(FaultKind::Passing, "the server does not answer")),
+        let mut noted = pin!(noting(Arc::clone(&note), work));
+        let mut moved = 0;
+        loop {
+            match tokio::time::timeout_at(self.until, &mut noted).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(Trouble::Library(error))) => return Err(Fault::of(&error, &note.seen())),
+                Ok(Err(Trouble::Ours(fault))) => return Err(fault),
+                Err(_) if note.moved() - moved >= LEAST_MOVED => {
+                    moved = note.moved();
+                    self.until = Instant::now() + self.deadline;
+                }
+                Err(_) => return Err(Fault::new(FaultKind::Passing, "the server does not answer")),
+            }
         }
     }
 
-    /// Some of it was done: the next failure is a new one.
-    pub(super) fn went_on(&mut self) {
+    /// So many bytes were done, and need not be done again: the next failure is a new one.
+    pub(super) fn went_on(&mut self, bytes: u64) {
         self.backoff = FIRST_BACKOFF;
         self.made = 0;
+        if bytes >= LEAST_MOVED {
+            self.until = Instant::now() + self.deadline;
+        }
     }
 
     /// Waits before another try; or says that there is none.

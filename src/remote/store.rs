@@ -306,7 +306,7 @@ impl Store {
                 Ok(version) => return Ok((done, version)),
                 Err(mut fault) => {
                     if done > base {
-                        attempts.went_on();
+                        attempts.went_on((done - base) as u64);
                     }
                     if meant.is_some() && fault.kind == FaultKind::NotFound {
                         // It was there when it was opened.

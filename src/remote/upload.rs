@@ -1,5 +1,7 @@
-//! An object on its way to a store, part by part. It appears there when it is whole, or not at all.
+//! An object on its way to a store, in parts, of which several are sent at a time. It appears there when it is whole, or not at
+//! all.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -11,6 +13,8 @@ use futures_util::future::{Either, select};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
 use object_store::{MultipartId, ObjectStoreExt, PutPayload};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use super::LOOK;
 use super::fault::{Fault, FaultKind};
@@ -22,6 +26,9 @@ const FIRST_PART: usize = 8 << 20;
 /// After how many parts their length doubles.
 const DOUBLED_EVERY: usize = 1000;
 
+/// How many bytes of parts are sent at a time, if that is more than one part.
+const UNDER_WAY: usize = 32 << 20;
+
 /// See the module's description. Dropped before it is completed, it is aborted.
 pub(crate) struct Upload<'a> {
     store: Arc<Store>,
@@ -30,8 +37,25 @@ pub(crate) struct Upload<'a> {
     /// The upload, once there is a part that is not the only one.
     id: Option<MultipartId>,
     parts: Vec<PartId>,
+    /// What is being sent of those that follow, in their order.
+    under_way: VecDeque<Sending>,
     gathered: Vec<u8>,
     cancelled: &'a AtomicBool,
+}
+
+/// A part that is being sent, by a task of the store's. Dropped, it is broken off.
+struct Sending {
+    length: usize,
+    task: Option<AbortHandle>,
+    outcome: oneshot::Receiver<Result<PartId, Fault>>,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
 }
 
 impl<'a> Upload<'a> {
@@ -54,6 +78,7 @@ impl<'a> Upload<'a> {
             key: key.clone(),
             id: None,
             parts: Vec::new(),
+            under_way: VecDeque::new(),
             gathered: Vec::new(),
             cancelled,
         })
@@ -76,7 +101,27 @@ impl<'a> Upload<'a> {
     }
 
     fn part_len(&self) -> usize {
-        FIRST_PART << (self.parts.len() / DOUBLED_EVERY).min(8)
+        FIRST_PART << (self.next_part() / DOUBLED_EVERY).min(8)
+    }
+
+    /// The number of the part that is to be sent next.
+    fn next_part(&self) -> usize {
+        self.parts.len() + self.under_way.len()
+    }
+
+    /// Waits until at most so many bytes of parts are under way.
+    fn wait_for_parts(&mut self, most: usize) -> io::Result<()> {
+        let sum =
+            |sent: &VecDeque<Sending>| sent.iter().map(|sending| sending.length).sum::<usize>();
+        while sum(&self.under_way) > most
+            && let Some(mut sending) = self.under_way.pop_front()
+        {
+            let lost = |_| Err(Fault::new(FaultKind::Unable, "interrupted"));
+            let outcome = async { (&mut sending.outcome).await.unwrap_or_else(lost) };
+            let part = self.wait(outcome)?;
+            self.parts.push(part);
+        }
+        Ok(())
     }
 
     fn send_part(&mut self, bytes: Bytes) -> io::Result<()> {
@@ -88,16 +133,24 @@ impl<'a> Upload<'a> {
                 self.id.insert(id).clone()
             }
         };
-        let send = || async {
-            let payload = PutPayload::from(bytes.clone());
-            let number = self.parts.len();
-            Ok(self
-                .parts_store
-                .put_part(&self.key, &id, number, payload)
-                .await?)
-        };
-        let part = self.wait(self.store.retrying(send))?;
-        self.parts.push(part);
+        let length = bytes.len();
+        self.wait_for_parts(UNDER_WAY.saturating_sub(length))?;
+        let (tell, outcome) = oneshot::channel();
+        let number = self.next_part();
+        let (store, key) = (Arc::clone(&self.store), self.key.clone());
+        let parts_store = Arc::clone(&self.parts_store);
+        let task = self.store.spawn(async move {
+            let send = || async {
+                let payload = PutPayload::from(bytes.clone());
+                Ok(parts_store.put_part(&key, &id, number, payload).await?)
+            };
+            let _ = tell.send(store.retrying(send).await);
+        });
+        self.under_way.push_back(Sending {
+            length,
+            task,
+            outcome,
+        });
         Ok(())
     }
 
@@ -118,6 +171,7 @@ impl<'a> Upload<'a> {
         if !rest.is_empty() {
             self.send_part(rest)?;
         }
+        self.wait_for_parts(0)?;
         let Some(id) = &self.id else { return Ok(()) };
         let complete = || async {
             let parts = self.parts.clone();
@@ -149,6 +203,8 @@ impl io::Write for Upload<'_> {
 
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
+        // Parts that arrive later than that would stay, and cost.
+        self.under_way.clear();
         if let Some(id) = self.id.take() {
             let abort = || async {
                 self.parts_store.abort_multipart(&self.key, &id).await?;

@@ -7,12 +7,15 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use object_store::ClientOptions;
 use object_store::client::{
@@ -28,6 +31,10 @@ use crate::stats::Counters;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server may send nothing, while it owes us something.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How long nothing of what we send may go out, and no answer to it come: the last of it may wait in the system's buffers.
+const SENDING_SILENCE: Duration = Duration::from_secs(60);
+/// In pieces of how many bytes a body is sent.
+const PIECE: usize = 64 << 10;
 /// How many redirects are followed for one request.
 const REDIRECTS: usize = 5;
 /// How much of the answer to a failed request is looked at, in bytes.
@@ -44,7 +51,11 @@ tokio::task_local! {
 
 /// What the last request of a task has met.
 #[derive(Debug, Default)]
-pub(super) struct Note(Mutex<Seen>);
+pub(super) struct Note {
+    seen: Mutex<Seen>,
+    /// How many bytes of bodies have moved, either way.
+    moved: AtomicU64,
+}
 
 /// See [`Note`].
 #[derive(Debug, Default, Clone)]
@@ -67,7 +78,16 @@ pub(super) struct Seen {
 
 impl Note {
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn move_on(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many bytes of bodies have moved so far, either way.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
     }
 
     /// What was seen so far.
@@ -99,39 +119,102 @@ pub(super) struct Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let allow_http = options.get_config_value(&ClientConfigKey::AllowHttp);
-        let only_https = allow_http.as_deref() != Some("true");
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("warpfs/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::limited(REDIRECTS))
-            // It would tell another host a signed URL.
-            .referer(false)
-            .https_only(only_https)
-            // Parallel requests are parallel connections: what one loses holds up no other.
-            .http1_only()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(SILENCE);
-        if let Some(headers) = options.get_default_headers() {
-            builder = builder.default_headers(headers.clone());
-        }
-        let client = builder
-            .build()
-            .map_err(|source| object_store::Error::Generic {
+        let build = |builder: reqwest::ClientBuilder| {
+            let failed = |source| object_store::Error::Generic {
                 store: "client",
                 source: Box::new(source),
-            })?;
+            };
+            builder.build().map_err(failed)
+        };
         Ok(HttpClient::new(Wire {
-            client,
+            asking: build(client(options).read_timeout(SILENCE))?,
+            sending: build(client(options))?,
             counters: Arc::clone(&self.counters),
         }))
+    }
+}
+
+fn client(options: &ClientOptions) -> reqwest::ClientBuilder {
+    let allow_http = options.get_config_value(&ClientConfigKey::AllowHttp);
+    let only_https = allow_http.as_deref() != Some("true");
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("warpfs/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::limited(REDIRECTS))
+        // It would tell another host a signed URL.
+        .referer(false)
+        .https_only(only_https)
+        // Parallel requests are parallel connections: what one loses holds up no other.
+        .http1_only()
+        .connect_timeout(CONNECT_TIMEOUT);
+    match options.get_default_headers() {
+        Some(headers) => builder.default_headers(headers.clone()),
+        None => builder,
     }
 }
 
 /// See the module's description.
 #[derive(Debug)]
 struct Wire {
-    client: reqwest::Client,
+    /// For requests without a body.
+    asking: reqwest::Client,
+    /// For those with one: as long as it is sent, the server has nothing to say.
+    sending: reqwest::Client,
     counters: Arc<Counters>,
+}
+
+impl Wire {
+    /// Sends a request with a body, for as long as some of it goes out now and then.
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let note = NOTE.try_with(Arc::clone).unwrap_or_default();
+        let (parts, body) = request.into_parts();
+        let url = parts.uri.to_string().parse();
+        let url = url.map_err(|error| HttpError::new(HttpErrorKind::Request, error))?;
+        let mut request = reqwest::Request::new(parts.method, url);
+        *request.headers_mut() = parts.headers;
+        // Stores take no body whose length they are not told.
+        let length = body.content_length().into();
+        request.headers_mut().insert("content-length", length);
+        let counted = Arc::clone(&note);
+        let pieces = body.into_data_stream().flat_map(|bytes| {
+            let length = bytes.as_ref().map_or(1, Bytes::len);
+            stream::iter((0..length).step_by(PIECE).map(move |start| match &bytes {
+                Ok(bytes) => Ok(bytes.slice(start..length.min(start + PIECE))),
+                Err(error) => Err(std::io::Error::other(error.to_string())),
+            }))
+        });
+        let pieces = pieces.inspect(move |piece| {
+            counted.move_on(piece.as_ref().map_or(0, Bytes::len));
+        });
+        *request.body_mut() = Some(reqwest::Body::wrap_stream(pieces));
+        let silent = async {
+            let mut moved = None;
+            while moved != Some(note.moved()) {
+                moved = Some(note.moved());
+                tokio::time::sleep(SENDING_SILENCE).await;
+            }
+        };
+        let mut answer = match select(pin!(self.sending.execute(request)), pin!(silent)).await {
+            Either::Left((answer, _)) => answer.map_err(failed)?,
+            Either::Right(_) => {
+                let silence = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                return Err(HttpError::new(HttpErrorKind::Timeout, silence));
+            }
+        };
+        let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
+        let body = reqwest::Body::from(answer).map_err(failed);
+        let mut answer = HttpResponse::new(HttpResponseBody::new(body));
+        (*answer.status_mut(), *answer.headers_mut()) = (status, headers);
+        Ok(answer)
+    }
+}
+
+fn failed(error: reqwest::Error) -> HttpError {
+    let kind = match () {
+        () if error.is_timeout() => HttpErrorKind::Timeout,
+        () if error.is_connect() => HttpErrorKind::Connect,
+        () => HttpErrorKind::Request,
+    };
+    HttpError::new(kind, error)
 }
 
 #[async_trait]
@@ -144,7 +227,11 @@ impl HttpService for Wire {
         let ranged = request.headers().contains_key("range");
         let lists = names::is_of_listing(request.uri().query().unwrap_or_default());
         let asks_machine = request.uri().host().is_some_and(is_of_machine);
-        let answer = self.client.call(request).await.inspect_err(|error| {
+        let answer = match sent {
+            0 => self.asking.call(request).await,
+            _ => self.send(request).await,
+        };
+        let answer = answer.inspect_err(|error| {
             remember(error);
             note(|seen| seen.no_credentials = asks_machine);
         })?;
@@ -171,6 +258,7 @@ impl HttpService for Wire {
             .map_frame(move |frame| {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 counters.remote_bytes_received.add(length as u64);
+                let _ = NOTE.try_with(|note| note.move_on(length));
                 frame
             })
             .map_err(|error| {

@@ -17,7 +17,7 @@ import mounts
 import rounds
 from inputs import size_on_disk
 from reading import load
-from report import megabytes, megabytes_per_second, milliseconds
+from report import megabytes, megabytes_per_second, milliseconds, seconds
 from rounds import Contender
 
 DELAYS = (0, 10, 50)
@@ -76,7 +76,8 @@ class Link:
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.address = json.loads(self.process.stdout.readline())["address"]
-        self.environment = {**os.environ, **KEYS, "AWS_ENDPOINT_URL": f"http://{self.address}"}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        self.environment = {**others, **KEYS, "AWS_ENDPOINT_URL": f"http://{self.address}"}
         return self
 
     def __exit__(self, *_):
@@ -90,31 +91,21 @@ class Link:
         return json.loads(self.process.stdout.readline())
 
 
-@contextlib.contextmanager
-def _in(environment):
-    before = dict(os.environ)
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def warpfs(bench, link, *options):
-    with _in(link.environment):
-        return mounts.served(
-            bench.work,
-            lambda path: [bench.warpfs, "mount", "-f", *options, f"s3://{BUCKET}/", path],
-            ready="is mounted on",
-        )
+    return mounts.served(
+        bench.work,
+        lambda path: [bench.warpfs, "mount", "-f", *options, f"s3://{BUCKET}/", path],
+        ready="is mounted on",
+        environment=link.environment,
+    )
 
 
 def rclone(bench, link):
     remote = (f":s3,provider=Other,access_key_id={KEYS['AWS_ACCESS_KEY_ID']},"
               f"secret_access_key={KEYS['AWS_SECRET_ACCESS_KEY']},endpoint='http://{link.address}':{BUCKET}")
     return mounts.served(
-        bench.work, lambda path: ["rclone", "mount", "--read-only", "--config", "/dev/null", remote, path])
+        bench.work, lambda path: ["rclone", "mount", "--read-only", "--config", "/dev/null", remote, path],
+        environment=link.environment)
 
 
 @contextlib.contextmanager
@@ -128,6 +119,17 @@ def s3fs(bench, link):
             yield mounted
 
 
+def ratarmount(bench, link):
+    """With its index at hand, as locally."""
+    archive = bench.inputs.frames()
+    program, index = bench.python / "ratarmount", f"{archive}.index.sqlite"
+    return mounts.served(
+        bench.work,
+        lambda path: [program, "-f", "-P", "0", "--index-file", index, f"s3://{BUCKET}/{archive.name}", path],
+        environment=link.environment,
+    )
+
+
 PEERS = {"rclone mount": rclone, "s3fs": s3fs}
 
 
@@ -135,11 +137,20 @@ def _contender(bench, store, delay, name, mount, read, size, ours=False):
     def run():
         machine.drop_caches()
         machine.read_back(*store.files)
+        start = time.perf_counter()
         with Link(bench, store, delay) as link, mount(bench, link) as mounted:
             os.listdir(mounted.path)
-            link.passed()
+            to_mount = time.perf_counter() - start
+            before = link.passed()
             sample = read(mounted)
-            return {**sample, **link.passed()}
+            passed = link.passed()
+            return {
+                **sample,
+                "to_mount": to_mount,
+                "read_requests": passed["requests"],
+                "requests": before["requests"] + passed["requests"],
+                "bytes": before["bytes"] + passed["bytes"],
+            }
 
     return Contender(name, run, ours=ours, size=size)
 
@@ -154,32 +165,56 @@ def _whole(bench):
 
 def reads(bench, section):
     """The whole file in order, and 4 KiB at random offsets, at each delay."""
-    packed, plain = bench.inputs.packed("zstd", None), bench.inputs.data()
+    packed, plain, frames = bench.inputs.packed("zstd", None), bench.inputs.data(), bench.inputs.frames()
     missing = [program for program in ("rclone", "s3fs") if not shutil.which(program)]
     for program in missing:
         bench.say(f"left out: {program} is not installed")
-    random = load(bench, "--pattern", "random", "--readers", 1, "--reads", 50 if bench.quick else 200)
+    count = 50 if bench.quick else 200
+    random = load(bench, "--pattern", "random", "--readers", 1, "--reads", count)
     # The same file by both names would hide one from a mount of all.
-    with Store(bench, list(packed.iterdir())) as ours, Store(bench, [plain]) as theirs:
-        for title, read, rate in (("The whole file", _whole(bench), "rate"), ("4 KiB at random", random, "p50")):
+    with Store(bench, list(packed.iterdir())) as ours, Store(bench, [plain]) as theirs, Store(bench, [frames]) as tar:
+        for title, read, key in (("The whole file", _whole(bench), "rate"), ("4 KiB at random", random, "p50")):
             rows = []
             for delay in DELAYS:
-                contenders = [_contender(bench, ours, delay, "warpfs zstd", warpfs, read, size_on_disk(packed), True)]
-                contenders += [
-                    _contender(bench, theirs, delay, f"{name}, not packed", mount, read, size_on_disk(plain))
-                    for name, mount in PEERS.items() if name.split()[0] not in missing
+                contenders = [
+                    _contender(bench, ours, delay, "warpfs zstd", warpfs, read, size_on_disk(packed), True),
+                    *(_contender(bench, theirs, delay, f"{name}, not packed", mount, read, size_on_disk(plain))
+                      for name, mount in PEERS.items() if name.split()[0] not in missing),
+                    _contender(bench, tar, delay, "ratarmount zstd", ratarmount, read, size_on_disk(frames)),
                 ]
                 for each in rounds.compare(bench, contenders):
-                    figure = (megabytes_per_second if rate == "rate" else _milliseconds_of)(each.median[rate])
-                    rows.append([f"{delay} ms", each.name, figure, f"{each.median['requests']:,.0f}",
-                                 megabytes(each.median["bytes"])])
+                    figure = (megabytes_per_second if key == "rate" else milliseconds)(each.median[key])
+                    rows.append([f"{delay} ms", each.name, seconds(each.median["to_mount"]), figure,
+                                 f"{each.median['requests']:,.0f}", megabytes(each.median["bytes"])])
+                    if each.ours and key == "rate":
+                        _sequential_target(bench, section, delay, each)
+                    elif each.ours:
+                        _random_targets(section, delay, each, count)
             if rows:
                 section.text(f"{title}, through a link of 1 Gbit/s:")
-                section.table(["delay", "mount", "rate" if rate == "rate" else "p50", "requests", "bytes"], rows)
+                section.table(["delay", "mount", "mounted and listed in", "rate" if key == "rate" else "p50", "requests", "bytes"], rows)
 
 
-def _milliseconds_of(seconds):
-    return milliseconds(seconds)
+def _sequential_target(bench, section, delay, ours):
+    """What the link lets through, decoded: decoding is faster than that."""
+    limit = GIGABIT * bench.size / ours.size
+    ratio = ours.median["rate"] / limit
+    section.target_row(
+        f"far, sequential, zstd, {delay} ms", megabytes_per_second(ours.median["rate"]),
+        f"{megabytes_per_second(limit)} (the link, times what is packed away)", f"{ratio:.2f}×", "at least 0.90×",
+        ratio >= 0.9)
+
+
+def _random_targets(section, delay, ours, count):
+    """One round trip and what sending and decoding a chunk takes; opening the file is a few requests more."""
+    beyond = ours.median["p50"] - delay / 1e3
+    section.target_row(
+        f"far, random 4 KiB, zstd, {delay} ms, p50 beyond the delay", milliseconds(beyond), "", "", "below 5 ms",
+        beyond < 0.005)
+    requests = ours.median["read_requests"] / count
+    section.target_row(
+        f"far, random 4 KiB, zstd, {delay} ms, requests for a read", f"{requests:.2f}", "", "", "at most 1.05",
+        requests <= 1.05)
 
 
 def several(bench, section):

@@ -120,7 +120,7 @@ impl Proxy {
             .store(delay.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// Lets so many bytes of bodies pass in a second, over all connections; 0 for as many as there are.
+    /// Lets so many bytes of bodies pass in a second, over all connections and either way; 0 for as many as there are.
     pub fn set_rate(&self, bytes: u64) {
         self.shared.rate.store(bytes, Ordering::Relaxed);
     }
@@ -358,7 +358,10 @@ impl Shared {
             bytes: 0,
         };
         let mut body = vec![0; request.length().unwrap_or(0) as usize];
-        from_client.read_exact(&mut body)?;
+        for piece in body.chunks_mut(PIECE) {
+            from_client.read_exact(piece)?;
+            self.wait_for_rate(piece.len());
+        }
         thread::sleep(Duration::from_micros(self.delay.load(Ordering::Relaxed)));
 
         let fault = self.fault_for(&passed.method, &passed.path);
@@ -404,6 +407,8 @@ impl Shared {
         }
         request.write(&mut server)?;
         server.write_all(&body)?;
+        // The server may send an answer's head and body apart, and wait in between for the head to be acknowledged.
+        rustix::net::sockopt::set_tcp_quickack(server, true)?;
 
         let Some(mut answer) = Head::read(&mut from_server)? else {
             return Ok(false);
