@@ -6,8 +6,8 @@
 //! continues nothing only takes a stream's place and names nothing, so a random reader pays for no speculation; and one
 //! large read, which the kernel cuts into several requests, does not yet look like a stream either.
 //!
-//! A stream's window begins small and doubles whenever its reader had to wait, up to a limit: a slow reader is kept a
-//! little ahead, a fast one as far as it needs.
+//! A stream's window begins small and doubles whenever its reader had to wait (four times as much where that is for a round
+//! trip), up to a limit: a slow reader is kept a little ahead, a fast one as far as it needs.
 
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -21,11 +21,13 @@ const STREAMS: usize = 8;
 const PROOF: u64 = (1 << 20) + (128 << 10);
 /// A window's first size, in bytes: what the kernel's readahead asks for at most in one request.
 const FIRST_WINDOW: u64 = 1 << 20;
+/// As [`FIRST_WINDOW`], where units are named in batches: what comes in the time that a request takes which is not far.
+const FIRST_WINDOW_IN_BATCHES: u64 = 8 << 20;
 /// How many units are named at once at most: a window of tiny chunks would be a list without end.
 const NAMED_AT_ONCE: usize = 64;
 /// As [`NAMED_AT_ONCE`], where units are named in batches.
 const NAMED_IN_BATCH: usize = 1024;
-/// Into how many batches a window is divided.
+/// Into how many batches a window is divided at least.
 const BATCHES: u64 = 4;
 /// How many request lengths a continuing read may be off the place it should begin at.
 const TOLERANCE: u64 = 4;
@@ -35,7 +37,8 @@ const TOLERANCE: u64 = 4;
 pub(crate) struct Prefetch {
     /// The largest window, in bytes; 0 switches prefetch off.
     limit: u64,
-    batches: bool,
+    /// How much is named at a time or nothing, in bytes; 0 to name every unit by itself.
+    batch: u64,
     streams: Mutex<Streams>,
 }
 
@@ -69,12 +72,13 @@ impl Streams {
 }
 
 impl Prefetch {
-    /// Prefetch with windows of at most `limit` bytes; 0 for none. In `batches`, a quarter of a window is named at a time or
-    /// nothing: where each request costs a round trip.
-    pub(crate) fn new(limit: u64, batches: bool) -> Self {
+    /// Prefetch with windows of at most `limit` bytes; 0 for none. Where each request costs a round trip, units are named a
+    /// `batch` of so many bytes at a time, or a quarter of a window that is small, or not at all; else that is 0. No longer than
+    /// that either, because what was asked for at once comes at once: the way would be idle until its reader has gone on.
+    pub(crate) fn new(limit: u64, batch: u64) -> Self {
         Self {
             limit,
-            batches,
+            batch,
             streams: Mutex::default(),
         }
     }
@@ -123,13 +127,14 @@ impl Prefetch {
             if stream.next - stream.start <= PROOF.min(limit) {
                 return 0..0;
             }
-            stream.window = FIRST_WINDOW.min(limit);
+            let first = match self.batch {
+                0 => FIRST_WINDOW,
+                _ => FIRST_WINDOW_IN_BATCHES,
+            };
+            stream.window = first.min(limit);
         }
         let wanted = stream.next.saturating_add(stream.window);
-        let least = match self.batches {
-            true => stream.window / BATCHES,
-            false => 0,
-        };
+        let least = self.batch.min(stream.window / BATCHES);
         if stream.unnamed.saturating_add(least) >= wanted {
             return 0..0;
         }
@@ -137,9 +142,9 @@ impl Prefetch {
         let behind = unit_end(read.end - 1).unwrap_or(read.end);
         let first = stream.unnamed.max(behind);
         let mut end = first;
-        let most = match self.batches {
-            true => NAMED_IN_BATCH,
-            false => NAMED_AT_ONCE,
+        let most = match self.batch {
+            0 => NAMED_AT_ONCE,
+            _ => NAMED_IN_BATCH,
         };
         for _ in 0..most {
             match unit_end(end) {
@@ -155,13 +160,18 @@ impl Prefetch {
     /// Widens the window of the stream that this read belongs to: its reader had to wait for a unit.
     pub(crate) fn outran(&self, read: &Range<u64>) {
         let limit = self.limit;
+        // Where a wait is long, the kernel's next request is there before it ends, and there should be few of them.
+        let (behind, times) = match self.batch {
+            0 => (0, 2),
+            _ => ((read.end - read.start).saturating_mul(TOLERANCE), 4),
+        };
         let mut streams = self.lock();
         if let Some(stream) = streams
             .followed
             .iter_mut()
-            .find(|stream| stream.window > 0 && stream.next == read.end)
+            .find(|stream| stream.window > 0 && stream.next.wrapping_sub(read.end) <= behind)
         {
-            stream.window = stream.window.saturating_mul(2).min(limit);
+            stream.window = stream.window.saturating_mul(times).min(limit);
         }
     }
 
@@ -200,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_sequential_reader_has_every_unit_named_once_before_it_comes_there() {
-        let prefetch = Prefetch::new(8 * UNIT, false);
+        let prefetch = Prefetch::new(8 * UNIT, 0);
         let mut named = None;
         for offset in (0..64 * UNIT).step_by(128 << 10) {
             let ahead = read(&prefetch, 64, offset, 128 << 10);
@@ -216,7 +226,7 @@ mod tests {
 
     #[test]
     fn random_reads_name_nothing_even_when_the_kernel_cuts_them_up() {
-        let prefetch = Prefetch::new(8 * UNIT, false);
+        let prefetch = Prefetch::new(8 * UNIT, 0);
         let mut place = 12345_u64;
         for _ in 0..2000 {
             place = place
@@ -232,7 +242,7 @@ mod tests {
 
     #[test]
     fn where_requests_cost_a_round_trip_units_are_named_many_at_a_time() {
-        let prefetch = Prefetch::new(16 * UNIT, true);
+        let prefetch = Prefetch::new(16 * UNIT, 64 * UNIT);
         let mut batches = Vec::new();
         let mut named = None;
         for offset in (0..512 * UNIT).step_by(128 << 10) {
@@ -252,7 +262,7 @@ mod tests {
 
     #[test]
     fn interleaved_streams_on_one_handle_are_all_followed() {
-        let prefetch = Prefetch::new(8 * UNIT, false);
+        let prefetch = Prefetch::new(8 * UNIT, 0);
         let mut named = [0; 8];
         for step in 0..64_u64 {
             for (stream, count) in named.iter_mut().enumerate() {
@@ -266,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_window_doubles_while_the_reader_waits_and_ends_at_the_limit() {
-        let prefetch = Prefetch::new(4 * UNIT, false);
+        let prefetch = Prefetch::new(4 * UNIT, 0);
         let mut ahead = 0;
         for step in 0..16 {
             let named = read(&prefetch, 64, step * UNIT, UNIT);
@@ -278,7 +288,7 @@ mod tests {
 
     #[test]
     fn requests_that_overtake_each_other_are_one_stream() {
-        let prefetch = Prefetch::new(8 * UNIT, false);
+        let prefetch = Prefetch::new(8 * UNIT, 0);
         let mut named = 0;
         let step = 256 << 10;
         for pair in (0..32 * UNIT).step_by(2 * step as usize) {
@@ -297,7 +307,7 @@ mod tests {
             reads in proptest::collection::vec((0_u64..40, 1_u64..3 * UNIT), 1..60),
             count in 1_u64..30,
         ) {
-            let prefetch = Prefetch::new(16 * UNIT, false);
+            let prefetch = Prefetch::new(16 * UNIT, 0);
             for (place, length) in reads {
                 let offset = place * UNIT / 2;
                 let end = (offset + length).min(count * UNIT);

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::Shared;
-use crate::archive::{Distant, Kept};
+use crate::archive::{Archive, Distant, Kept};
 use crate::memory::Urgency;
 
 /// How much is fetched ahead in one request at most, in bytes.
@@ -22,6 +22,15 @@ const PIECE_SLACK: u64 = 64 << 10;
 
 /// Which part of the budget may be fetched ahead and not decoded yet: one in this many bytes.
 const FETCHED_PART: u64 = 4;
+
+/// How much of the original comes with one of the longest requests, in bytes; `None` if the source is near.
+pub(super) fn fetch_len(archive: &Archive) -> Option<u64> {
+    archive.distant()?;
+    let table = archive.table();
+    let length = u128::from(LONGEST_FETCH) * u128::from(table.original_size())
+        / u128::from(table.payload_end().max(1));
+    Some(u64::try_from(length).unwrap_or(u64::MAX).max(LEAST_FETCH))
+}
 
 /// What was fetched ahead, for as long as somebody is going to decode it.
 #[derive(Debug)]

@@ -82,8 +82,9 @@ impl Reader {
             .table()
             .original_range(0)
             .map_or(0, |first| first.end);
-        let distant = archive.distant().is_some();
-        let prefetch = Prefetch::new(engine.prefetch_limit(chunk_len, distant), distant);
+        let batch = distant::fetch_len(&archive);
+        let limit = engine.prefetch_limit(chunk_len, batch.is_some());
+        let prefetch = Prefetch::new(limit, batch.unwrap_or(0));
         Self {
             shared: Arc::new(Shared {
                 engine,
