@@ -47,8 +47,8 @@ pub(crate) struct Indexed {
     pub(crate) original: Option<u64>,
 }
 
-/// Writes the index of the tree at `root` into it, in the place of an older one, and says how many files it names. Links are not
-/// followed and not named, nor is what has a name that is no UTF-8, which `left_out` is told.
+/// Writes the index of the tree at `root` into it, in the place of an older one, and says how many files it names. What is neither
+/// file nor directory is not named, links above all, nor is what has a name that is no UTF-8: `left_out` is told of each.
 ///
 /// # Errors
 /// The tree cannot be read, or the index cannot be written.
@@ -71,10 +71,11 @@ pub fn write(root: &Path, mut left_out: impl FnMut(&Path)) -> Result<u64> {
     for step in Walk::new(root, None) {
         let Step::Other(entry) = step? else { continue };
         let is_temporary = entry.name.as_encoded_bytes().ends_with(b".part");
-        if entry.kind() != FileType::RegularFile
-            || is_temporary
-            || entry.relative == Path::new(INDEX_NAME)
-        {
+        if is_temporary || entry.relative == Path::new(INDEX_NAME) {
+            continue;
+        }
+        if entry.kind() != FileType::RegularFile {
+            left_out(&entry.path);
             continue;
         }
         match indexed(&entry) {

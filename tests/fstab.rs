@@ -251,6 +251,22 @@ fn mount_takes_either_type_a_file_and_a_fake() {
 }
 
 #[test]
+fn without_the_helper_mount_gets_there_through_fuse_s_own() {
+    let machine = Machine::new("");
+    machine.must("cd /usr/sbin; mv mount.fuse.warpfs warpfs; rm mount.warpfs");
+    machine.must("mount -t fuse.warpfs -o prefetch=off $S $M");
+    assert!(machine.shows_the_original());
+    machine.unmount();
+    let output = machine.run("mount -t fuse.warpfs -o no_such_option $S $M");
+    assert!(
+        said(&output).contains("no_such_option: unknown option"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(machine.options(), None);
+}
+
+#[test]
 fn what_cannot_be_is_refused_in_one_line_with_the_codes_of_mount() {
     let machine = Machine::new("SOURCE MOUNTPOINT fuse.warpfs noauto,cache_size=none 0 0");
     machine.must_not("mount $M", 1, "-o cache_size=none: ");

@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,9 @@ fn what_cannot_be_mounted_is_said_in_one_line_and_nothing_is_left() {
     let bad = vector("bad-magic.warp");
     let source = place.source();
     let missing = place.own.path().join("missing");
+    let root = PathBuf::from("/");
     for (source, mount_point) in [
+        (&source, &root),
         (&missing, &mount_point),
         (&source, &missing),
         (&source, &file),

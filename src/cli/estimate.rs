@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use warpfs::Error;
 use warpfs::estimate::{Estimate, Trial, estimate};
 use warpfs::job::Control;
 
 use super::progress::Progress;
 use super::size::{human, percent};
-use super::{Outcome, Volume, cannot_print, stop_on_signals};
+use super::urls::{is_url, shown};
+use super::{Outcome, Volume, cannot_print, stop_on_signals, wrong_usage};
 
 /// Show what packing files or trees would come to, from samples, in a few seconds
 #[derive(Debug, clap::Args)]
@@ -25,6 +27,24 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
+    for path in &arguments.paths {
+        if is_url(path) {
+            let path = shown(path);
+            let why = format!(
+                "'{}': samples are taken of files of this machine",
+                path.display()
+            );
+            wrong_usage("estimate", why);
+        }
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "warp")
+            && path.is_file()
+        {
+            let why = "is packed already: \"warpfs info\" shows what it comes to";
+            return Err(Error::unusable(why).in_file(path));
+        }
+    }
     let cancelled = stop_on_signals()?;
     let progress = Progress::new(volume, true);
     let control = Control {

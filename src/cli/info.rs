@@ -20,6 +20,7 @@ use warpfs::info::{Found, Info, TreeInfo, survey};
 
 use self::strip::Terminal;
 use super::size::{human, percent};
+use super::urls::refuse_trees;
 use super::{Outcome, Volume, cannot_print, report, wrong_usage};
 
 /// Show what .warp files say of themselves: version, codec, sizes, ratio, chunks, checksum; nothing is decoded
@@ -53,6 +54,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
+    refuse_trees("info", &arguments.files);
     if arguments.svg.is_some() && arguments.files.len() > 1 {
         wrong_usage("info", "--svg draws one FILE");
     }

@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Mutex;
@@ -21,7 +21,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 use warpfs::Error;
 
-use super::Volume;
+use super::{Volume, say};
 
 /// From the fewest words to the most.
 const LEVELS: [LevelFilter; 4] = [
@@ -130,6 +130,10 @@ pub(super) fn begin_logging(file: Option<LogFile>, foreground: bool, volume: Vol
         subscriber.with(lines(io::stderr)).init();
     } else if let Ok(journal) = tracing_journald::layer() {
         subscriber.with(journal).init();
+    } else if io::stderr().is_terminal() {
+        say(
+            "warpfs: there is no journal here: what happens to the mount is told nowhere, unless --log-file names a file",
+        );
     }
     change_level_by_signals(level, handle);
 }

@@ -158,8 +158,8 @@ pub(crate) fn command_line() -> clap::Command {
 pub(crate) fn run() -> ExitCode {
     #[cfg(feature = "remote")]
     urls::hide_secrets();
-    if mount_helper::is_asked_for() {
-        return mount_helper::run();
+    if let Some(caller) = mount_helper::is_asked_for() {
+        return mount_helper::run(caller);
     }
     let Arguments { command, volume } = Arguments::parse_from(urls::arguments());
     let outcome = match command {

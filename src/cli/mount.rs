@@ -11,6 +11,7 @@ use warpfs::{EngineOptions, Verify};
 
 use super::allocator::give_large_buffers_back;
 use super::logging::{LogFile, begin_logging};
+use super::urls::is_url;
 use super::{Outcome, Volume, mount_words, say, size, threads_parser, wrong_usage};
 
 /// Show a tree of .warp files, or one of them, as the originals, read-only
@@ -172,6 +173,11 @@ fn idle_timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("'{text}' is no number of seconds above 0"))
 }
 
+/// Whether this is a directory with nothing in it.
+fn is_empty(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
 impl Mount {
     /// What a command line says that names only these two.
     pub(super) fn new(source: &Path, mountpoint: &Path) -> Self {
@@ -194,6 +200,23 @@ impl Mount {
 
     /// Mounts, and serves until the mount ends.
     pub(super) fn serve(self, volume: Volume) -> warpfs::Result<Outcome> {
+        if is_url(&self.mountpoint) {
+            wrong_usage(
+                "mount",
+                "a mount point is a directory or file of this machine",
+            );
+        }
+        if !volume.quiet
+            && is_empty(&self.source)
+            && self.mountpoint.is_dir()
+            && !is_empty(&self.mountpoint)
+        {
+            say(format_args!(
+                "warpfs: {}: is empty, and {} is not: are they the right way round?",
+                self.source.display(),
+                self.mountpoint.display()
+            ));
+        }
         let covered = fuse::shown_at(&self.mountpoint).ok().flatten();
         let covers = covered.filter(|_| !volume.quiet).map(|source| {
             format!(

@@ -1,7 +1,8 @@
 //! `mount.fuse.warpfs`: what mount(8) runs for `mount -t fuse.warpfs` and for lines of /etc/fstab.
 //!
 //! It is the same program, called by that name through a link, and takes the same options behind `-o`; only the words
-//! before that, and the exit codes, are as mount(8) wants them ("EXTERNAL HELPERS" there).
+//! before that, and the exit codes, are as mount(8) wants them ("EXTERNAL HELPERS" there). Without that link mount(8) runs
+//! `mount.fuse`, which calls a program by the name of the type, as `warpfs SOURCE MOUNTPOINT -o OPTIONS`: that is heard too.
 
 use std::ffi::OsStr;
 use std::io;
@@ -67,22 +68,44 @@ pub(crate) fn command_line() -> clap::Command {
     Helper::command()
 }
 
-/// Whether the program was called as mount(8) calls it.
-pub(super) fn is_asked_for() -> bool {
-    let called = std::env::args_os().next().unwrap_or_default();
-    let name = Path::new(&called).file_name();
-    NAMES.iter().any(|known| name == Some(OsStr::new(known)))
+/// Who has called the program as mount(8) wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    Mount,
+    /// It says `dev` and `suid` of whatever root mounts, whether anybody has asked for that or not.
+    MountFuse,
+}
+
+/// Whether the program was called so, and by whom.
+pub(super) fn is_asked_for() -> Option<Caller> {
+    let called = std::env::args_os().collect::<Vec<_>>();
+    let [program, words @ ..] = called.as_slice() else {
+        return None;
+    };
+    let name = Path::new(program).file_name();
+    if NAMES.iter().any(|known| name == Some(OsStr::new(known))) {
+        return Some(Caller::Mount);
+    }
+    match words {
+        [source, _, option, _] if option == "-o" => {
+            let program = super::command_line();
+            let is_command = program.find_subcommand(source).is_some();
+            (!is_command && !source.as_encoded_bytes().starts_with(b"-"))
+                .then_some(Caller::MountFuse)
+        }
+        _ => None,
+    }
 }
 
 /// Does what mount(8) says.
-pub(super) fn run() -> ExitCode {
+pub(super) fn run(caller: Caller) -> ExitCode {
     // As what this server is to be found by ps(1) and pidof(8).
     let _ = rustix::thread::set_name(c"warpfs");
     let parsed = command_line()
         .try_get_matches_from(urls::arguments())
         .and_then(|matches| Helper::from_arg_matches(&matches));
     match parsed {
-        Ok(helper) => helper.mount(),
+        Ok(helper) => helper.mount(caller),
         Err(error) if !error.use_stderr() => error.exit(),
         Err(error) => {
             let text = error.to_string();
@@ -98,7 +121,7 @@ fn wrongly_called(why: impl std::fmt::Display) -> ExitCode {
 }
 
 impl Helper {
-    fn mount(self) -> ExitCode {
+    fn mount(self, caller: Caller) -> ExitCode {
         let mut mount = Mount::new(&self.source, &self.mountpoint);
         let sloppy = match self.sloppy {
             true => Sloppy::Yes,
@@ -106,7 +129,12 @@ impl Helper {
         };
         let words = self.options.iter().map(|list| mount_words::separate(list));
         // mount(8) says so where nothing is said. What is mounted is read-only all the same, as of a CD-ROM.
-        for word in words.flatten().filter(|word| *word != "rw") {
+        let means_nothing = |word: &str| match word {
+            "rw" => true,
+            "dev" | "suid" => caller == Caller::MountFuse,
+            _ => false,
+        };
+        for word in words.flatten().filter(|word| !means_nothing(word)) {
             if let Err(why) = mount.apply(word, sloppy) {
                 return wrongly_called(format_args!(
                     "{}: -o {word}: {why}",

@@ -1,8 +1,10 @@
 //! `warpfs pack`.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use warpfs::Error;
 use warpfs::format::{Checksum, Codec};
 use warpfs::index::{self, INDEX_NAME};
 use warpfs::pack::{
@@ -161,6 +163,16 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         force: arguments.force,
         remove: arguments.rm || arguments.in_place,
     };
+    if let [_, last] = arguments.inputs.as_slice()
+        && arguments.output.is_none()
+        && !is_url(last)
+        && last.as_path() != Path::new(STANDARD_INPUT)
+        && std::fs::symlink_metadata(last).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    {
+        // As cp(1) is told; else the first would be packed beside itself, where nobody wants it.
+        let why = "there is no such file; where the result is to go stands behind -o";
+        return Err(Error::unusable(why).in_file(last));
+    }
     for_each_input(&plan, volume, |task| match task.tree {
         true => tree_of(&options, &tree, arguments.index, task),
         false => file(&options, task),
@@ -232,13 +244,22 @@ fn tree_of(
 ) -> warpfs::Result<Outcome> {
     let summary = pack_tree(task.input, task.output, options, tree, task.control)?;
     if index {
-        let left_out = |path: &Path| {
-            eprintln!(
+        let mut others = 0_u64;
+        let left_out = |path: &Path| match path.to_str() {
+            Some(_) => others += 1,
+            None => task.progress.line(&format!(
                 "warpfs: {}: not in the index, for its name is no UTF-8",
                 path.display()
-            );
+            )),
         };
-        index::write(task.output.unwrap_or(task.input), left_out)?;
+        let root = task.output.unwrap_or(task.input);
+        index::write(root, left_out)?;
+        if others > 0 {
+            task.progress.line(&format!(
+                "warpfs: {}: {others} links, or what else is no file, are not in the index",
+                root.display()
+            ));
+        }
     }
     task.progress.summarize_tree(task.input, "packed", &summary);
     Ok(Outcome::failed_if(summary.failed > 0))

@@ -1,11 +1,15 @@
 //! Sizes and ranges as people write them, and sizes as they are shown to people. There is one rule for both: K, M and G are
-//! powers of 1024, and what is shown is called KiB, MiB and GiB, speeds too. What programs read (`--json`, `--chunks`, columns
+//! powers of 1024, and what is shown is called KiB, MiB and GiB, speeds too; it can be written so. What programs read (`--json`, `--chunks`, columns
 //! of several files) is in bytes; the lines of `-v` are in bytes and MB/s, of 10^6 bytes.
 
 use std::ops::Range;
 
 /// Parses a size in bytes.
 pub(super) fn parse(text: &str) -> Result<u64, String> {
+    let text = match text.strip_suffix("iB") {
+        Some(shorter) if shorter.ends_with(['K', 'M', 'G']) => shorter,
+        _ => text,
+    };
     let (digits, shift) = match text.char_indices().last() {
         Some((end, 'k' | 'K')) => (text.get(..end), 10),
         Some((end, 'm' | 'M')) => (text.get(..end), 20),
@@ -67,10 +71,14 @@ mod tests {
         assert_eq!(parse("4K"), Ok(4096));
         assert_eq!(parse("3m"), Ok(3 << 20));
         assert_eq!(parse("1G"), Ok(1 << 30));
+        assert_eq!(parse("128KiB"), Ok(128 << 10));
         for wrong in [
             "",
             "K",
             "4KB",
+            "4iB",
+            "4kiB",
+            "iB",
             "-1",
             "+1",
             "1.5M",

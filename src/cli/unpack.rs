@@ -10,7 +10,7 @@ use warpfs::unpack::{UnpackOptions, original_name, unpack_file, unpack_to};
 
 use super::outputs::{output_parser, plan, without_outputs};
 use super::standard_output::StandardOutput;
-use super::urls::shown;
+use super::urls::{refuse_trees, shown};
 use super::{Outcome, Task, Volume, cannot_print, for_each_input, keep_going, size, wrong_usage};
 
 /// Unpack files: x.warp becomes x beside it
@@ -51,6 +51,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
+    refuse_trees("unpack", &arguments.files);
     if arguments.rm && arguments.recursive && arguments.output.is_some() {
         wrong_usage(
             "unpack",

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::wrong_usage;
+
 /// What a word is called in messages: itself, or a URL without its secrets.
 pub(super) fn shown(word: &Path) -> Cow<'_, Path> {
     #[cfg(feature = "remote")]
@@ -21,6 +23,19 @@ pub(super) fn is_url(word: &Path) -> bool {
     {
         let _ = word;
         false
+    }
+}
+
+/// Ends the process if a job on files of this machine and single objects is asked of a URL that names a tree.
+pub(super) fn refuse_trees(command: &str, words: &[PathBuf]) {
+    let is_tree = |word: &&PathBuf| in_prefix(word, Path::new("")).is_some();
+    if let Some(tree) = words.iter().find(is_tree) {
+        let tree = shown(tree);
+        let why = format!(
+            "'{}' is a tree beyond this machine, which no job walks: name its objects, or mount it",
+            tree.display()
+        );
+        wrong_usage(command, why);
     }
 }
 

@@ -6,7 +6,7 @@ use warpfs::recursive::verify_tree;
 use warpfs::verify::{VerifyOptions, verify_file};
 
 use super::outputs::without_outputs;
-use super::urls::shown;
+use super::urls::{refuse_trees, shown};
 use super::{Outcome, Task, Volume, for_each_input, keep_going, say};
 
 /// Decode every chunk and check it all
@@ -31,6 +31,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
+    refuse_trees("verify", &arguments.files);
     let options = VerifyOptions {
         threads: arguments.threads.map(usize::from),
         keep_going: arguments.keep_going,

@@ -118,9 +118,10 @@ fn check(directory: &OwnedFd, path: &Path, refused: Mode, right: &str) -> Result
     let mode = Mode::from_raw_mode(found.st_mode);
     if mode.intersects(refused) {
         return refuse(format!(
-            "other users may {right} (mode {:04o}), which a disk cache's directory must not let them: chmod go-rwx, or give \
-             it another",
-            found.st_mode & 0o7777
+            "other users may {right} (mode {:04o}), which a disk cache's directory must not let them: give it one of its own, \
+             such as {}",
+            found.st_mode & 0o7777,
+            path.join("warpfs-cache").display()
         ));
     }
     Ok(())

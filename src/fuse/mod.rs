@@ -126,6 +126,10 @@ pub struct MountOptions {
 pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()> {
     // Before the mount covers it.
     let mount_point = place_of(&options.mount_point)?;
+    if mount_point == Path::new("/") {
+        let why = "all else would be out of reach behind it: mount on a directory of its own";
+        return Err(Error::unusable(why).in_file(&mount_point));
+    }
     let source = Source::open(options, &mount_point)?;
     // As the kernel answers for a disk. What shows something else may be covered, as by any other mount.
     if shown_at(&mount_point)?.is_some_and(|shown| shown == source.shown()) {
@@ -358,7 +362,9 @@ fn place_of(mount_point: &Path) -> Result<PathBuf> {
     mount_point.canonicalize().map_err(|error| {
         let error = match error.kind() {
             std::io::ErrorKind::NotFound => {
-                Error::unusable("there is no such mount point: make it first, with mkdir")
+                Error::unusable(
+                "there is no such mount point: make it first, with mkdir (or touch, for one file to show as a file)",
+            )
             }
             _ => Error::io("cannot mount here", error),
         };

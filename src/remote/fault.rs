@@ -87,7 +87,8 @@ impl Fault {
 /// What went wrong, in one line without secrets.
 fn described(error: &object_store::Error, seen: &Seen) -> String {
     if seen.ignored_range {
-        return "the server sends the whole object when asked for a part: it cannot be read from here"
+        return "the server sends the whole object when asked for a part, so it cannot be read from there: nginx, Apache and \
+                Caddy answer requests for ranges"
             .to_owned();
     }
     if seen.no_credentials {

@@ -57,7 +57,8 @@ impl Location {
     /// It is none, or of a kind that is not known.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let refuse = |why: String| Error::unusable(why).in_file(Path::new(&redacted(text)));
-        let protocol = match scheme_of(text) {
+        let scheme = scheme_of(text).map(str::to_ascii_lowercase);
+        let protocol = match scheme.as_deref() {
             Some("s3" | "s3a") => Protocol::S3,
             Some("gs") => Protocol::Google,
             Some("az" | "abfs" | "abfss") => Protocol::Azure,

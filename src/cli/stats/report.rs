@@ -199,7 +199,7 @@ impl<'a> Report<'a> {
             f,
             "held",
             format_args!(
-                "{:<10} by reads under way and open files",
+                "{:<10} by reads, open files, and set aside for URLs",
                 human(now.memory_held)
             ),
         )?;

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::entries::{Brief, Entries, KnownBy};
 use crate::archive::Source;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::format::{Container, Version as Layout};
 use crate::index::{self, INDEX_NAME, Indexed};
 use crate::remote::{Key, Object, Store, Version};
@@ -31,7 +31,13 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn read(store: &Arc<Store>, shown: &Path) -> Result<Self> {
         let object = Object::open(store, &Key::from(INDEX_NAME));
-        let object = object.context("cannot read the index", shown)?;
+        let object = object.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::unusable(
+                "there is no index to show a tree by: \"warpfs pack -r --index\" writes one into what is put there",
+            )
+            .in_file(shown),
+            _ => Error::io("cannot read the index", error).in_file(shown),
+        })?;
         let size = object.version().size;
         if size > LONGEST_INDEX {
             let why =
