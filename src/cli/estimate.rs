@@ -15,11 +15,11 @@ use super::{Outcome, Volume, cannot_print, stop_on_signals, wrong_usage};
 /// Show what packing files or trees would come to, from samples, in a few seconds
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Sizes are close for all settings. Speeds are of compressing and decompressing in memory, with all cores; disks come on
+Sizes are close for all settings. Speeds are of compressing and decompressing in memory, with all cores; disks come on \
 top. 'random 4K' is the time of decoding what such a read needs; the way through a mount takes some 50 us more.
 
 Example:
-  warpfs estimate disk.img logs/        then, for example: warpfs pack --for random disk.img")]
+  warpfs estimate disk.img logs/   then: warpfs pack --for random disk.img")]
 pub(super) struct Arguments {
     /// Files and trees
     #[arg(required = true, value_name = "PATH")]

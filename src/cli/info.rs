@@ -30,11 +30,11 @@ use super::{Outcome, Volume, cannot_print, report, wrong_usage};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  warpfs info disk.img.warp                     with a map of its chunks, on a terminal
-  warpfs info --chunks disk.img.warp            also where each chunk lies
-  warpfs info --svg disk.svg disk.img.warp      the map as a picture
-  warpfs info -r /backup                        a tree: sizes, ratios, codecs, what is not verified
-  warpfs info -r --json /backup                 the same, and every .warp file, for a program to read")]
+  warpfs info disk.img.warp                   with a map, on a terminal
+  warpfs info --chunks disk.img.warp          also where each chunk lies
+  warpfs info --svg disk.svg disk.img.warp    the map as a picture
+  warpfs info -r /backup                      sums up a tree: sizes, ratios, codecs
+  warpfs info -r --json /backup               the tree and each file, for programs")]
 pub(super) struct Arguments {
     /// Files to show, or trees with -r
     #[arg(required = true, value_name = "FILE")]

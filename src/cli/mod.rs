@@ -58,7 +58,7 @@ struct Volume {
         display_order = 900
     )]
     quiet: bool,
-    /// Say more: a line for every chunk (number, sizes, time, MB/s), or in the log of a mount what it does
+    /// Say more, if the command has more to say
     #[arg(short, long, global = true, display_order = 900)]
     verbose: bool,
 }

@@ -18,11 +18,11 @@ use super::{Outcome, Volume, mount_words, say, size, threads_parser, wrong_usage
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  warpfs mount /data/packed /mnt/data       every x.warp under /data/packed shows as x
+  warpfs mount /data/packed /mnt/data       every x.warp in the one as x in the other
   warpfs mount disk.img.warp disk.img       a file shown on an (empty) file
   warpfs mount s3://bucket/disk.img.warp /mnt/disk
-                                            an object of a store, as a file in a directory
-  warpfs mount -f -v --cache-size 1G a b    stay in the foreground and say what happens
+                                            an object of a store, in a directory
+  warpfs mount -f -v --cache-size 1G a b    in the foreground, saying what happens
   warpfs umount /mnt/data")]
 pub(super) struct Mount {
     /// A directory, or one .warp file; or an object's URL: s3://, gs://, az://, http://, https://

@@ -20,14 +20,14 @@ use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 /// Pack files: x becomes x.warp beside it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A tree packed again: only what is missing, or has another size or time than it had, is packed (with --force all of it).
-Settings are not compared, and what is gone from the tree stays in the output.
+A tree packed again: only what is missing, or has another size or time than it had, is packed (with --force all of it). \
+Settings are not compared, and what is gone from the tree stays in the output. With -v there is a line for every chunk.
 
-Example:
-  warpfs pack --codec zstd --chunk-size 256K disk.img     writes disk.img.warp
-  warpfs pack -r photos -o /backup/photos                 packs a tree into another
+Examples:
+  warpfs pack --codec zstd --chunk-size 256K disk.img   writes disk.img.warp
+  warpfs pack -r photos -o /backup/photos               packs a tree into another
   warpfs pack -r --exclude '*.jpg' --exclude cache/ photos -o /backup/photos
-  warpfs pack -r --in-place models                        then: warpfs mount models models")]
+  warpfs pack -r --in-place models                      files become packed ones")]
 pub(super) struct Arguments {
     /// Files to pack, or trees with -r; - is standard input
     #[arg(required = true, value_name = "INPUT")]

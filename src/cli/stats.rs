@@ -41,9 +41,9 @@ const CLEAR: &str = "\x1b[2J";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  warpfs stats /mnt/data             since it was mounted
-  warpfs stats --watch /mnt/data     each second anew, until Ctrl-C or the end of the mount
-  warpfs stats --json /mnt/data      for programs; with --watch an object a line, all counted since the mount")]
+  warpfs stats /mnt/data            since it was mounted
+  warpfs stats --watch /mnt/data    each second anew, until Ctrl-C or unmounted
+  warpfs stats --json /mnt/data     for programs; with --watch an object a line")]
 pub(super) struct Stats {
     /// Where it is mounted
     mountpoint: PathBuf,

@@ -12,9 +12,9 @@ use super::{Outcome, Task, Volume, for_each_input, keep_going, say};
 /// Decode every chunk and check it all
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
-  warpfs verify -r /backup                     checks every file below whose name ends in .warp
-  warpfs verify --keep-going disk.img.warp     says which bytes of it are damaged")]
+Examples:
+  warpfs verify -r /backup                     checks every .warp file in a tree
+  warpfs verify --keep-going disk.img.warp     says which bytes are damaged")]
 pub(super) struct Arguments {
     /// Files to verify, or trees with -r
     #[arg(required = true, value_name = "FILE")]
