@@ -71,6 +71,30 @@ fn a_published_tree_shows_as_it_was_before_it_was_packed() {
 }
 
 #[test]
+fn what_an_index_leaves_out_and_where_there_is_none_is_said() {
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("x"), sample(100_000, 5)).unwrap();
+    std::os::unix::fs::symlink("x", tree.path().join("link")).unwrap();
+    let site = Site::new();
+    let said = |arguments: &[&std::ffi::OsStr]| {
+        let output = warpfs().args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let url = site.url("");
+    let mount_point = tempfile::tempdir().unwrap();
+    let refused = said(&[
+        "mount".as_ref(),
+        url.as_os_str(),
+        mount_point.path().as_os_str(),
+    ]);
+    assert!(refused.contains("pack -r --index"), "{refused}");
+    let root = site.root();
+    let packing = ["pack", "-r", "--index", "-o"].map(std::ffi::OsStr::new);
+    let told = said(&[&packing[..], &[root.as_os_str(), tree.path().as_os_str()]].concat());
+    assert!(told.contains("1 links, or what else is no file"), "{told}");
+}
+
+#[test]
 fn good_and_damaged_files_of_a_published_tree_read_as_they_do_from_a_disk() {
     let site = Site::new();
     for name in vectors::names() {

@@ -278,4 +278,11 @@ fn what_cannot_be_done_with_urls_is_refused_in_words() {
     );
     bucket.put("x.warp", &fs::read(vector("v2-zstd-none.warp")).unwrap());
     refused(&["unpack", "--rm", "s3://bucket/x.warp"], "--rm");
+    for job in ["verify", "unpack", "info"] {
+        refused(&[job, "-r", "s3://bucket/"], "a tree beyond this machine");
+    }
+    refused(&["estimate", "s3://bucket/x.warp"], "of this machine");
+    refused(&["mount", "/", "s3://bucket/"], "of this machine");
+    // Of what can be done, capital letters change nothing.
+    succeeds(bucket.command(), &["verify", "-q", "S3://bucket/x.warp"]);
 }

@@ -4,6 +4,7 @@
 //! another program. It ends with the mount or by a signal, and neither is a failure.
 
 mod report;
+mod words;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
-//! `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `idle` knows when nobody
+//! `source` is what is mounted, `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `idle` knows when nobody
 //! uses the mount, `guard` who cleans up after it; `filesystem` answers requests, `files` those about files and
 //! `attributes` those about extended attributes, `elsewhere` those that wait for a network; `handles` knows what is open, `descriptors` how much may be,
 //! `directories` what the kernel keeps of listings, `errno` what an error is called; `observation` looks at all that,
@@ -33,8 +33,8 @@ mod observation;
 mod protocol;
 mod ring;
 mod session;
+mod source;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -47,7 +47,6 @@ use signal_hook::iterator::Signals;
 
 use self::background::Readiness;
 use self::descriptors::Descriptors;
-use self::elsewhere::Elsewhere;
 use self::filesystem::WarpFilesystem;
 use self::guard::Guard;
 use self::metrics::Listener;
@@ -55,17 +54,12 @@ use self::mount::{Mount, Reach};
 use self::notify::ServiceManager;
 use self::ring::Permission;
 use self::session::Session;
+use self::source::Source;
 use crate::error::{Error, ErrorKind, IoContext, Result};
-#[cfg(feature = "remote")]
-use crate::index::INDEX_NAME;
 use crate::mount_table::{self, FILE_SYSTEM_TYPE};
 use crate::reader::{Engine, EngineOptions};
-#[cfg(feature = "remote")]
-use crate::remote::{Location, Protocol, Store, StoreOptions};
 use crate::stats::Stats;
-use crate::tree::{Kind, Shown, Tree};
-#[cfg(feature = "remote")]
-use crate::tree::{ObjectTree, PrefixTree};
+use crate::tree::Kind;
 
 pub use mount::unmount_command as unmount;
 
@@ -277,86 +271,6 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     outcome
 }
 
-/// What is to be mounted.
-enum Source {
-    /// A tree of this machine, taken hold of before the mount covers it.
-    Local(PathBuf, Arc<Tree>),
-    /// What is asked for by a network. Nothing of it is before the process has gone to the background: that takes threads.
-    #[cfg(feature = "remote")]
-    Remote(Location),
-}
-
-impl Source {
-    fn open(options: &MountOptions, mount_point: &Path) -> Result<Self> {
-        #[cfg(feature = "remote")]
-        if let Some(location) = Location::in_word(&options.source)? {
-            return Ok(Self::Remote(location));
-        }
-        #[cfg(feature = "remote")]
-        if options.engine.disk_cache.is_some() {
-            let why = "lies on this machine already: --disk-cache is for what lies elsewhere";
-            return Err(Error::unusable(why).in_file(&options.source));
-        }
-        let source = options
-            .source
-            .canonicalize()
-            .context("cannot open", &options.source)?;
-        let tree = Tree::open(&source, mount_point, remembered_headers(&options.engine))?;
-        Ok(Self::Local(source, Arc::new(tree)))
-    }
-
-    /// Its name, without secrets.
-    fn shown(&self) -> PathBuf {
-        match self {
-            Self::Local(source, _) => source.clone(),
-            #[cfg(feature = "remote")]
-            Self::Remote(location) => location.shown(),
-        }
-    }
-
-    /// What the mount is to show, and who waits for it.
-    #[cfg_attr(
-        not(feature = "remote"),
-        expect(unused_variables, reason = "what is on this machine is opened already")
-    )]
-    fn tree(
-        self,
-        options: &MountOptions,
-        mount_point: &Path,
-        engine: &Arc<Engine>,
-    ) -> Result<(Arc<dyn Shown>, Option<Elsewhere>)> {
-        match self {
-            Self::Local(_, tree) => Ok((tree, None)),
-            #[cfg(feature = "remote")]
-            Self::Remote(location) => {
-                let store_options = StoreOptions {
-                    deadline: options.remote_timeout,
-                    disk_cache: engine.disk_cache(),
-                };
-                let kind = mount_point.metadata();
-                let onto_file = kind
-                    .context("cannot use the mount point", mount_point)?
-                    .is_file();
-                let web_directory = location.web_directory(INDEX_NAME).filter(|_| !onto_file);
-                let place = web_directory.as_ref().unwrap_or(&location);
-                let store = Store::open(
-                    place,
-                    &store_options,
-                    engine.shared_counters(),
-                    engine.budget(),
-                )?;
-                if let Some(directory) = &web_directory {
-                    let remembered = remembered_headers(&options.engine);
-                    let tree = PrefixTree::of_index(&store, directory, remembered)?;
-                    return Ok((Arc::new(tree), Some(Elsewhere::Store(store))));
-                }
-                let tree = remote_tree(&store, &location, onto_file, &options.engine)?;
-                Ok((tree, Some(Elsewhere::Store(store))))
-            }
-        }
-    }
-}
-
 /// The canonical path of a place to mount on.
 fn place_of(mount_point: &Path) -> Result<PathBuf> {
     mount_point.canonicalize().map_err(|error| {
@@ -381,30 +295,6 @@ pub fn shown_at(mount_point: &Path) -> Result<Option<PathBuf>> {
     let ours = |entry: &mount_table::Entry| entry.file_system_type == FILE_SYSTEM_TYPE;
     let topmost = mount_table::topmost_at(&place)?.filter(ours);
     Ok(topmost.map(|entry| entry.source))
-}
-
-/// What lies at `location`: one packed object, or all that lies beneath. What is called `.warp` is looked for as an object first.
-#[cfg(feature = "remote")]
-fn remote_tree(
-    store: &Arc<Store>,
-    location: &Location,
-    onto_file: bool,
-    options: &EngineOptions,
-) -> Result<Arc<dyn Shown>> {
-    let object = || ObjectTree::open(store, location, onto_file);
-    let is_gone = |error: &Error| matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
-    if onto_file || location.protocol() == Protocol::Http {
-        return Ok(Arc::new(object()?));
-    }
-    let is_packed = |name: &str| name.ends_with(".warp");
-    if !location.is_prefix() && location.name().is_some_and(is_packed) {
-        match object() {
-            Err(error) if is_gone(&error) => {}
-            found => return Ok(Arc::new(found?)),
-        }
-    }
-    let tree = PrefixTree::open(store, location, remembered_headers(options))?;
-    Ok(Arc::new(tree))
 }
 
 /// Unmounts what nobody has asked anything for a while and has nothing open in, unless it is in use all the same. Says whether
@@ -437,12 +327,6 @@ fn wait_until_reached(mount: &Mount, end: &mpsc::Receiver<End>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// How many files' headers may be remembered: about 128 bytes each, a sixteenth of the budget all together.
-fn remembered_headers(options: &EngineOptions) -> NonZeroUsize {
-    let count = usize::try_from(options.cache_size / 16 / 128).unwrap_or(usize::MAX);
-    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }
 
 fn start(name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
