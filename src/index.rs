@@ -185,7 +185,10 @@ mod tests {
         std::fs::write(tree.path().join("none.warp"), "none").unwrap();
         std::os::unix::fs::symlink("d", tree.path().join("link")).unwrap();
         for _ in 0..2 {
-            assert_eq!(write(tree.path(), |_| panic!()).unwrap(), 3);
+            let mut left_out = Vec::new();
+            let count = write(tree.path(), |path| left_out.push(path.to_owned()));
+            assert_eq!(count.unwrap(), 3);
+            assert_eq!(left_out, [tree.path().join("link")]);
         }
         let text = std::fs::read_to_string(tree.path().join(INDEX_NAME)).unwrap();
         let all = parsed(&text).unwrap();

@@ -54,6 +54,8 @@ impl Fault {
             }
             _ if seen.ignored_range => FaultKind::Unable,
             _ if seen.no_credentials => FaultKind::Refused,
+            // What the server has not learnt, it is not going to know in a minute.
+            (_, Some(501 | 505)) => FaultKind::Unable,
             (_, Some(408 | 429 | 500..)) => FaultKind::Passing,
             (_, Some(300..)) => FaultKind::Unable,
             (E::NotSupported { .. } | E::NotImplemented { .. }, _) => FaultKind::Unable,
