@@ -6,8 +6,8 @@
 //! [`Listing`]: handles opened while it is incomplete share the listing, and when nobody has that any more the kernel is
 //! told to begin anew.
 //!
-//! Entries without their attributes are a bad bargain, since each is then looked up by itself: they are listed again when
-//! the kernel has forgotten some.
+//! To whom wants the entries' attributes, names alone are a bad bargain, since each is then looked up by itself: the entries
+//! are listed again when the kernel has not all of them as files.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -39,8 +39,13 @@ enum Kept {
 
 impl Directories {
     /// How a directory is opened whose entries may be kept, and the listing that it has to be read from. `known` is how
-    /// many of the entries the kernel knows as files.
-    pub(super) fn open(&self, node: NodeId, known: usize) -> (Opened, Option<Arc<Listing>>) {
+    /// many of the entries the kernel knows as files; that it does not know all of them matters if `attributes` are wanted.
+    pub(super) fn open(
+        &self,
+        node: NodeId,
+        known: usize,
+        attributes: bool,
+    ) -> (Opened, Option<Arc<Listing>>) {
         let anew = Opened {
             cache_entries: true,
             ..Opened::default()
@@ -53,7 +58,7 @@ impl Directories {
         let kept = table.entry(node).or_insert(Kept::Nothing);
         match kept {
             Kept::Mixture => return (Opened::default(), None),
-            Kept::All(entries) if known >= *entries => return (keep, None),
+            Kept::All(entries) if known >= *entries || !attributes => return (keep, None),
             Kept::Some(listing) => {
                 if let Some(listing) = listing.upgrade() {
                     return (keep, Some(listing));
@@ -75,7 +80,7 @@ impl Directories {
                 None => *kept = Kept::Mixture,
             },
             Kept::Mixture => {}
-            // Of all it had, the kernel has given something up.
+            // Of all it had, the kernel has given something up, or never knew it.
             Kept::Nothing | Kept::All(_) => *kept = Kept::Some(Arc::downgrade(&new)),
         }
         new

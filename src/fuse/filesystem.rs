@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::FOREVER;
+use super::curiosity::Curiosity;
 use super::descriptors::Descriptors;
 use super::directories::Directories;
 use super::elsewhere::Elsewhere;
@@ -26,7 +27,7 @@ use super::observation::Observation;
 use super::protocol::{Features, Listed, Opened, Operation, Reply, Request};
 use crate::error::Result;
 use crate::reader::Engine;
-use crate::tree::{ListedEntry, Listing, NodeId, Shown, Tree};
+use crate::tree::{Kind, ListedEntry, Listing, NodeId, Shown, Tree};
 
 /// What answers the kernel's requests.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(super) struct WarpFilesystem {
     pub(super) handles: Arc<Handles>,
     pub(super) descriptors: Descriptors,
     directories: Arc<Directories>,
+    curiosity: Curiosity,
     pub(super) observation: Observation,
     pub(super) activity: Arc<Activity>,
     /// What the kernel's requests come from.
@@ -69,6 +71,7 @@ impl WarpFilesystem {
             handles,
             descriptors,
             directories,
+            curiosity: Curiosity::default(),
             activity: Arc::default(),
             connection,
             time_to_live,
@@ -81,7 +84,7 @@ impl WarpFilesystem {
     /// What this file system asks of the kernel; what an older one does not offer is done without.
     pub(super) fn wanted(&self) -> Features {
         // Not FUSE_READDIRPLUS_AUTO: it leaves out the attributes of all but the first entries of a large directory, and has
-        // each looked up by itself.
+        // each looked up by itself. Whether they are wanted is found out here.
         let wanted = Features::ASYNC_READ
             .and(Features::READDIRPLUS)
             .and(Features::ASYNC_DIRECT_IO)
@@ -258,6 +261,12 @@ impl WarpFilesystem {
         match self.tree.lookup(parent, name.as_bytes()) {
             Ok(None) if self.time_to_live.is_zero() => reply.error(Errno::NOENT),
             Ok(found) => {
+                if found
+                    .as_ref()
+                    .is_some_and(|found| found.kind != Kind::Directory)
+                {
+                    self.curiosity.looked_up(parent);
+                }
                 let delivered = reply.entry(found.as_ref(), self.time_to_live);
                 if let Some(found) = found.filter(|_| !delivered) {
                     self.tree.forget(found.node, 1);
@@ -274,7 +283,13 @@ impl WarpFilesystem {
 
     fn open_directory(&self, node: NodeId, reply: Reply<'_>) {
         let (mut opened, listing) = if self.keeps_entries() {
-            self.directories.open(node, self.tree.children(node))
+            let attributes = self.attributes_are_wanted();
+            let known = self.tree.children(node);
+            let (opened, listing) = self.directories.open(node, known, attributes);
+            if opened.keep_cache && !attributes {
+                self.curiosity.left_out(node);
+            }
+            (opened, listing)
         } else {
             (Opened::default(), None)
         };
@@ -297,17 +312,44 @@ impl WarpFilesystem {
         let (node, listing) = self.listing(handle, offset)?;
         self.told_from(offset, node, &listing);
         let mut looked_up = Vec::new();
+        let wanted = self.attributes_are_wanted();
+        let mut ask = offset == 0 && self.elsewhere.is_none();
+        let mut left_out = false;
         for (index, entry) in behind(&listing, offset) {
             let next = index as u64 + 1;
-            let added = match with_attributes {
-                true => self.add_with_attributes(listed, &listing, index, &entry, &mut looked_up),
-                false => listed.add(entry.inode, next, entry.kind, entry.name),
+            let leave_out = entry.kind != Kind::Directory && (!wanted || ask);
+            let added = match (with_attributes, leave_out) {
+                (false, _) => listed.add(entry.inode, next, entry.kind, entry.name),
+                (true, true) => {
+                    ask = false;
+                    left_out = true;
+                    listed.add_with(
+                        None,
+                        self.time_to_live,
+                        entry.inode,
+                        next,
+                        entry.kind,
+                        entry.name,
+                    )
+                }
+                (true, false) => {
+                    self.add_with_attributes(listed, &listing, index, &entry, &mut looked_up)
+                }
             };
             if !added {
                 break;
             }
         }
+        if left_out && offset == 0 {
+            self.curiosity.left_out(node);
+        }
         Ok(looked_up)
+    }
+
+    /// Whether entries' attributes are to come with their names. What is far away is asked for many at a time here, but one by
+    /// one by who looks at it.
+    fn attributes_are_wanted(&self) -> bool {
+        self.elsewhere.is_some() || self.curiosity.is_raised()
     }
 
     fn add_with_attributes(
@@ -324,6 +366,7 @@ impl WarpFilesystem {
         let added = listed.add_with(
             found.as_ref(),
             self.time_to_live,
+            entry.inode,
             next,
             entry.kind,
             entry.name,

@@ -15,6 +15,7 @@
 mod attributes;
 mod background;
 mod backing;
+mod curiosity;
 mod descriptors;
 mod directories;
 mod elsewhere;

@@ -53,9 +53,16 @@ struct Remembered {
 pub(super) struct Headers {
     remembered: Mutex<LruCache<(u64, u64), Remembered>>,
     capacity: usize,
-    /// The files that are being read now, by device and inode.
-    reading: Mutex<HashSet<(u64, u64)>>,
+    reading: Mutex<BeingRead>,
     read: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct BeingRead {
+    /// The files that are being read now, by device and inode.
+    files: HashSet<(u64, u64)>,
+    /// How many threads wait for one of them: waking nobody costs a system call too.
+    waiting: usize,
 }
 
 impl Headers {
@@ -137,9 +144,11 @@ impl Headers {
     fn begin_reading(&self, identity: &Identity) -> Reading<'_> {
         let file = (identity.device, identity.inode);
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        while !reading.insert(file) {
+        while !reading.files.insert(file) {
+            reading.waiting += 1;
             let woken = self.read.wait(reading);
             reading = woken.unwrap_or_else(PoisonError::into_inner);
+            reading.waiting -= 1;
         }
         Reading {
             headers: self,
@@ -186,10 +195,11 @@ struct Reading<'a> {
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         let reading = self.headers.reading.lock();
-        reading
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.file);
-        self.headers.read.notify_all();
+        let mut reading = reading.unwrap_or_else(PoisonError::into_inner);
+        reading.files.remove(&self.file);
+        if reading.waiting > 0 {
+            self.headers.read.notify_all();
+        }
     }
 }
 

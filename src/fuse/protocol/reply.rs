@@ -216,6 +216,7 @@ impl Listed {
         &mut self,
         found: Option<&Attributes>,
         time_to_live: Duration,
+        inode: u64,
         next: u64,
         kind: Kind,
         name: &[u8],
@@ -224,7 +225,7 @@ impl Listed {
             return false;
         }
         self.message.entry(found, time_to_live);
-        let inode = found.map_or(0, |found| found.inode);
+        let inode = found.map_or(inode, |found| found.inode);
         self.message.listed(inode, next, kind, name);
         true
     }
@@ -392,9 +393,9 @@ mod tests {
         assert_eq!(listed.bytes()[20], 8);
         assert_eq!(listed.bytes()[32 + 20], 4);
         let mut listed = Listed::new(159);
-        assert!(!listed.add_with(None, Duration::ZERO, 1, Kind::File, b"x"));
+        assert!(!listed.add_with(None, Duration::ZERO, 9, 1, Kind::File, b"x"));
         let mut listed = Listed::new(160);
-        assert!(listed.add_with(None, Duration::ZERO, 1, Kind::File, b"x"));
+        assert!(listed.add_with(None, Duration::ZERO, 9, 1, Kind::File, b"x"));
         assert_eq!(listed.bytes().len(), 160);
     }
 
