@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::format::Codec;
 use crate::job::{Control, thread_count};
 use crate::pack::{
-    ARCHIVE, DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, RANDOM,
+    ARCHIVE, DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, Purpose, RANDOM,
 };
 
 use measure::{Costs, measure};
@@ -77,9 +77,9 @@ fn settings() -> Vec<(Codec, i32, u64)> {
         (Codec::Lz4, 0, DEFAULT_CHUNK_SIZE),
         (Codec::Zstd, zstd, 16 << 10),
         (Codec::Zstd, zstd, 1 << 20),
-        (Codec::Zstd, RANDOM.0, RANDOM.1),
+        (Codec::Zstd, RANDOM.zstd_level, RANDOM.chunk_size),
         (Codec::Zstd, 9, DEFAULT_CHUNK_SIZE),
-        (Codec::Zstd, ARCHIVE.0, ARCHIVE.1),
+        (Codec::Zstd, ARCHIVE.zstd_level, ARCHIVE.chunk_size),
         (Codec::Brotli, brotli, DEFAULT_CHUNK_SIZE),
         (Codec::Brotli, 9, 1 << 20),
     ]
@@ -101,6 +101,7 @@ pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
             zstd_level: level,
             zstd_threads: 0,
             brotli_quality: u32::try_from(level).unwrap_or(0),
+            lz4_thoroughness: None,
         };
         let slow = (codec == Codec::Zstd && level > 9) || (codec == Codec::Brotli && level > 5);
         let time = match (costs.first(), slow) {
@@ -161,10 +162,10 @@ fn spread_out(ranks: &[usize]) -> Vec<usize> {
 }
 
 fn purposes(samples: &Samples, trials: &[Trial], costs: &[Costs]) -> Vec<Trial> {
-    let with = |(level, chunk_size): (i32, u64)| {
+    let with = |purpose: Purpose| {
+        let (level, chunk_size) = (Some(purpose.zstd_level), purpose.chunk_size);
         let found = trials.iter().find(|trial| {
-            trial.codec == Codec::Zstd
-                && (trial.level, trial.chunk_size) == (Some(level), chunk_size)
+            trial.codec == Codec::Zstd && (trial.level, trial.chunk_size) == (level, chunk_size)
         });
         found.cloned()
     };

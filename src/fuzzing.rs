@@ -35,6 +35,7 @@ pub fn encode(codec: Codec, input: &[u8], zstd_level: i32, brotli_quality: u32) 
         zstd_level,
         zstd_threads: 0,
         brotli_quality,
+        lz4_thoroughness: None,
     };
     let mut payload = Vec::new();
     codec::encode(codec, input, &settings, &mut payload)?;

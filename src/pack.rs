@@ -21,7 +21,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 #[cfg(feature = "files")]
-pub(crate) use choice::{ARCHIVE, RANDOM};
+pub(crate) use choice::{ARCHIVE, Purpose, RANDOM};
 pub use choice::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, Level, MAX_CHUNK_SIZE,
     MIN_CHUNK_SIZE,

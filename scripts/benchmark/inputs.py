@@ -36,13 +36,13 @@ class Inputs:
 
         return self._once("plain", make)
 
-    def packed(self, codec, chunk_size, level=3):
+    def packed(self, codec, chunk_size, purpose=None):
         """The directory of the input packed by warpfs; without a chunk size, with the default one."""
         def make(target):
             target.mkdir()
-            self.pack(self.data(), target / "data.tar.warp", codec, chunk_size, level)
+            self.pack(self.data(), target / "data.tar.warp", codec, chunk_size, purpose)
 
-        suffix = f"-level{level}" if level != 3 else ""
+        suffix = f"-for-{purpose}" if purpose else ""
         return self._once(f"warpfs-{codec}-{chunk_size or 'default'}{suffix}", make)
 
     def parts(self, codec, count):
@@ -104,10 +104,10 @@ class Inputs:
 
         return self._once(f"tree-{count}.img", make)
 
-    def pack(self, source, target, codec, chunk_size=None, level=3):
+    def pack(self, source, target, codec, chunk_size=None, purpose=None):
         chunks = ["--chunk-size", chunk_size] if chunk_size else []
-        machine.run(
-            self.bench.warpfs, "pack", "-q", "--codec", codec, *chunks, "--zstd-level", level, "-o", target, source)
+        aim = ["--for", purpose] if purpose else []
+        machine.run(self.bench.warpfs, "pack", "-q", "--codec", codec, *chunks, *aim, "-o", target, source)
 
     def python_packed(self, codec):
         """The input packed by the Python package."""

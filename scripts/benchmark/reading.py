@@ -35,12 +35,12 @@ def reading(bench, name, source, mount, read, ours=False, aside=False):
         name, lambda: cold(bench, source, mount, read), ours=ours, aside=aside, size=size_on_disk(source))
 
 
-def warpfs(bench, codec, chunk_size, read, *options, level=3, user=None, name=None):
-    directory = bench.inputs.packed(codec, chunk_size, level)
-    at_level = f", level {level}" if level != 3 else ""
+def warpfs(bench, codec, chunk_size, read, *options, purpose=None, user=None, name=None):
+    directory = bench.inputs.packed(codec, chunk_size, purpose)
+    aim = f", --for {purpose}" if purpose else ""
     return reading(
         bench,
-        name or f"warpfs {codec} {chunk_size or 'default'}{at_level}",
+        name or f"warpfs {codec} {chunk_size or 'default'}{aim}",
         directory,
         lambda: mounts.warpfs(bench, directory, *options, user=user),
         read,

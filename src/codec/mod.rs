@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) zstd_threads: u32,
     /// Brotli's quality, 0 to 11.
     pub(crate) brotli_quality: u32,
+    /// The level at which LZ4 searches thoroughly, 3 to 12; `None` for its fast encoder.
+    pub(crate) lz4_thoroughness: Option<i32>,
 }
 
 /// Decodes `payload` into `output`, whose length is the announced original size in bytes.
@@ -165,7 +167,7 @@ pub(crate) fn encode(
 ) -> Result<()> {
     output.clear();
     match codec {
-        Codec::Lz4 => lz4::encode(input, output),
+        Codec::Lz4 => lz4::encode(input, settings, output),
         Codec::Zstd => zstd::encode(input, settings, output),
         Codec::Snappy => snappy::encode(input, output),
         Codec::Brotli => brotli::encode(input, settings, output),
@@ -216,6 +218,7 @@ mod tests {
         zstd_level: 3,
         zstd_threads: 0,
         brotli_quality: 5,
+        lz4_thoroughness: None,
     };
 
     fn encoded(codec: Codec, input: &[u8]) -> Vec<u8> {

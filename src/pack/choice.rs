@@ -41,10 +41,11 @@ pub enum Level {
     Max,
     /// Codec, chunk size and Zstandard's threads by the file's size and the machine's cores.
     Throughput,
-    /// As small as is reasonable, for what is seldom read: Zstandard's level 19, in chunks of 1 MiB.
+    /// As small as is reasonable, for what is seldom read: Zstandard's level 19, or what LZ4 comes to at its most thorough, in
+    /// chunks of 1 MiB.
     Archive,
-    /// Short ways to any byte, for databases and disk images: Zstandard's level 9, in chunks of 16 KiB. Level 9 costs no
-    /// time in reading, and brings small chunks near the size that larger ones have at level 3.
+    /// Short ways to any byte, for databases and disk images: Zstandard's level 9, or LZ4's, in chunks of 16 KiB. Level 9 costs
+    /// no time in reading, and brings small chunks near the size that larger ones have at the usual level.
     Random,
 }
 
@@ -54,10 +55,26 @@ pub enum Level {
 // One who reads in order gets, at level 19 from chunks of 256 KiB, 1 MiB and 4 MiB, 777, 805 and 346 MiB/s of the tar (35.3,
 // 32.7 and 29.9 %), 1314, 1455 and 563 of the database (9.3, 8.6 and 8.2 %): above 1 MiB, chunks are decoded in pieces.
 
-/// The level and the chunk size of [`Level::Archive`].
-pub(crate) const ARCHIVE: (i32, u64) = (19, 1 << 20);
-/// The level and the chunk size of [`Level::Random`].
-pub(crate) const RANDOM: (i32, u64) = (9, 16 << 10);
+/// How files are packed for a purpose.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Purpose {
+    pub(crate) zstd_level: i32,
+    lz4_thoroughness: i32,
+    pub(crate) chunk_size: u64,
+}
+
+/// [`Level::Archive`].
+pub(crate) const ARCHIVE: Purpose = Purpose {
+    zstd_level: 19,
+    lz4_thoroughness: 12,
+    chunk_size: 1 << 20,
+};
+/// [`Level::Random`].
+pub(crate) const RANDOM: Purpose = Purpose {
+    zstd_level: 9,
+    lz4_thoroughness: 9,
+    chunk_size: 16 << 10,
+};
 
 /// What was chosen for one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +145,7 @@ pub(super) fn choose(
         zstd_level: options.zstd_level,
         zstd_threads: options.zstd_threads.unwrap_or(0),
         brotli_quality: options.brotli_quality,
+        lz4_thoroughness: None,
     };
     let mut max_threads = usize::MAX;
     let mut chunk_size = options.chunk_size;
@@ -141,10 +159,13 @@ pub(super) fn choose(
             options.codec.unwrap_or(choice.codec)
         }
         Level::Archive | Level::Random => {
-            (settings.zstd_level, preferred) = match options.level {
+            let purpose = match options.level {
                 Level::Archive => ARCHIVE,
                 _ => RANDOM,
             };
+            settings.zstd_level = purpose.zstd_level;
+            settings.lz4_thoroughness = Some(purpose.lz4_thoroughness);
+            preferred = purpose.chunk_size;
             options.codec.unwrap_or(Codec::Zstd)
         }
         Level::Fastest => options.codec.unwrap_or(Codec::Snappy),
@@ -268,6 +289,13 @@ mod tests {
                 let choice = chosen(&options, size, cores);
                 let found = (choice.codec, choice.settings.zstd_level, choice.chunk_size);
                 assert_eq!(found, (Codec::Zstd, zstd_level, chunk_size));
+                let options = PackOptions {
+                    codec: Some(Codec::Lz4),
+                    ..options
+                };
+                let lz4 = chosen(&options, size, cores);
+                assert_eq!((lz4.codec, lz4.chunk_size), (Codec::Lz4, chunk_size));
+                assert!(lz4.settings.lz4_thoroughness.is_some());
             }
         }
     }
