@@ -9,6 +9,7 @@
 mod encoding;
 mod record;
 mod release;
+mod sums;
 mod table;
 
 use std::fmt;

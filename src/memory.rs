@@ -443,14 +443,21 @@ impl Charge {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Gives back all but `bytes`, if it is more.
+    pub(crate) fn shrink_to(&mut self, bytes: u64) {
+        let excess = self.bytes.saturating_sub(bytes);
+        self.bytes -= excess;
+        let mut state = self.budget.lock();
+        state.used -= excess;
+        state.charged -= excess;
+        self.budget.wake(state);
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let mut state = self.budget.lock();
-        state.used -= self.bytes;
-        state.charged -= self.bytes;
-        self.budget.wake(state);
+        self.shrink_to(0);
     }
 }
 

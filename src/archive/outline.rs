@@ -177,8 +177,8 @@ impl Outline {
             return Err(ErrorKind::EndsInside(Part::Payload).into());
         }
 
-        // Two columns of 8 bytes a chunk stay in memory.
-        let charge = budget.charge(16 * count + OVERHEAD as u64, make_room)?;
+        // Two columns of 8 bytes a chunk at the most; what they really take is known when they are read.
+        let mut charge = budget.charge(16 * count + OVERHEAD as u64, make_room)?;
         let mut fingerprint = Fingerprint::default();
         fingerprint.update(&header.to_bytes());
         let mut offset = FIXED_HEADER_LEN as u64;
@@ -203,6 +203,9 @@ impl Outline {
                 version_1_chunks(source, path, header, payloads, conditions.cancelled)?
             }
         };
+        if let Chunks::Known(table) = &chunks {
+            charge.shrink_to(table.memory() as u64 + OVERHEAD as u64);
+        }
         let whole = chunks.payload_end() <= identity.size;
         if !whole && conditions.cut == Cut::Refuse {
             return Err(cut_short(&chunks, header.chunk_count, identity.size));
@@ -271,7 +274,7 @@ impl Outline {
             )
         };
         let mut found = Survey::default();
-        // Two columns of 8 bytes a chunk, and one of a byte.
+        // Two columns of 8 bytes a chunk, and one of a byte, at the most.
         let table_memory = |count: u32| 17 * u64::from(count) + OVERHEAD as u64;
         let end = follow(&mut |chunk| {
             found.push(chunk)?;
@@ -304,7 +307,7 @@ impl Outline {
             (End::Whole, Cut::Refuse) => {}
         }
         let count = found.chunk_count.saturating_add(u32::from(missing > 0));
-        let charge = conditions
+        let mut charge = conditions
             .budget
             .charge(table_memory(count), conditions.make_room)?;
         let mut table = ReleaseTable::new(header, count)?;
@@ -320,12 +323,14 @@ impl Outline {
         if missing > 0 {
             table.push_lost(missing)?;
         }
+        let table = table.finish();
+        charge.shrink_to(table.memory() as u64 + OVERHEAD as u64);
         Ok(Self {
             description: Description {
                 chunk_count: count,
                 ..found.describe(header)
             },
-            chunks: Chunks::Known(table.finish()),
+            chunks: Chunks::Known(table),
             footer: None,
             record: None,
             identity,

@@ -187,14 +187,15 @@ impl<'a> Decoder<'a> {
         Ok((lost, unchecked))
     }
 
+    /// Which bytes of the original a chunk holds.
+    fn held(&self, chunk: u32) -> Range<u64> {
+        let range = self.job.archive.table().original_range(chunk);
+        range.unwrap_or_default()
+    }
+
     /// The part of a chunk that is wanted, counted from the chunk's own beginning.
     fn wanted(&self, chunk: u32) -> Range<u64> {
-        let held = self
-            .job
-            .archive
-            .table()
-            .original_range(chunk)
-            .unwrap_or(0..0);
+        let held = self.held(chunk);
         let start = self.range.start.clamp(held.start, held.end);
         let end = self.range.end.clamp(start, held.end);
         start - held.start..end - held.start
@@ -202,19 +203,14 @@ impl<'a> Decoder<'a> {
 
     /// Where the sink has, or is to have, the byte at `within` of a chunk's wanted part.
     fn sink_offset(&self, chunk: u32, within: u64) -> u64 {
-        let held = self
-            .job
-            .archive
-            .table()
-            .original_range(chunk)
-            .unwrap_or(0..0);
+        let held = self.held(chunk);
         (held.start + within).saturating_sub(self.range.start)
     }
 
     fn decode(&self, chunk: u32, payload: &mut Vec<u8>, wanted: Wanted<'_>) -> Result<Decoded> {
         let started = Instant::now();
         let archive = self.job.archive;
-        let held = archive.table().original_range(chunk).unwrap_or(0..0);
+        let held = self.held(chunk);
         let len = held.end - held.start;
         let mut lost = Vec::new();
         let mut decoded = self.decode_payload(chunk, payload, len);

@@ -5,21 +5,19 @@
 
 use std::ops::Range;
 
+use super::sums::Sums;
 use super::{ChunkHeader, Encoding, FixedHeader, ReleaseHeader};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How much of a table is read at a time, in bytes.
 const TABLE_BLOCK_LEN: usize = 64 << 10;
 
-/// Where every payload lies in the file: a column of running sums, 8 bytes a chunk.
-///
-/// Invariant: the column ascends.
+/// Where every payload lies in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PayloadTable {
-    start: u64,
     /// How much of the file lies in front of each payload that is none, in bytes: a chunk's header.
     gap: u64,
-    ends: Box<[u64]>,
+    sums: Sums,
 }
 
 impl PayloadTable {
@@ -29,8 +27,7 @@ impl PayloadTable {
     /// # Errors
     /// Those of `fill`; a size is 0, or the sizes overflow; there is no memory for the table.
     pub fn read(header: &FixedHeader, fill: impl FnMut(&mut [u8]) -> Result<()>) -> Result<Self> {
-        let start = header.payload_start();
-        let mut column = Column::new("compressed", start, header.chunk_count)?;
+        let mut column = Column::new("compressed", header.payload_start(), header.chunk_count);
         let mut chunk = 0;
         read_sizes(header.chunk_count, fill, |size| {
             // Not even a chunk of no bytes has an empty payload, in any codec.
@@ -41,43 +38,41 @@ impl PayloadTable {
             column.push(size)
         })?;
         Ok(Self {
-            start,
             gap: 0,
-            ends: column.finish(),
+            sums: column.finish(),
         })
     }
 
     /// How many payloads there are.
     pub fn len(&self) -> u32 {
         // A header's count has 32 bits, so the cast loses nothing.
-        self.ends.len() as u32
+        self.sums.len() as u32
     }
 
     /// Whether there are no payloads.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.len() == 0
     }
 
     /// Where a chunk's payload lies in the file, in bytes; `None` past the last chunk.
     pub fn range(&self, chunk: u32) -> Option<Range<u64>> {
-        let with_gap = range_between(&self.ends, self.start, chunk)?;
+        let with_gap = self.sums.range(chunk as usize)?;
         Some(with_gap.start.saturating_add(self.gap)..with_gap.end)
     }
 
     /// Where the last payload ends, in bytes from the start of the file.
     pub fn end(&self) -> u64 {
-        self.ends.last().copied().unwrap_or(self.start)
+        self.sums.end()
     }
 }
 
-/// Where every chunk lies, in the file and in the original: two columns of running sums, 16 bytes a chunk. And how it is encoded,
-/// a byte more for each where they differ.
+/// Where every chunk lies, in the file and in the original, and how it is encoded: usually 4.5 bytes a chunk, 17 at most.
 ///
-/// Invariant: both columns ascend (not strictly: chunks may be empty) and have the same length.
+/// Invariant: there are as many payloads as chunks.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ChunkTable {
     payloads: PayloadTable,
-    original_ends: Box<[u64]>,
+    originals: Sums,
     encodings: EncodingColumn,
 }
 
@@ -98,11 +93,11 @@ impl ChunkTable {
         payloads: PayloadTable,
         fill: impl FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<Self> {
-        let mut column = Column::new("original", 0, header.chunk_count)?;
+        let mut column = Column::new("original", 0, header.chunk_count);
         read_sizes(header.chunk_count, fill, |size| column.push(size))?;
         let table = Self {
             payloads,
-            original_ends: column.finish(),
+            originals: column.finish(),
             encodings: EncodingColumn::One(header.codec.into()),
         };
         table.check_sum(header)?;
@@ -113,19 +108,12 @@ impl ChunkTable {
     ///
     /// # Errors
     /// The sizes overflow, or do not add up to the header's.
-    pub fn of_sizes(
-        header: &FixedHeader,
-        payloads: PayloadTable,
-        mut sizes: Vec<u64>,
-    ) -> Result<Self> {
-        let mut end = 0;
-        for (chunk, size) in sizes.iter_mut().enumerate() {
-            end = add("original", end, *size, chunk)?;
-            *size = end;
-        }
+    pub fn of_sizes(header: &FixedHeader, payloads: PayloadTable, sizes: Vec<u64>) -> Result<Self> {
+        let mut column = Column::new("original", 0, payloads.len());
+        sizes.into_iter().try_for_each(|size| column.push(size))?;
         let table = Self {
             payloads,
-            original_ends: sizes.into_boxed_slice(),
+            originals: column.finish(),
             encodings: EncodingColumn::One(header.codec.into()),
         };
         table.check_sum(header)?;
@@ -140,7 +128,7 @@ impl ChunkTable {
         original_sizes: impl ExactSizeIterator<Item = u64>,
     ) -> Result<Self> {
         let column = |name, start, sizes: &mut dyn ExactSizeIterator<Item = u64>| {
-            let mut column = Column::new(name, start, sizes.len() as u32)?;
+            let mut column = Column::new(name, start, sizes.len() as u32);
             for size in sizes {
                 column.push(size)?;
             }
@@ -149,11 +137,10 @@ impl ChunkTable {
         let (mut compressed_sizes, mut original_sizes) = (compressed_sizes, original_sizes);
         Ok(Self {
             payloads: PayloadTable {
-                start: payload_start,
                 gap: 0,
-                ends: column("compressed", payload_start, &mut compressed_sizes)?,
+                sums: column("compressed", payload_start, &mut compressed_sizes)?,
             },
-            original_ends: column("original", 0, &mut original_sizes)?,
+            originals: column("original", 0, &mut original_sizes)?,
             encodings: EncodingColumn::One(Encoding::Zstd),
         })
     }
@@ -176,12 +163,12 @@ impl ChunkTable {
     /// How many chunks there are.
     pub fn len(&self) -> u32 {
         // A header's count has 32 bits, so the cast loses nothing.
-        self.original_ends.len() as u32
+        self.originals.len() as u32
     }
 
     /// Whether there are no chunks.
     pub fn is_empty(&self) -> bool {
-        self.original_ends.is_empty()
+        self.len() == 0
     }
 
     /// Where a chunk's payload lies in the file, in bytes; `None` past the last chunk.
@@ -199,7 +186,7 @@ impl ChunkTable {
 
     /// Which bytes of the original a chunk holds; `None` past the last chunk.
     pub fn original_range(&self, chunk: u32) -> Option<Range<u64>> {
-        range_between(&self.original_ends, 0, chunk)
+        self.originals.range(chunk as usize)
     }
 
     /// The chunks that hold the original bytes of `range`; empty chunks among them are included.
@@ -207,17 +194,15 @@ impl ChunkTable {
         if range.is_empty() {
             return 0..0;
         }
-        let first = self
-            .original_ends
-            .partition_point(|&end| end <= range.start);
-        let behind = self.original_ends.partition_point(|&end| end < range.end);
-        let end = (behind + 1).min(self.original_ends.len());
+        let first = self.originals.partition_point(|end| end <= range.start);
+        let behind = self.originals.partition_point(|end| end < range.end);
+        let end = (behind + 1).min(self.originals.len());
         first as u32..end.max(first) as u32
     }
 
     /// The size of all chunks together when decoded, in bytes.
     pub fn original_size(&self) -> u64 {
-        self.original_ends.last().copied().unwrap_or(0)
+        self.originals.end()
     }
 
     /// Where the last payload ends and a footer may begin, in bytes from the start of the file.
@@ -231,17 +216,16 @@ impl ChunkTable {
             EncodingColumn::One(_) => 0,
             EncodingColumn::Each(encodings) => size_of_val(&**encodings),
         };
-        size_of_val(&*self.payloads.ends) + size_of_val(&*self.original_ends) + encodings
+        self.payloads.sums.memory() + self.originals.memory() + encodings
     }
 }
 
 /// A table in the making, of chunks whose headers stand in front of their payloads.
 #[derive(Debug)]
 pub struct ReleaseTable {
-    start: u64,
     gap: u64,
-    ends: Column,
-    original_ends: Column,
+    payloads: Column,
+    originals: Column,
     encodings: Vec<Encoding>,
 }
 
@@ -251,12 +235,10 @@ impl ReleaseTable {
     /// # Errors
     /// There is no memory for it.
     pub fn new(header: &ReleaseHeader, count: u32) -> Result<Self> {
-        let start = header.chunks_start();
         Ok(Self {
-            start,
             gap: header.release.chunk_header_len() as u64,
-            ends: Column::new("compressed", start, count)?,
-            original_ends: Column::new("original", 0, count)?,
+            payloads: Column::new("compressed", header.chunks_start(), count),
+            originals: Column::new("original", 0, count),
             encodings: room_for(count)?,
         })
     }
@@ -282,8 +264,8 @@ impl ReleaseTable {
     }
 
     fn push_sizes(&mut self, encoding: Encoding, packed: u64, original: u64) -> Result<()> {
-        self.ends.push(self.gap.saturating_add(packed))?;
-        self.original_ends.push(original)?;
+        self.payloads.push(self.gap.saturating_add(packed))?;
+        self.originals.push(original)?;
         self.encodings.push(encoding);
         Ok(())
     }
@@ -298,11 +280,10 @@ impl ReleaseTable {
         };
         ChunkTable {
             payloads: PayloadTable {
-                start: self.start,
                 gap: self.gap,
-                ends: self.ends.finish(),
+                sums: self.payloads.finish(),
             },
-            original_ends: self.original_ends.finish(),
+            originals: self.originals.finish(),
             encodings,
         }
     }
@@ -312,48 +293,51 @@ impl ReleaseTable {
 #[derive(Debug)]
 struct Column {
     name: &'static str,
-    end: u64,
-    ends: Vec<u64>,
+    sums: Sums,
 }
 
 impl Column {
-    /// A column for `count` sizes, whose sums begin at `start`. It takes memory as it grows.
-    fn new(name: &'static str, start: u64, count: u32) -> Result<Self> {
-        Ok(Self {
+    /// A column of `count` sizes, whose sums begin at `start`. It takes memory as it grows.
+    fn new(name: &'static str, start: u64, count: u32) -> Self {
+        Self {
             name,
-            end: start,
-            ends: room_for(count)?,
-        })
+            sums: Sums::new(start, count as usize),
+        }
     }
 
     fn push(&mut self, size: u64) -> Result<()> {
-        self.end = add(self.name, self.end, size, self.ends.len())?;
-        self.ends.push(self.end);
-        Ok(())
+        if self.sums.push(size).is_some() {
+            return Ok(());
+        }
+        let chunk = self.sums.len();
+        Err(match self.sums.end().checked_add(size) {
+            None => ErrorKind::SizesOverflow {
+                chunk: chunk as u32,
+                sizes: self.name,
+            }
+            .into(),
+            Some(_) => no_memory(chunk),
+        })
     }
 
-    fn finish(self) -> Box<[u64]> {
-        self.ends.into_boxed_slice()
+    fn finish(mut self) -> Sums {
+        self.sums.shrink();
+        self.sums
     }
 }
 
 /// Room for something of each of so many chunks.
 fn room_for<T>(count: u32) -> Result<Vec<T>> {
     let mut room = Vec::new();
-    room.try_reserve_exact(count as usize).map_err(|_| {
-        Error::unusable(format!(
-            "a table of {count} chunks is more than there is memory for"
-        ))
-    })?;
+    room.try_reserve_exact(count as usize)
+        .map_err(|_| no_memory(count as usize))?;
     Ok(room)
 }
 
-fn add(column: &'static str, end: u64, size: u64, chunk: usize) -> Result<u64> {
-    let sum = end.checked_add(size).ok_or(ErrorKind::SizesOverflow {
-        chunk: chunk as u32,
-        sizes: column,
-    })?;
-    Ok(sum)
+fn no_memory(chunks: usize) -> Error {
+    Error::unusable(format!(
+        "a table of {chunks} chunks is more than there is memory for"
+    ))
 }
 
 /// Hands the next `count` sizes of a table to `take`.
@@ -374,14 +358,4 @@ fn read_sizes(
         left -= wanted;
     }
     Ok(())
-}
-
-fn range_between(ends: &[u64], start: u64, chunk: u32) -> Option<Range<u64>> {
-    let chunk = chunk as usize;
-    let end = *ends.get(chunk)?;
-    let begin = match chunk.checked_sub(1) {
-        Some(before) => *ends.get(before)?,
-        None => start,
-    };
-    Some(begin..end)
 }
