@@ -13,12 +13,15 @@ use serde::{Deserialize, Serialize};
 use crate::archive::glance;
 use crate::error::{Error, IoContext, Result};
 use crate::format::Container;
+use crate::output::temporary_of;
 use crate::pack::open_entry;
 use crate::recursive::is_named_packed;
 use crate::walk::{Entry, Step, Walk};
 
 /// The name of an index, in the directory it is of.
 pub const INDEX_NAME: &str = "warpfs-index.json";
+/// What the name of one begins with that is being written.
+const OWN_TEMPORARY: &str = ".warpfs-index.";
 /// The version that is written and read.
 const VERSION: u32 = 1;
 /// How long a line may be, in bytes: the longest path there can be, each letter written as an escape.
@@ -57,7 +60,7 @@ pub fn write(root: &Path, mut left_out: impl FnMut(&Path)) -> Result<u64> {
     let cannot = "cannot write the index";
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     let file = tempfile::Builder::new()
-        .prefix(".warpfs-index.")
+        .prefix(OWN_TEMPORARY)
         .suffix(".part")
         .permissions(mode)
         .tempfile_in(root)
@@ -70,7 +73,11 @@ pub fn write(root: &Path, mut left_out: impl FnMut(&Path)) -> Result<u64> {
     put(&mut output, &first).context(cannot, &target)?;
     for step in Walk::new(root, None) {
         let Step::Other(entry) = step? else { continue };
-        let is_temporary = entry.name.as_encoded_bytes().ends_with(b".part");
+        let is_temporary = temporary_of(&entry.name).is_some()
+            || entry
+                .name
+                .as_encoded_bytes()
+                .starts_with(OWN_TEMPORARY.as_bytes());
         if is_temporary || entry.relative == Path::new(INDEX_NAME) {
             continue;
         }
@@ -183,19 +190,22 @@ mod tests {
         let vector = "tests/data/v2-zstd-blake3.warp";
         std::fs::copy(vector, tree.path().join("d/x.warp")).unwrap();
         std::fs::write(tree.path().join("none.warp"), "none").unwrap();
+        // Not every name with such an ending is of a file in the making.
+        std::fs::write(tree.path().join("first.part"), "1").unwrap();
+        std::fs::write(tree.path().join(".x.0123456789abcdef.part"), "?").unwrap();
         std::os::unix::fs::symlink("d", tree.path().join("link")).unwrap();
         for _ in 0..2 {
             let mut left_out = Vec::new();
             let count = write(tree.path(), |path| left_out.push(path.to_owned()));
-            assert_eq!(count.unwrap(), 3);
+            assert_eq!(count.unwrap(), 4);
             assert_eq!(left_out, [tree.path().join("link")]);
         }
         let text = std::fs::read_to_string(tree.path().join(INDEX_NAME)).unwrap();
         let all = parsed(&text).unwrap();
         let paths: Vec<_> = all.iter().map(|indexed| indexed.path.as_str()).collect();
-        assert_eq!(paths, ["d/plain", "d/x.warp", "none.warp"]);
+        assert_eq!(paths, ["d/plain", "d/x.warp", "first.part", "none.warp"]);
         let originals: Vec<_> = all.iter().map(|indexed| indexed.original).collect();
-        assert_eq!(originals, [None, Some(100_003), None]);
+        assert_eq!(originals, [None, Some(100_003), None, None]);
         assert_eq!(all[0].size, 5);
     }
 

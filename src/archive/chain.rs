@@ -171,6 +171,8 @@ fn survey(
 pub(super) struct Survey {
     pub(super) chunk_count: u32,
     pub(super) original_size: u64,
+    /// Where the last chunk begins in the original, in bytes.
+    pub(super) last_start: u64,
     encodings: Encodings,
 }
 
@@ -186,6 +188,7 @@ impl Survey {
             return Err(Error::unusable(why));
         }
         self.chunk_count += 1;
+        self.last_start = self.original_size;
         // That many times 32 bits are fewer than 64.
         self.original_size += u64::from(chunk.original_size);
         self.encodings.insert(chunk.encoding);
@@ -228,7 +231,7 @@ pub(super) fn follow(
     let end = header.chunks_end(file_len);
     let mut block = Block::new(source, path);
     let mut offset = header.chunks_start();
-    let mut number = 0;
+    let (mut number, mut original) = (0, 0_u64);
     while offset < end {
         stop_if_set(cancelled)?;
         let payload = offset.saturating_add(header_len);
@@ -238,10 +241,11 @@ pub(super) fn follow(
         let wanted = (end - offset).min(CHUNK_PROBE_LEN as u64) as usize;
         let chunk = header
             .parse_chunk(block.at(offset, wanted)?)
-            .map_err(|error| error.in_chunk(number, 0))?;
+            .map_err(|error| error.in_chunk(number, original))?;
         take(&chunk, payload)?;
         offset = payload.saturating_add(u64::from(chunk.packed_size));
         number = number.saturating_add(1);
+        original = original.saturating_add(u64::from(chunk.original_size));
     }
     Ok(match offset > end {
         true => End::Inside(Part::Payload),

@@ -317,6 +317,10 @@ impl Archive {
         else {
             return Err(no_chunk(chunk));
         };
+        // Of one that is lost nothing else is known for sure.
+        if packed.end > self.file_len() {
+            return Err(ErrorKind::EndsInside(Part::Payload).into());
+        }
         codec::check_lengths(
             self.encoding(chunk)?,
             packed.end - packed.start,

@@ -300,7 +300,8 @@ impl Outline {
             (End::Inside(Part::ChunkHeader), Cut::Accept) if header.original_size.is_some() => {}
             (End::Inside(Part::Payload) | End::Whole, Cut::Accept) => {}
             (End::Inside(Part::Payload), Cut::Refuse) => {
-                return Err(Error::new(ErrorKind::EndsInside(Part::Payload)).in_chunk(last, 0));
+                let error = Error::new(ErrorKind::EndsInside(Part::Payload));
+                return Err(error.in_chunk(last, found.last_start));
             }
             (End::Inside(part), _) => return Err(ErrorKind::EndsInside(part).into()),
             (End::Whole, Cut::Refuse) if missing > 0 => return Err(wrong_sum().into()),

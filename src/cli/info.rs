@@ -214,10 +214,10 @@ impl<W: Write> Printer<W> {
 
     fn print_lines(&mut self, info: &Info) -> io::Result<()> {
         let size = |bytes: u64| format!("{bytes} bytes ({})", human(bytes));
-        let checksum = match (info.checksum(), info.cut()) {
-            (Some((checksum, digest)), _) => format!("{checksum} {digest}"),
-            (None, Some(_)) => "cut off, if there was one".to_owned(),
-            (None, None) => "none".to_owned(),
+        let checksum = match info.checksum() {
+            Some((checksum, digest)) => format!("{checksum} {digest}"),
+            None if lacks_its_end(info) => "cut off, if there was one".to_owned(),
+            None => "none".to_owned(),
         };
         // Labels of 9: the line of the longest digest fits a terminal of 80 columns.
         let out = &mut self.out;
@@ -235,7 +235,7 @@ impl<W: Write> Printer<W> {
         writeln!(out, "chunks   {}, {largest}", info.chunk_count())?;
         writeln!(out, "checksum {checksum}")?;
         match (info.record_damage(), info.record_len()) {
-            _ if info.cut().is_some() => writeln!(out, "digests  cut off, if there were any")?,
+            _ if lacks_its_end(info) => writeln!(out, "digests  cut off, if there were any")?,
             (Some(_), _) => writeln!(out, "digests  damaged: no read can be checked by them")?,
             (None, Some(len)) => writeln!(out, "digests  of every part, {}", size(len))?,
             (None, None) => writeln!(
@@ -284,10 +284,10 @@ impl<W: Write> Printer<W> {
             info.packed_size(),
             percent(info.packed_size(), info.original_size()),
             info.chunk_count(),
-            match (checksum, info.cut()) {
-                (Some((checksum, _)), _) => checksum.name(),
-                (None, Some(_)) => "cut off",
-                (None, None) => "none",
+            match checksum {
+                Some((checksum, _)) => checksum.name(),
+                None if lacks_its_end(info) => "cut off",
+                None => "none",
             },
             OneLine(info.path().display()),
         )?;
@@ -319,6 +319,11 @@ impl<W: Write> Printer<W> {
         }
         Ok(())
     }
+}
+
+/// Whether a file was cut off before a checksum and a record that it may have had; older releases wrote neither.
+fn lacks_its_end(info: &Info) -> bool {
+    info.cut().is_some() && matches!(info.container(), Container::Table(_))
 }
 
 fn version(container: Container) -> String {

@@ -416,11 +416,15 @@ fn unmount(mount_point: &Path, detach: bool) -> Result<()> {
     }
 
     for _ in 0..TRIES {
-        match rustix::mount::unmount(mount_point, flags) {
-            Ok(()) => return Ok(()),
-            Err(Errno::PERM) => return unmount_by_helper(mount_point, detach),
-            Err(Errno::BUSY) => std::thread::sleep(std::time::Duration::from_millis(10)),
-            Err(error) => return Err(error).context("cannot unmount", mount_point),
+        let outcome = match rustix::mount::unmount(mount_point, flags) {
+            Err(Errno::PERM) => unmount_by_helper(mount_point, detach),
+            outcome => outcome.context("cannot unmount", mount_point),
+        };
+        match outcome {
+            Err(error) if is_busy(&error) => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            outcome => return outcome,
         }
     }
     Err(Errno::BUSY).context("cannot unmount", mount_point)

@@ -194,6 +194,10 @@ fn serve(mut entry: Entry, filesystem: &WarpFilesystem) -> io::Result<()> {
         if let Some(request) = Request::parse(header, arguments, &rest) {
             let reply = Reply::new(request.unique, &mut slot);
             filesystem.answer(&request, reply);
+        } else {
+            // The kernel's requests are whole; but without a reply whoever asked would wait for ever.
+            tracing::error!("the kernel sent what is no request");
+            slot.answer(request_number(header), Err(Errno::IO));
         }
         entry.commit(commit_number(entry_header))?;
     }
@@ -214,6 +218,12 @@ const COMMIT_AND_FETCH: u32 = 2;
 fn number_at(bytes: &[u8], place: usize) -> Option<u32> {
     let bytes = bytes.get(place..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*bytes))
+}
+
+/// The number of a request (`unique` of `struct fuse_in_header`), whatever else it is.
+fn request_number(header: &[u8]) -> u64 {
+    let bytes = header.get(8..).unwrap_or_default();
+    bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes)
 }
 
 fn commit_number(entry_header: &[u8]) -> u64 {

@@ -72,7 +72,10 @@ fn section(text: &str, profile: &str) -> HashMap<String, String> {
             .map(|(name, _)| name.trim())
         {
             // In the one file they are called so, in the other not.
-            let name = name.strip_prefix("profile").map_or(name, str::trim);
+            let other = name
+                .strip_prefix("profile")
+                .filter(|name| name.starts_with([' ', '\t']));
+            let name = other.map_or(name, str::trim);
             inside = name == profile;
         } else if inside
             && !line.starts_with([' ', '\t', '#', ';'])
@@ -95,6 +98,8 @@ mod tests {
 aws_access_key_id = A
 aws_secret_access_key=S=S
 # region = no
+[profile-like]
+region = mars-1
 [profile other]
 region = eu-central-1
 s3 =
@@ -107,6 +112,7 @@ s3 =
         let other = section(text, "other");
         assert_eq!(other["region"], "eu-central-1");
         assert_eq!(other.get("endpoint_url"), None);
+        assert_eq!(section(text, "profile-like")["region"], "mars-1");
         assert!(section(text, "third").is_empty());
     }
 }

@@ -273,7 +273,7 @@ mod tests {
             drop(reading);
             assert_eq!(asked.join().unwrap(), glance);
         });
-        assert!(headers.reading.lock().unwrap().is_empty());
+        assert!(headers.reading.lock().unwrap().files.is_empty());
     }
 
     #[test]
