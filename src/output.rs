@@ -206,14 +206,7 @@ impl NewName {
     /// As [`NewName::rename`], and makes the name durable; `file` is any file of the same file system.
     pub(crate) fn publish(self, file: &File) -> Result<()> {
         self.rename()?;
-        match rustix::fs::fsync(&*self.target.directory) {
-            // A file system that cannot sync a directory says so; there is nothing to be done about it.
-            Ok(()) | Err(Errno::INVAL) => Ok(()),
-            // The directory may be written to and not be read: it cannot be synced alone.
-            Err(Errno::BADF) => rustix::fs::syncfs(file),
-            Err(error) => Err(error),
-        }
-        .context("cannot sync the directory of", &self.target.path)
+        self.target.sync_directory(file)
     }
 
     /// As [`NewName::publish`], and removes the input: see [`NewFile::publish_instead`].

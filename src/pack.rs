@@ -27,9 +27,7 @@ pub use choice::{
     MIN_CHUNK_SIZE,
 };
 #[cfg(feature = "files")]
-pub(crate) use files::{
-    allocated, is_packed, open_entry, pack_opened, packed_description, prove_packed,
-};
+pub(crate) use files::{is_packed, open_entry, pack_opened, packed_description, prove_packed};
 #[cfg(feature = "files")]
 pub use files::{pack_file, pack_standard_input};
 #[cfg(feature = "files")]

@@ -57,6 +57,11 @@ impl Place {
     /// Writes down to the disk the file there, which is open, and its name.
     pub(crate) fn sync(&self, file: &std::fs::File) -> Result<()> {
         file.sync_all().context("cannot sync", &self.path)?;
+        self.sync_directory(file)
+    }
+
+    /// Writes its name down to the disk; `file` is any file of the same file system.
+    pub(crate) fn sync_directory(&self, file: &std::fs::File) -> Result<()> {
         match rustix::fs::fsync(&*self.directory) {
             // A file system that cannot sync a directory says so; there is nothing to be done about it.
             Ok(()) | Err(Errno::INVAL) => Ok(()),
@@ -156,6 +161,13 @@ pub(crate) fn is_same_content(before: &Stat, after: &Stat) -> bool {
 /// Device and inode: which file it is.
 pub(crate) fn inode_of(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
+}
+
+/// The bytes a file takes on the disk; `st_blocks` counts in units of 512, whatever the file system's.
+pub(crate) fn allocated(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512)
 }
 
 /// Opens a directory to find and make names in it; to sync it too, unless it may not be read.

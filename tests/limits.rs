@@ -143,6 +143,45 @@ fn one_open_file_too_many_is_an_explained_error_and_all_else_goes_on() {
 }
 
 #[test]
+fn directories_held_open_take_no_file_from_the_server_without_a_word() {
+    let source = tempfile::tempdir().unwrap();
+    many_files(source.path(), 4);
+    let own = getrlimit(Resource::Nofile);
+    let enough = Rlimit {
+        current: Some(4096),
+        ..own
+    };
+    setrlimit(Resource::Nofile, enough).unwrap();
+    let mounted = mount(source.path());
+    let mut open = Vec::new();
+    let refused = loop {
+        assert!(open.len() < DESCRIPTORS as usize, "nothing is refused");
+        let listed = fs::read_dir(&mounted.mount_point).and_then(|mut listed| {
+            listed.next().transpose()?;
+            Ok(listed)
+        });
+        match listed {
+            Ok(listed) => open.push(listed),
+            Err(error) => break error,
+        }
+    };
+    let too_many = Some(Errno::NFILE.raw_os_error());
+    assert_eq!(refused.raw_os_error(), too_many, "{refused}");
+    assert!(
+        mounted.logged().contains("ulimit -n"),
+        "{}",
+        mounted.logged()
+    );
+    // What is there can be looked up, and what is open is listed to its end.
+    assert_eq!(fs::metadata(mounted.path("3")).unwrap().len(), 100_003);
+    for listed in &mut open {
+        assert_eq!(listed.map(Result::unwrap).count(), 7);
+    }
+    drop(open);
+    wait_until("room for a file", || File::open(mounted.path("3")).is_ok());
+}
+
+#[test]
 fn a_server_in_a_small_control_group_reads_all_codecs_and_is_not_killed_for_want_of_memory() {
     const LIMIT: u64 = 64 << 20;
     let Some(group) = Group::new("limits", LIMIT) else {

@@ -184,7 +184,14 @@ fn mode_times_and_attributes_go_along_both_ways() {
         run!("unpack", "-q", "-o", &at("back"), &at("x.warp")).0,
         Some(0)
     );
-    for name in ["x.warp", "back"] {
+    let redirected = Command::new(env!("CARGO_BIN_EXE_warpfs"))
+        .args(["pack", "-q", "-o"])
+        .arg(at("redirected.warp"))
+        .arg("-")
+        .stdin(File::open(at("x")).unwrap())
+        .status();
+    assert!(redirected.unwrap().success());
+    for name in ["x.warp", "back", "redirected.warp"] {
         let metadata = fs::metadata(at(name)).unwrap();
         assert_eq!(metadata.mode() & 0o7777, 0o751, "{name}");
         assert_eq!(metadata.modified().unwrap(), time, "{name}");

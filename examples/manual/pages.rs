@@ -64,6 +64,7 @@ const PAGES: &[Page] = &[
             "warpfs-unpack(1)",
             "warpfs-verify(1)",
             "warpfs-info(1)",
+            "warpfs-estimate(1)",
             "warpfs-stats(1)",
             "warpfs-umount(1)",
             "mount.fuse.warpfs(8)",
@@ -82,6 +83,8 @@ const PAGES: &[Page] = &[
             "Everybody may mount what he may read, through *fusermount3*(1). Nobody but who mounted sees into the mount, not \
              even root, unless *--allow-other* is given; for an ordinary user the administrator allows that by a line \
              *user_allow_other* in /etc/fuse.conf.",
+            "SOURCE may be a URL: *s3://BUCKET/PREFIX/*, *gs://*, *az://* or *http(s)://*, of a packed file or, with a slash at the \
+             end, of a tree. What is read of it is fetched then, and nothing else.",
             "A chunk that is damaged is an input/output error for the bytes it holds and for no others, and one line in the log \
              says which file and chunk. Nothing is ever read as zeros instead.",
         ],
@@ -90,7 +93,8 @@ const PAGES: &[Page] = &[
                 "MOUNT OPTIONS",
                 &[
                     (
-                        "cache_size=, threads=, prefetch=, ttl=, verify=, idle_timeout=, metrics=, log_file=, allow_other, auto_unmount",
+                        "cache_size=, threads=, prefetch=, ttl=, verify=, idle_timeout=, metrics=, disk_cache=, disk_cache_size=, remote_timeout=, \
+                         log_file=, allow_other, auto_unmount",
                         "Behind *-o*: the long options of the same names, with a value where those have one. A value with commas \
                          stands in double quotes.",
                     ),
@@ -132,10 +136,16 @@ const PAGES: &[Page] = &[
             ),
             (
                 "ENVIRONMENT",
-                &[(
-                    "NOTIFY_SOCKET",
-                    "With *-f*: who is told when the mount answers (READY=1) and when it ends (STOPPING=1); see *sd_notify*(3).",
-                )],
+                &[
+                    (
+                        "NOTIFY_SOCKET",
+                        "With *-f*: who is told when the mount answers (READY=1) and when it ends (STOPPING=1); see *sd_notify*(3).",
+                    ),
+                    (
+                        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_PROFILE; GOOGLE_*; AZURE_STORAGE_*",
+                        "Where a store is, and who asks it: the variables that the stores' own programs have.",
+                    ),
+                ],
             ),
         ],
         files: &[
@@ -195,6 +205,7 @@ const PAGES: &[Page] = &[
         ],
         see_also: &[
             "warpfs(1)",
+            "warpfs-estimate(1)",
             "warpfs-unpack(1)",
             "warpfs-verify(1)",
             "warpfs-mount(1)",

@@ -1,6 +1,6 @@
 //! The command line: arguments in, exit code out.
 //!
-//! Exit codes: 0 done, 1 the data or the system said no, 2 wrong usage (which clap answers itself). Errors are one line on
+//! Exit codes: 0 done, 1 the data or the system said no, 2 wrong usage. Errors are one line on
 //! standard error; results go to standard output; progress goes to standard error, if that is a terminal.
 
 mod allocator;
@@ -20,7 +20,8 @@ mod unpack;
 mod urls;
 mod verify;
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use warpfs::error::OneLine;
+use warpfs::format::{FIXED_HEADER_LEN, RELEASE_MAGIC};
 use warpfs::job::Control;
 use warpfs::{Error, ErrorKind};
 
@@ -192,6 +194,7 @@ fn keep_going(
     if let Err(error) = &done
         && error.is_damage()
         && error.chunk().is_none()
+        && may_have_a_table(task.input)
     {
         task.control.observer.failed(error);
         task.progress.line(&format!(
@@ -202,6 +205,14 @@ fn keep_going(
         return Ok(Outcome::Failed);
     }
     done
+}
+
+/// Whether a file may have had a table, by its length and its first bytes, which may be damaged themselves: those of older
+/// releases have none.
+fn may_have_a_table(input: &Path) -> bool {
+    let mut header = [0; FIXED_HEADER_LEN];
+    let read = File::open(input).and_then(|mut file| file.read_exact(&mut header));
+    read.is_ok() && !header.starts_with(&RELEASE_MAGIC)
 }
 
 /// Shows an error. A reader of our output that has gone away is not one.

@@ -36,7 +36,7 @@ pub(super) struct Mount {
     /// memory this process may use]
     #[arg(long, value_name = "SIZE", value_parser = cache_size)]
     cache_size: Option<u64>,
-    /// How many threads decode [default: the number of processors]
+    /// How many threads decode ahead of readers [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = threads_parser())]
     threads: Option<u16>,
     /// How far ahead of a sequential reader to decode at most, or "off" [default: 16M, or two chunks]
@@ -62,10 +62,11 @@ pub(super) struct Mount {
     metrics: Option<String>,
     /// Unmount when nobody has used the mount for so long: no request came, no file is open, nobody's working directory lies
     /// in it
-    #[arg(long, value_name = "SECONDS", value_parser = idle_timeout)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_above_zero)]
     idle_timeout: Option<Duration>,
     /// Of a SOURCE beyond this machine: how long a reader waits for it, further tries included, before a read fails
-    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = idle_timeout)]
+    #[cfg(feature = "remote")]
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds_above_zero)]
     remote_timeout: Duration,
     /// Of a SOURCE beyond this machine: keep compressed chunks in this directory, for later mounts and for other mounts at the same
     /// time. It must be yours, and writable by nobody else
@@ -165,7 +166,7 @@ fn time_to_live(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("'{text}' is no number of seconds, nor \"forever\""))
 }
 
-fn idle_timeout(text: &str) -> Result<Duration, String> {
+fn seconds_above_zero(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok();
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     duration
@@ -263,6 +264,7 @@ impl Mount {
             idle_timeout: self.idle_timeout,
             foreground,
             auto_unmount: self.auto_unmount,
+            #[cfg(feature = "remote")]
             remote_timeout: self.remote_timeout,
             metrics: self.metrics,
         };
@@ -293,12 +295,13 @@ impl Mount {
             "ttl" => self.ttl = time_to_live(value)?,
             "verify" => self.verify = verify(value)?,
             "metrics" => self.metrics = Some(metrics_address(value)?),
-            "idle_timeout" => self.idle_timeout = Some(idle_timeout(value)?),
+            "idle_timeout" => self.idle_timeout = Some(seconds_above_zero(value)?),
             #[cfg(feature = "remote")]
             "disk_cache" => self.disk_cache = Some(value.into()),
             #[cfg(feature = "remote")]
             "disk_cache_size" => self.disk_cache_size = Some(disk_cache_size(value)?),
-            "remote_timeout" => self.remote_timeout = idle_timeout(value)?,
+            #[cfg(feature = "remote")]
+            "remote_timeout" => self.remote_timeout = seconds_above_zero(value)?,
             "log_file" => self.log_file = Some(value.into()),
             "exec" => self.no_exec = false,
             "noexec" => self.no_exec = true,

@@ -36,7 +36,7 @@ Examples:
 In /etc/fstab:
   /data/packed  /mnt/data  fuse.warpfs  allow_other,nofail  0  0")]
 struct Helper {
-    /// A directory, or one .warp file
+    /// A directory, or one .warp file; or a URL
     source: PathBuf,
     /// Where to show it: a directory, or for one file also an existing regular file
     mountpoint: PathBuf,

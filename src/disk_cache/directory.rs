@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat
 use rustix::io::Errno;
 
 use crate::error::{Error, IoContext, Result};
+use crate::place::allocated;
 
 /// What our directory is called in the user's; the number is the layout's.
 const OWN: &str = "warpfs-cache-1";
@@ -229,7 +230,7 @@ impl Directory {
     /// Looks at everything there: as many calls as there are segments.
     pub(super) fn list(&self) -> io::Result<Listing> {
         let mut listing = Listing {
-            beside: room(&rustix::fs::fstat(&self.own)?),
+            beside: allocated(&rustix::fs::fstat(&self.own)?),
             ..Listing::default()
         };
         for entry in Dir::read_from(&self.own)? {
@@ -244,8 +245,8 @@ impl Directory {
             let found = rustix::fs::statat(&self.own, name, AtFlags::SYMLINK_NOFOLLOW);
             match (number, found) {
                 (_, Ok(found)) if !self.is_ours(&found) => {}
-                (Some(number), Ok(found)) => listing.segments.push((number, room(&found))),
-                (None, Ok(found)) => listing.beside += room(&found),
+                (Some(number), Ok(found)) => listing.segments.push((number, allocated(&found))),
+                (None, Ok(found)) => listing.beside += allocated(&found),
                 // It has just been removed.
                 (_, Err(Errno::NOENT)) => {}
                 (_, Err(error)) => return Err(error.into()),
@@ -322,13 +323,6 @@ impl Directory {
     pub(super) fn is_removed(&self) -> io::Result<bool> {
         Ok(rustix::fs::fstat(&self.own)?.st_nlink == 0)
     }
-}
-
-/// What a file takes on the disk, in bytes: in blocks of 512, whatever the file system's are.
-fn room(found: &Stat) -> u64 {
-    u64::try_from(found.st_blocks)
-        .unwrap_or(0)
-        .saturating_mul(512)
 }
 
 fn try_lock(file: &impl AsFd) -> bool {

@@ -15,7 +15,7 @@ use crate::archive::open_regular;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::job::Control;
 use crate::pack::{SizedInput, is_packed};
-use crate::place::inode_of;
+use crate::place::{allocated, inode_of};
 use crate::walk::{Step, Walk};
 
 /// The length of a sample, in bytes, where its file is not shorter: a multiple of all chunk sizes that are tried.
@@ -348,10 +348,7 @@ pub(super) fn spread(turn: u64, end: u64) -> u64 {
 fn candidate(path: &Path, stat: &Stat, in_tree: bool) -> Result<Candidate> {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let mut runs = Vec::from_iter((size > 0).then_some(0..size));
-    let allocated = u64::try_from(stat.st_blocks)
-        .unwrap_or(0)
-        .saturating_mul(512);
-    if allocated < size && size > REGION_LEN {
+    if allocated(stat) < size && size > REGION_LEN {
         let file = open_regular(path)?;
         runs = data_runs(&SizedInput::new(&file, path, *stat))?;
     }

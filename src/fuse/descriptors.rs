@@ -1,8 +1,9 @@
 //! The server's file descriptors: as many as it may have, and some kept back.
 //!
-//! Every file that a program has open in the mount costs one here. If they could take all, nothing could be looked up or
-//! listed any more, and nobody would know why. So the last few are for the server's own use, and whoever opens one file
-//! too many is told so; programs that have theirs open go on, and what they close can be opened again.
+//! Every file and directory that a program has open in the mount costs one here. If they could take all, nothing could be looked up
+//! or listed any more, and nobody would know why. So the last few are for the server's own use, those before them for
+//! directories alone, and whoever opens one too many is told so; programs that have theirs open go on, and what they close can
+//! be opened again.
 
 use std::time::Duration;
 
@@ -17,14 +18,24 @@ const OWN: u64 = 32;
 /// What one thread has open for the length of a request: directories on the way to a file, the file; or a directory and what
 /// each of those has open who look at its entries.
 const PER_THREAD: u64 = 4 + LISTING_THREADS as u64;
+/// How many directories may be open when files have taken all they may.
+const FOR_DIRECTORIES: u64 = 16;
 /// How often the log is told.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
-/// How many files may be open.
+/// What is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    File,
+    Directory,
+}
+
+/// How much may be open.
 #[derive(Debug)]
 pub(super) struct Descriptors {
     limit: u64,
     for_files: u64,
+    for_all: u64,
     told: Occasionally,
 }
 
@@ -49,23 +60,29 @@ impl Descriptors {
 
     fn of(limit: u64, threads: usize) -> Self {
         let kept_back = OWN + PER_THREAD * threads as u64;
+        let for_all = limit.saturating_sub(kept_back).max(limit / 2);
         Self {
             limit,
-            for_files: limit.saturating_sub(kept_back).max(limit / 2),
+            for_files: for_all.saturating_sub(FOR_DIRECTORIES).max(for_all / 2),
+            for_all,
             told: Occasionally::every(TOLD_AGAIN),
         }
     }
 
-    /// Whether another file may be opened beside those that are; if not, the log says so, once a minute.
+    /// Whether another one may be opened beside the files and directories that are; if not, the log says so, once a minute.
     ///
     /// # Errors
     /// [`ErrorKind::TooManyOpen`]
-    pub(super) fn check(&self, open_files: u64) -> Result<()> {
-        if open_files < self.for_files {
+    pub(super) fn check(&self, wanted: Wanted, open: u64) -> Result<()> {
+        let most = match wanted {
+            Wanted::File => self.for_files,
+            Wanted::Directory => self.for_all,
+        };
+        if open < most {
             return Ok(());
         }
         let refused = ErrorKind::TooManyOpen {
-            open: open_files,
+            open,
             limit: self.limit,
         };
         if self.told.is_due() {
@@ -81,15 +98,20 @@ mod tests {
 
     #[test]
     fn some_descriptors_are_kept_back_but_never_more_than_half() {
-        for (limit, threads, for_files) in [(256, 2, 208), (1024, 16, 864), (40, 16, 20)] {
+        for (limit, threads, for_files, for_all) in
+            [(256, 2, 192, 208), (1024, 16, 848, 864), (40, 16, 10, 20)]
+        {
             let descriptors = Descriptors::of(limit, threads);
-            assert!(descriptors.check(for_files - 1).is_ok(), "{limit}");
-            let refused = descriptors.check(for_files).unwrap_err();
-            assert!(
-                matches!(refused.kind(), ErrorKind::TooManyOpen { .. }),
-                "{limit}"
-            );
+            for (wanted, most) in [(Wanted::File, for_files), (Wanted::Directory, for_all)] {
+                assert!(descriptors.check(wanted, most - 1).is_ok(), "{limit}");
+                let refused = descriptors.check(wanted, most).unwrap_err();
+                assert!(
+                    matches!(refused.kind(), ErrorKind::TooManyOpen { .. }),
+                    "{limit}"
+                );
+            }
         }
-        assert!(Descriptors::of(u64::MAX, 2).check(1 << 40).is_ok());
+        let descriptors = Descriptors::of(u64::MAX, 2);
+        assert!(descriptors.check(Wanted::File, 1 << 40).is_ok());
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::backing::BackingFile;
+use super::descriptors::Wanted;
 use super::errno::errno;
 use super::filesystem::WarpFilesystem;
 use super::handles::{Backing, Handle};
@@ -29,7 +30,7 @@ impl WarpFilesystem {
 
     /// Opens a file for `user`.
     pub(super) fn open_file(&self, node: NodeId, user: u32, reply: Reply<'_>) {
-        let may_open = self.descriptors.check(self.handles.open_files());
+        let may_open = self.descriptors.check(Wanted::File, self.handles.open());
         let opened = may_open.and_then(|()| {
             let opened = self.tree.open_file(node)?;
             self.tree.check_user(&opened, user)?;

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::FOREVER;
 use super::curiosity::Curiosity;
-use super::descriptors::Descriptors;
+use super::descriptors::{Descriptors, Wanted};
 use super::directories::Directories;
 use super::elsewhere::Elsewhere;
 use super::errno::errno;
@@ -282,6 +282,13 @@ impl WarpFilesystem {
     }
 
     fn open_directory(&self, node: NodeId, reply: Reply<'_>) {
+        if let Err(error) = self
+            .descriptors
+            .check(Wanted::Directory, self.handles.open())
+        {
+            self.engine.counters().errors.open.add(&error);
+            return reply.error(errno(&error));
+        }
         let (mut opened, listing) = if self.keeps_entries() {
             let attributes = self.attributes_are_wanted();
             let known = self.tree.children(node);

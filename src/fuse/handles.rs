@@ -106,10 +106,10 @@ impl Handles {
         removed
     }
 
-    /// Whether a file or a directory is open.
-    pub(super) fn any_open(&self) -> bool {
+    /// How many files and directories are open.
+    pub(super) fn open(&self) -> u64 {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        !open.is_empty()
+        open.len() as u64
     }
 
     /// How many files are open; directories are not counted.

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{Description, Footer};
 use crate::job::{Control, thread_count};
 use crate::output::{Compared, NewFile, copy_attributes};
-use crate::place::Place;
+use crate::place::{Place, allocated};
 
 /// Packs a file, or whatever can be read to its end under that name, as `output`; or, with the feature `remote`, as the object
 /// of a store that its URL names.
@@ -115,6 +115,9 @@ pub fn pack_standard_input(
     control.observer.end(path);
     let packed = packed?;
     check_stream_unchanged(&file, &stat, path)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        copy_attributes(&file, &stat, new.file(), output.as_ref())?;
+    }
     new.publish()?;
     Ok(packed.summary)
 }
@@ -302,13 +305,18 @@ pub(crate) fn prove_packed(
     let found = found.ok_or(ErrorKind::NotWarp)?;
     place.sync(&packed)?;
     let own = packed.try_clone().context("cannot open", &place.path)?;
+    let another = || {
+        let why = "is not what its original packs to now: remove one of the two, or use --force";
+        Error::unusable(why).in_file(&place.path)
+    };
+    // Only what the packed file has is compared.
+    if i64::try_from(found.original_size) != Ok(stat.st_size) {
+        return Err(another());
+    }
     let read = read_back(own, &place.path, None, file, input, options, control);
     check_unchanged(file, stat, input)?;
     read.map_err(|error| match error.kind() {
-        ErrorKind::Unusable(_) => Error::unusable(
-            "is not what its original packs to now: remove one of the two, or use --force",
-        )
-        .in_file(&place.path),
+        ErrorKind::Unusable(_) => another(),
         _ => error,
     })?;
     // The input's may have been changed since it was packed.
@@ -321,13 +329,6 @@ pub(crate) fn prove_packed(
         packed_size: u64::try_from(packed_stat.st_size).unwrap_or(0),
         lost: 0,
     })
-}
-
-/// The bytes a file takes on the disk; `st_blocks` counts in units of 512, whatever the file system's.
-pub(crate) fn allocated(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_blocks)
-        .unwrap_or(0)
-        .saturating_mul(512)
 }
 
 /// The bytes a file takes that was written from its beginning to its end: not more than its blocks, for XFS counts what it
@@ -361,6 +362,30 @@ pub(crate) fn open_entry(
 mod tests {
     use super::*;
     use rustix::fs::FallocateFlags;
+    use std::io::Write;
+
+    #[test]
+    fn a_file_that_was_appended_to_is_not_what_its_beginning_was_packed_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let (input, packed) = (directory.path().join("x"), directory.path().join("x.warp"));
+        std::fs::write(&input, [7; 10_000]).unwrap();
+        let (options, control) = (PackOptions::default(), Control::default());
+        pack_file(&input, &packed, &options, control).unwrap();
+        let place = Place::of(&packed).unwrap();
+        let prove = || {
+            let file = File::open(&input).unwrap();
+            let stat = rustix::fs::fstat(&file).unwrap();
+            prove_packed(&place, &file, &stat, &input, &options, control)
+        };
+        assert_eq!(prove().unwrap().original_size, 10_000);
+        let mut file = File::options().append(true).open(&input).unwrap();
+        file.write_all(b"more").unwrap();
+        let refused = prove().unwrap_err().to_string();
+        assert!(
+            refused.contains("not what its original packs to"),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn what_is_set_aside_behind_the_end_does_not_count() {

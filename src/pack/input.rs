@@ -20,6 +20,7 @@ use crate::error::{ErrorKind, IoContext, Result};
 use crate::format::{FixedHeader, Version};
 use crate::job::{Control, thread_count, threads_for};
 use crate::output::{Appender, NewFile};
+use crate::place::allocated;
 
 /// How long a silent pipe is waited for before a look at whether to stop, in nanoseconds.
 const POLL_INTERVAL: i64 = 100_000_000;
@@ -103,7 +104,7 @@ impl<'a> SizedInput<'a> {
             file,
             path,
             before,
-            sparse: u64::try_from(before.st_blocks).unwrap_or(0) * 512 < size,
+            sparse: allocated(&before) < size,
         }
     }
 

@@ -12,10 +12,9 @@ use crate::archive::Input;
 use crate::error::{Error, Result};
 use crate::output::copy_attributes;
 use crate::pack::{
-    PackOptions, Summary, allocated, is_packed, open_entry, pack_opened, packed_description,
-    prove_packed,
+    PackOptions, Summary, is_packed, open_entry, pack_opened, packed_description, prove_packed,
 };
-use crate::place::Place;
+use crate::place::{Place, allocated};
 use crate::unpack::{UnpackOptions, prove_unpacked, unpack_opened};
 use crate::verify::{VerifyOptions, verify_opened};
 use crate::walk::Entry;

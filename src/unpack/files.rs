@@ -155,10 +155,15 @@ pub(crate) fn prove_unpacked(
     options: &UnpackOptions,
     control: Control<'_>,
 ) -> Result<Summary> {
-    let (plain, _) = open_entry(&*place.directory, &place.name, &place.path)?;
+    let (plain, plain_stat) = open_entry(&*place.directory, &place.name, &place.path)?;
     place.sync(&plain)?;
     let own = file.try_clone().context("cannot open", input)?;
     let archive = Archive::from_file(own, input, Verify::Fast, Cut::Refuse, control.cancelled)?;
+    // Only what the packed file has is compared.
+    if i64::try_from(archive.table().original_size()) != Ok(plain_stat.st_size) {
+        let why = "is not what the packed file unpacks to: remove one of the two, or use --force";
+        return Err(Error::unusable(why).in_file(&place.path));
+    }
     let read = read_back(&archive, &plain, &place.path, options, control);
     check_unchanged(file, stat, input)?;
     read?;
