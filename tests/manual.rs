@@ -52,7 +52,7 @@ fn run_if_there(program: &str, arguments: &[&str], file: &Path) -> Option<Output
         .output()
     {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("{program} is missing: left out");
+            common::left_out(&format!("{program} is missing"));
             None
         }
         other => Some(other.unwrap()),

@@ -11,9 +11,10 @@ mod common;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
+use common::group::Group;
 use common::jobs::{decoded, strays};
 use common::sample;
 
@@ -149,35 +150,11 @@ fn too_little_memory_ends_a_job_without_loss() {
     assert!(failed > 0 && succeeded > 0);
 }
 
-/// A control group with a memory limit; removed with the test.
-struct Group(PathBuf);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for _ in 0..200 {
-            if fs::remove_dir(&self.0).is_ok() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
 fn a_tree_of_many_files_is_packed_and_unpacked_in_forty_mebibytes() {
-    let path =
-        Path::new("/sys/fs/cgroup/memory").join(format!("warpfs-{}-tree", std::process::id()));
-    if fs::create_dir(&path).is_err() || !path.join("memory.limit_in_bytes").exists() {
-        eprintln!("no memory controller can be written here: nothing tested");
-        let _ = fs::remove_dir(&path);
+    let Some(group) = Group::new("tree", 40 << 20) else {
         return;
-    }
-    let group = Group(path);
-    fs::write(
-        group.0.join("memory.limit_in_bytes"),
-        (40_u64 << 20).to_string(),
-    )
-    .unwrap();
+    };
     let directory = tempfile::tempdir().unwrap();
     let tree = directory.path().join("tree");
     make_tree(&tree);
@@ -192,7 +169,7 @@ fn a_tree_of_many_files_is_packed_and_unpacked_in_forty_mebibytes() {
             $WARPFS pack -rqf --rm tree
             $WARPFS unpack -rqf --rm tree'
             diff -r kept tree",
-            group.0.display()
+            group.path.display()
         ),
     );
     assert!(
@@ -200,6 +177,6 @@ fn a_tree_of_many_files_is_packed_and_unpacked_in_forty_mebibytes() {
         "{}",
         String::from_utf8_lossy(&done.stderr)
     );
-    let most = fs::read_to_string(group.0.join("memory.max_usage_in_bytes")).unwrap();
+    let most = fs::read_to_string(group.path.join("memory.max_usage_in_bytes")).unwrap();
     println!("at most {} bytes, files in memory included", most.trim());
 }

@@ -23,7 +23,7 @@ fn python() -> Option<PathBuf> {
     let output = Command::new(script).output().unwrap();
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
-        eprintln!("the libraries cannot be had here: nothing tested: {why}");
+        common::left_out(&format!("the libraries cannot be had: {why}"));
         return None;
     }
     Some(PathBuf::from(

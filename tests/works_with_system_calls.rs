@@ -468,7 +468,7 @@ fn submit(ring: &mut IoUring, reads: &[squeue::Entry]) -> Vec<i32> {
 fn io_uring_reads_also_directly_and_into_registered_buffers() {
     let shown = shown();
     let Ok(mut ring) = IoUring::new(32) else {
-        eprintln!("io_uring is switched off here: nothing tested");
+        common::left_out("io_uring is switched off");
         return;
     };
     const PIECE: usize = 100_000;
@@ -521,7 +521,7 @@ fn io_uring_reads_also_directly_and_into_registered_buffers() {
 fn io_uring_reads_by_registered_files_into_registered_buffers() {
     let shown = shown();
     let Ok(mut ring) = IoUring::new(8) else {
-        eprintln!("io_uring is switched off here: nothing tested");
+        common::left_out("io_uring is switched off");
         return;
     };
     let bytes = fs::read(shown.original("x")).unwrap();

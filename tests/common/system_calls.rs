@@ -47,7 +47,7 @@ pub fn can_trace() -> bool {
         .output();
     let can = tried.is_ok_and(|output| output.status.success());
     if !can {
-        eprintln!("no strace that may trace: nothing tested");
+        super::left_out("no strace that may trace");
     }
     can
 }
