@@ -180,18 +180,18 @@ fn a_chunk_larger_than_the_budget_is_an_error_that_says_what_to_do_and_others_ar
 #[test]
 fn the_tables_of_open_files_count_and_are_refused_when_there_are_too_many() {
     let (source, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // A hundred thousand chunks of a few bytes: a table of 1.6 MB each in memory.
+    // A hundred thousand chunks of a few bytes: a table of 0.45 MB each in memory, and of 1.6 MB while it is read.
     let packed = pack_plain(work.path(), &pages(64 << 10), "snappy", "4K");
     for file in 0..20 {
         repeat(&packed, 6250, &source.path().join(format!("{file}.warp")));
     }
-    let mounted = Mounted::new(source.path(), &["--cache-size", "16M"]);
+    let mounted = Mounted::new(source.path(), &["--cache-size", "8M"]);
     let before = mounted.resident();
     let opened: Vec<_> = (0..20)
         .map(|file| File::open(mounted.path(file.to_string())))
         .collect();
     let held: Vec<_> = opened.iter().flatten().collect();
-    assert!((5..=8).contains(&held.len()), "{}", held.len());
+    assert!((8..=12).contains(&held.len()), "{}", held.len());
     for file in &held {
         let mut bytes = vec![0; 64 << 10];
         file.read_exact_at(&mut bytes, 300 << 16).unwrap();
@@ -206,9 +206,9 @@ fn the_tables_of_open_files_count_and_are_refused_when_there_are_too_many() {
         mounted.logged()
     );
     let used = number(&mounted, "memory_used");
-    assert!(used <= 16 * MIB && used > 8 * MIB, "{used}");
+    assert!(used <= 8 * MIB && used > 3 * MIB, "{used}");
     let grown = mounted.resident().saturating_sub(before) / MIB;
-    assert!(grown < 16 + 16, "{grown} MiB");
+    assert!(grown < 8 + 16, "{grown} MiB");
     // Closed, they make room for the others.
     drop(opened);
     for file in 0..20 {

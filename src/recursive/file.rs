@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::earlier::{self, Found};
-use super::{Made, Outcome, Task, Tree, Work, is_named_packed, plain};
+use super::{Made, Outcome, Task, Tree, TreeOptions, Work, is_named_packed, plain};
 use crate::archive::Input;
 use crate::error::{Error, Result};
 use crate::output::copy_attributes;
@@ -19,136 +19,174 @@ use crate::unpack::{UnpackOptions, prove_unpacked, unpack_opened};
 use crate::verify::{VerifyOptions, verify_opened};
 use crate::walk::Entry;
 
+/// A file of the tree that is worked on.
+struct Opened<'a> {
+    work: &'a Work,
+    file: File,
+    stat: Stat,
+    threads: Option<usize>,
+}
+
+impl Opened<'_> {
+    fn size(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+}
+
 impl Tree<'_> {
     /// Packs, unpacks, verifies or copies a regular file.
     pub(super) fn process(&self, work: &Work, threads: usize) -> Result<Outcome> {
         let entry = &work.entry;
         let (file, stat) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
-        let made = self.task.name(Path::new(&entry.name));
-        let threads = Some(threads);
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let as_it_is = || match self.output {
-            None => Ok(Outcome::Left(size)),
-            Some(_) => self.copy(work, &file, &stat),
+        let input = Opened {
+            work,
+            file,
+            stat,
+            threads: Some(threads),
         };
-        let control = self.control;
-        match (self.task, made) {
+        match (self.task, self.task.name(Path::new(&entry.name))) {
             (Task::Verify(options), _) if is_named_packed(&entry.name) => {
-                let options = VerifyOptions { threads, ..options };
+                let options = VerifyOptions {
+                    threads: input.threads,
+                    ..options
+                };
                 let input = Input {
                     path: entry.path.clone(),
-                    content: file.into(),
+                    content: input.file.into(),
                 };
-                verify_opened(&input, options, control).map(Outcome::Verified)
+                verify_opened(&input, options, self.control).map(Outcome::Verified)
             }
-            (Task::Verify(_), _) => Ok(Outcome::Left(size)),
-            (_, None) => as_it_is(),
-            (Task::Pack(options, tree), Some(made)) => {
-                // In a tree, --force replaces and does not mean to pack once more what is packed.
-                if size == 0 || is_packed(&file, &stat, &entry.path)? || self.is_name_taken(entry) {
-                    return as_it_is();
-                }
-                if tree.in_place && !options.force && has_capabilities(&file) {
-                    let why =
-                        "left as it is: it has capabilities, which a packed file does not keep";
-                    control.observer.skipped(&entry.path, why);
-                    return as_it_is();
-                }
-                let target = self.place(work, made.clone());
-                if !options.force
-                    && let Found::UpToDate(inode) = earlier::packed(&target, &stat)
-                {
-                    return match options.remove {
-                        false => self.up_to_date(&target, true, inode, &file, &stat),
-                        true => self.complete(work, &stat, &target, || {
-                            prove_packed(&target, &file, &stat, &entry.path, options, control)
-                        }),
-                    };
-                }
-                if size < tree.min_size {
-                    return as_it_is();
-                }
-                if matches!(target.stat(), Err(Errno::NAMETOOLONG)) {
-                    let why = "taken as it is: its name has no room for '.warp' at the end";
-                    control.observer.skipped(&entry.path, why);
-                    return as_it_is();
-                }
-                if self.output.is_some()
-                    && !options.force
-                    && let Found::UpToDate(inode) =
-                        earlier::plain(&self.place(work, PathBuf::from(&entry.name)), size, &stat)
-                {
-                    let copy = self.place(work, PathBuf::from(&entry.name));
-                    return self.up_to_date(&copy, false, inode, &file, &stat);
-                }
-                self.check_is_no_input(&target)?;
-                if let Some(why) = self.keeps(work, &stat, &target)? {
-                    control.observer.skipped(&entry.path, &why);
-                    return as_it_is();
-                }
-                let options = PackOptions {
-                    threads,
-                    force: self.may_replace(&target, true),
-                    ..options.clone()
-                };
-                let written = pack_opened(&file, &stat, &entry.path, target, &options, control)?;
-                let summary = written.summary;
-                let frees = !tree.in_place || written.allocated()? < allocated(&stat);
-                if summary.packed_size >= summary.original_size || !frees {
-                    drop(written);
-                    return as_it_is();
-                }
-                let new = written.complete(&file, &stat, &entry.path, &options, control)?;
-                if tree.in_place && !options.force && !has_owner_and_mode(new.file(), &stat) {
-                    let why = "left as it is: this user may not give its owner, group or mode to a packed file";
-                    control.observer.skipped(&entry.path, why);
-                    return as_it_is();
-                }
-                if let Some(source) = &self.source {
-                    earlier::mark_file(new.file(), source);
-                }
-                Ok(Outcome::Made(new, summary, stat))
-            }
-            (Task::Unpack(options), Some(made)) => {
-                let Some(header) = packed_description(&file, &stat, &entry.path)? else {
-                    let why = "taken as it is: named .warp, but is none by its header";
-                    control.observer.skipped(&entry.path, why);
-                    return as_it_is();
-                };
-                if self.is_name_taken(entry) {
-                    return as_it_is();
-                }
-                let target = self.place(work, made.clone());
-                if !options.force
-                    && let Found::UpToDate(inode) =
-                        earlier::plain(&target, header.original_size, &stat)
-                {
-                    return match options.remove {
-                        false => self.up_to_date(&target, true, inode, &file, &stat),
-                        true => self.complete(work, &stat, &target, || {
-                            prove_unpacked(&target, &file, &stat, &entry.path, options, control)
-                        }),
-                    };
-                }
-                if options.remove {
-                    let force = options.force || self.has_all_names(&stat);
-                    work.source().check_removable(&stat, force)?;
-                }
-                let options = UnpackOptions {
-                    threads,
-                    ..options.clone()
-                };
-                unpack_opened(
-                    &file,
-                    &stat,
-                    &entry.path,
-                    self.place(work, made),
-                    &options,
-                    control,
-                )
-                .map(|(new, summary)| Outcome::Made(new, summary, stat))
-            }
+            (Task::Verify(_), _) => Ok(Outcome::Left(input.size())),
+            (_, None) => self.as_it_is(&input),
+            (Task::Pack(options, tree), Some(made)) => self.pack_one(&input, made, options, tree),
+            (Task::Unpack(options), Some(made)) => self.unpack_one(&input, made, options),
         }
+    }
+
+    /// Leaves a file alone, or copies it to the other tree.
+    fn as_it_is(&self, input: &Opened<'_>) -> Result<Outcome> {
+        match self.output {
+            None => Ok(Outcome::Left(input.size())),
+            Some(_) => self.copy(input.work, &input.file, &input.stat),
+        }
+    }
+
+    /// As [`Tree::as_it_is`], and says why.
+    fn skip(&self, input: &Opened<'_>, why: &str) -> Result<Outcome> {
+        self.control.observer.skipped(&input.work.entry.path, why);
+        self.as_it_is(input)
+    }
+
+    fn pack_one(
+        &self,
+        input: &Opened<'_>,
+        made: PathBuf,
+        options: &PackOptions,
+        tree: &TreeOptions,
+    ) -> Result<Outcome> {
+        let Opened {
+            work, file, stat, ..
+        } = input;
+        let (entry, control) = (&work.entry, self.control);
+        // In a tree, --force replaces and does not mean to pack once more what is packed.
+        if input.size() == 0 || is_packed(file, stat, &entry.path)? || self.is_name_taken(entry) {
+            return self.as_it_is(input);
+        }
+        if tree.in_place && !options.force && has_capabilities(file) {
+            let why = "left as it is: it has capabilities, which a packed file does not keep";
+            return self.skip(input, why);
+        }
+        let target = self.place(work, made);
+        if !options.force
+            && let Found::UpToDate(inode) = earlier::packed(&target, stat)
+        {
+            return match options.remove {
+                false => self.up_to_date(&target, true, inode, file, stat),
+                true => self.complete(work, stat, &target, || {
+                    prove_packed(&target, file, stat, &entry.path, options, control)
+                }),
+            };
+        }
+        if input.size() < tree.min_size {
+            return self.as_it_is(input);
+        }
+        if matches!(target.stat(), Err(Errno::NAMETOOLONG)) {
+            let why = "taken as it is: its name has no room for '.warp' at the end";
+            return self.skip(input, why);
+        }
+        let copy = self.place(work, PathBuf::from(&entry.name));
+        if self.output.is_some()
+            && !options.force
+            && let Found::UpToDate(inode) = earlier::plain(&copy, input.size(), stat)
+        {
+            return self.up_to_date(&copy, false, inode, file, stat);
+        }
+        self.check_is_no_input(&target)?;
+        if let Some(why) = self.keeps(work, stat, &target)? {
+            return self.skip(input, &why);
+        }
+        let options = PackOptions {
+            threads: input.threads,
+            force: self.may_replace(&target, true),
+            ..options.clone()
+        };
+        let written = pack_opened(file, stat, &entry.path, target, &options, control)?;
+        let summary = written.summary;
+        let frees = !tree.in_place || written.allocated()? < allocated(stat);
+        if summary.packed_size >= summary.original_size || !frees {
+            drop(written);
+            return self.as_it_is(input);
+        }
+        let new = written.complete(file, stat, &entry.path, &options, control)?;
+        if tree.in_place && !options.force && !has_owner_and_mode(new.file(), stat) {
+            let why =
+                "left as it is: this user may not give its owner, group or mode to a packed file";
+            return self.skip(input, why);
+        }
+        if let Some(source) = &self.source {
+            earlier::mark_file(new.file(), source);
+        }
+        Ok(Outcome::Made(new, summary, *stat))
+    }
+
+    fn unpack_one(
+        &self,
+        input: &Opened<'_>,
+        made: PathBuf,
+        options: &UnpackOptions,
+    ) -> Result<Outcome> {
+        let Opened {
+            work, file, stat, ..
+        } = input;
+        let (entry, control) = (&work.entry, self.control);
+        let Some(header) = packed_description(file, stat, &entry.path)? else {
+            let why = "taken as it is: named .warp, but is none by its header";
+            return self.skip(input, why);
+        };
+        if self.is_name_taken(entry) {
+            return self.as_it_is(input);
+        }
+        let target = self.place(work, made);
+        if !options.force
+            && let Found::UpToDate(inode) = earlier::plain(&target, header.original_size, stat)
+        {
+            return match options.remove {
+                false => self.up_to_date(&target, true, inode, file, stat),
+                true => self.complete(work, stat, &target, || {
+                    prove_unpacked(&target, file, stat, &entry.path, options, control)
+                }),
+            };
+        }
+        if options.remove {
+            let force = options.force || self.has_all_names(stat);
+            work.source().check_removable(stat, force)?;
+        }
+        let options = UnpackOptions {
+            threads: input.threads,
+            ..options.clone()
+        };
+        let (new, summary) = unpack_opened(file, stat, &entry.path, target, &options, control)?;
+        Ok(Outcome::Made(new, summary, *stat))
     }
 
     /// Leaves in another tree what an earlier run made of a file, with the file's owner and mode of today: what has been
