@@ -483,3 +483,36 @@ fn a_mount_of_a_dead_server_is_unmounted_at_once() {
     assert!(!is_mounted(&far.mounted.mount_point));
     waiting.wait().unwrap();
 }
+
+#[test]
+fn plain_files_that_are_held_open_and_not_read_on_leave_memory_to_others() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let bytes = sample(40 << 20, 5);
+    let plain = own.path().join("x");
+    fs::write(&plain, &bytes).unwrap();
+    pack(&plain, &own.path().join("x.warp"), &["--chunk-size", "4M"]);
+    bucket.put("x.warp", &fs::read(own.path().join("x.warp")).unwrap());
+    bucket.put("plain", &bytes);
+    bucket.put("other", &bytes);
+    let mounted = bucket.mount("", &["--cache-size", "24M"]);
+    let held = ["plain", "other"].map(|name| {
+        let file = File::open(mounted.path(name)).unwrap();
+        let mut beginning = vec![0; 3 << 20];
+        file.read_exact_at(&mut beginning, 0).unwrap();
+        assert!(beginning == bytes[..3 << 20]);
+        file
+    });
+    // What was asked for ahead is there.
+    std::thread::sleep(Duration::from_millis(500));
+    let path = mounted.path("x");
+    let reading = std::thread::spawn(move || fs::read(path).unwrap());
+    wait_until("the read of a packed file", || reading.is_finished());
+    assert!(reading.join().unwrap() == bytes);
+    // They are read on all the same.
+    for file in held {
+        let mut rest = vec![0; 37 << 20];
+        file.read_exact_at(&mut rest, 3 << 20).unwrap();
+        assert!(rest == bytes[3 << 20..]);
+    }
+}

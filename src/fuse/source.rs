@@ -79,6 +79,7 @@ impl Source {
                 let store_options = StoreOptions {
                     deadline: options.remote_timeout,
                     disk_cache: engine.disk_cache(),
+                    planned: engine.planned(),
                 };
                 let kind = mount_point.metadata();
                 let onto_file = kind

@@ -28,7 +28,7 @@ use crate::memory::Charge;
 use crate::memory::{Budget, default_budget};
 use crate::occasionally::Occasionally;
 #[cfg(feature = "remote")]
-use crate::remote::{Location, Object, Store, StoreOptions};
+use crate::remote::{AllPlanned, Location, Object, Store, StoreOptions};
 use crate::stats::{Counters, Stats};
 use crate::sync::{Mutex, MutexGuard, Workers};
 
@@ -118,6 +118,9 @@ pub struct Engine {
     pub(super) workers: Workers,
     pub(super) streams: Streams,
     pub(super) fetches: AllFetched,
+    /// What was asked for ahead of readers of objects as they are.
+    #[cfg(feature = "remote")]
+    planned: Arc<AllPlanned>,
     /// With what it may use of the budget.
     #[cfg(feature = "remote")]
     disk_cache: Option<(Arc<DiskCache>, Charge)>,
@@ -167,6 +170,8 @@ impl Engine {
             streams: Streams::new(options.cache_size / 2),
             fetches: AllFetched::default(),
             #[cfg(feature = "remote")]
+            planned: Arc::default(),
+            #[cfg(feature = "remote")]
             disk_cache,
             one_call: one_call(options.cache_size),
             counters,
@@ -197,6 +202,7 @@ impl Engine {
                 &location,
                 &StoreOptions {
                     disk_cache: self.disk_cache(),
+                    planned: self.planned(),
                     ..StoreOptions::default()
                 },
                 self.counters.clone(),
@@ -275,7 +281,16 @@ impl Engine {
 
     /// Gives up something that counts against the budget; says whether there was anything.
     pub(super) fn make_room(&self) -> bool {
-        self.cache.evict_one() || self.streams.evict_one() || self.fetches.give_one_up()
+        let made = self.cache.evict_one() || self.streams.evict_one() || self.fetches.give_one_up();
+        #[cfg(feature = "remote")]
+        let made = made || self.planned.give_one_up();
+        made
+    }
+
+    /// What was asked for ahead of readers of objects as they are, and can be given up.
+    #[cfg(feature = "remote")]
+    pub(crate) fn planned(&self) -> Arc<AllPlanned> {
+        Arc::clone(&self.planned)
     }
 
     /// What to count reads in.

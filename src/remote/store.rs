@@ -27,6 +27,7 @@ use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::on_disk::Shelf;
+use super::planned::AllPlanned;
 use super::version::{Listed, Page, Version};
 use super::wire::{Connector, odd_names};
 use crate::disk_cache::DiskCache;
@@ -59,6 +60,8 @@ pub(crate) struct StoreOptions {
     pub(crate) deadline: Duration,
     /// Where to keep what was read.
     pub(crate) disk_cache: Option<Arc<DiskCache>>,
+    /// Where what is asked for ahead can be given up.
+    pub(crate) planned: Arc<AllPlanned>,
 }
 
 impl Default for StoreOptions {
@@ -67,6 +70,7 @@ impl Default for StoreOptions {
             // Longer than a server takes to start again.
             deadline: Duration::from_secs(120),
             disk_cache: None,
+            planned: Arc::default(),
         }
     }
 }
@@ -84,6 +88,7 @@ pub(crate) struct Store {
     _aside: Charge,
     blocks: Blocks,
     disk_cache: Option<Arc<Shelf>>,
+    planned: Arc<AllPlanned>,
     requests: Arc<Semaphore>,
     guesses: Arc<Semaphore>,
     closed: watch::Sender<bool>,
@@ -146,6 +151,7 @@ impl Store {
                 .disk_cache
                 .clone()
                 .map(|cache| Arc::new(Shelf::new(cache, budget.total()))),
+            planned: Arc::clone(&options.planned),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             guesses: Arc::new(Semaphore::new(GUESSES)),
             closed: watch::Sender::new(false),
@@ -424,6 +430,11 @@ impl Store {
     /// What its buffers count against.
     pub(super) fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// What was asked for ahead.
+    pub(super) fn planned(&self) -> &AllPlanned {
+        &self.planned
     }
 
     /// What describes its objects.
