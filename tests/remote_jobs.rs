@@ -104,6 +104,41 @@ fn what_is_packed_into_a_store_is_there_whole_and_unpacks_to_the_original() {
 }
 
 #[test]
+fn files_whose_names_mean_something_in_a_url_are_packed_under_these_names() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let names = ["r#1.txt", "r#2.txt", "a%20b", "what?", "a b", "\u{e9}"];
+    let mut command = bucket.command();
+    command.args(["pack", "-q"]);
+    for name in names {
+        let file = own.path().join(name);
+        fs::write(&file, format!("this is {name}")).unwrap();
+        command.arg(file);
+    }
+    succeeds(command, &["-o", "s3://bucket/d/"]);
+    for name in names {
+        let packed = bucket.store.root().join(format!("bucket/d/{name}.warp"));
+        let printed = warpfs().args(["unpack", "-c"]).arg(&packed).output();
+        let printed = printed.unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&printed.stdout),
+            format!("this is {name}"),
+            "{}",
+            said(&printed)
+        );
+    }
+    // Who writes such a URL himself is not misunderstood either.
+    let url = "s3://bucket/d/r#1.txt.warp";
+    let refused = output(bucket.command(), &["verify", url]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("%23"), "{}", said(&refused));
+    succeeds(
+        bucket.command(),
+        &["verify", "-q", "s3://bucket/d/r%231.txt.warp"],
+    );
+}
+
+#[test]
 fn objects_are_described_and_verified_as_files_are() {
     let names = ["v2-zstd-blake3.warp", "v1-brotli-blake3.warp"];
     let bucket = Bucket::with_vectors(&names);
