@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use common::remote::proxy::{Fault, Rule};
 use common::remote::{Bucket, Site};
 use common::vectors::forget_pages;
-use common::{Mounted, is_mounted, pack, sample, wait_until};
+use common::{Mounted, is_mounted, pack, sample, wait_until, warpfs};
 
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
@@ -199,6 +199,20 @@ fn another_etag_in_the_middle_is_stale() {
             "{name}: {error}"
         );
         far.bucket.proxy.behave();
+    }
+}
+
+#[test]
+fn a_server_that_does_not_say_which_version_it_sends_is_refused_in_words() {
+    let site = Site::new();
+    let bytes = packed(&sample(500_000, 3));
+    for (name, is_fit) in [("told/x.warp", true), ("untold/x.warp", false)] {
+        site.put(name, &bytes);
+        let verified = warpfs().arg("verify").arg(site.url(name)).output().unwrap();
+        assert_eq!(verified.status.success(), is_fit, "{name}");
+        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+        let why = "neither ETag nor Last-Modified";
+        assert_eq!(said.contains(why), !is_fit, "{said}");
     }
 }
 

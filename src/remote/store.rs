@@ -229,7 +229,7 @@ impl Store {
                     ..GetOptions::default()
                 };
                 let found = self.backend.objects.get_opts(key, options).await?;
-                Ok(Version::of(found.meta))
+                Ok(Version::of(found.meta)?)
             });
             asked.await
         })
@@ -340,7 +340,7 @@ impl Store {
             meant.require(&mut options);
         }
         let found = self.backend.objects.get_opts(key, options).await?;
-        let version = Version::of(found.meta.clone());
+        let version = Version::of(found.meta.clone())?;
         if meant.is_some_and(|meant| !meant.is_same(&version)) {
             let what = "the object is another by now";
             return Err(Fault::new(FaultKind::Changed, what).into());
@@ -394,7 +394,7 @@ impl Store {
         }))?;
         let listed = |meta: ObjectMeta| Listed {
             key: meta.location.clone(),
-            version: Version::of(meta),
+            version: Version::listed(meta),
         };
         Ok(Page {
             objects: found.result.objects.into_iter().map(listed).collect(),
