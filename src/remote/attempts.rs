@@ -68,6 +68,27 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// Waits for what there has to be before one can be made, for as long as bytes move for anybody.
+    pub(super) async fn before<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Fault> {
+        let mut work = pin!(work);
+        let received = || self.counters.remote_bytes_received.get();
+        let mut seen = received();
+        loop {
+            match tokio::time::timeout_at(self.until, &mut work).await {
+                Ok(done) => return Ok(done),
+                Err(_) if received().saturating_sub(seen) >= LEAST_MOVED => {
+                    seen = received();
+                    self.until = Instant::now() + self.deadline;
+                }
+                Err(_) => {
+                    self.counters.remote_failures.add(1);
+                    let what = "the server does not answer those who have asked before";
+                    return Err(Fault::new(FaultKind::Passing, what));
+                }
+            }
+        }
+    }
+
     /// Makes one, for as long as bytes move.
     pub(super) async fn once<T>(
         &mut self,

@@ -138,7 +138,9 @@ impl Object {
             };
             fetch.begin();
             let take = |at: usize, bytes: &[u8]| fetch.take(at, bytes);
-            let outcome = store.fetch(&place, &key, Some(&version), range, take).await;
+            let attempts = store.attempts();
+            let outcome = store.fetch(&place, attempts, &key, Some(&version), range, take);
+            let outcome = outcome.await;
             drop(place);
             let whole = outcome.is_ok();
             if let Err(fault) = outcome {

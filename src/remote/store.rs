@@ -185,8 +185,9 @@ impl Store {
                 }
             };
             let range = 0..length as u64;
-            let place = self.place(Urgency::Demand).await;
-            let (read, version) = self.fetch(&place, key, None, range, take).await?;
+            let (place, attempts) = self.begin().await?;
+            let read = self.fetch(&place, attempts, key, None, range, take);
+            let (read, version) = read.await?;
             bytes.truncate(read);
             Ok((bytes, version))
         };
@@ -222,8 +223,8 @@ impl Store {
     /// There is none, it may not be read, or the store does not answer in time.
     pub(crate) fn head(&self, key: &Key) -> io::Result<Version> {
         self.wait(async {
-            let _place = self.place(Urgency::Demand).await;
-            let asked = self.retrying(|| async {
+            let (_place, attempts) = self.begin().await?;
+            let asked = retrying(attempts, || async {
                 let options = GetOptions {
                     head: true,
                     ..GetOptions::default()
@@ -255,8 +256,9 @@ impl Store {
             }
         };
         self.wait(async {
-            let place = self.place(Urgency::Demand).await;
-            self.fetch(&place, key, meant, range, take).await
+            let (place, attempts) = self.begin().await?;
+            let read = self.fetch(&place, attempts, key, meant, range, take);
+            read.await
         })
     }
 
@@ -284,17 +286,24 @@ impl Store {
         }
     }
 
+    /// A place for a request that somebody waits for, whose time begins now: he waits no longer for the place and the answer together.
+    async fn begin(&self) -> Result<(Place, Attempts<'_>), Fault> {
+        let mut attempts = self.attempts();
+        let place = attempts.before(self.place(Urgency::Demand)).await?;
+        Ok((place, attempts))
+    }
+
     /// As [`Store::read`], for the runtime: `take` is given the bytes as they come, with their place behind the range's
     /// beginning. Without a version that is meant, it may be given the same place again.
     pub(super) async fn fetch(
         &self,
         _place: &Place,
+        mut attempts: Attempts<'_>,
         key: &Key,
         meant: Option<&Version>,
         range: Range<u64>,
         mut take: impl FnMut(usize, &[u8]),
     ) -> Result<(usize, Version), Fault> {
-        let mut attempts = self.attempts();
         let mut done = 0;
         loop {
             if meant.is_none() {
@@ -460,19 +469,27 @@ impl Store {
     /// Makes requests until one of them is answered, or it is no use to go on.
     pub(super) async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
         &self,
-        mut work: impl FnMut() -> W,
+        work: impl FnMut() -> W,
     ) -> Result<T, Fault> {
-        let mut attempts = self.attempts();
-        loop {
-            match attempts.once(work()).await {
-                Ok(done) => return Ok(done),
-                Err(fault) => attempts.pause(fault).await?,
-            }
-        }
+        retrying(self.attempts(), work).await
     }
 
-    fn attempts(&self) -> Attempts<'_> {
+    /// Tries, whose time begins now.
+    pub(super) fn attempts(&self) -> Attempts<'_> {
         Attempts::new(self.deadline, &self.location, &self.counters)
+    }
+}
+
+/// As [`Store::retrying`], in a time that has begun already.
+async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
+    mut attempts: Attempts<'_>,
+    mut work: impl FnMut() -> W,
+) -> Result<T, Fault> {
+    loop {
+        match attempts.once(work()).await {
+            Ok(done) => return Ok(done),
+            Err(fault) => attempts.pause(fault).await?,
+        }
     }
 }
 
@@ -481,4 +498,41 @@ impl Store {
 pub(super) struct Place {
     _guess: Option<OwnedSemaphorePermit>,
     _request: Option<OwnedSemaphorePermit>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::path::Path;
+    use std::time::Instant;
+
+    fn store(url: &str, deadline: Duration) -> Arc<Store> {
+        let location = Location::in_word(Path::new(url)).unwrap().unwrap();
+        let options = StoreOptions {
+            deadline,
+            ..StoreOptions::default()
+        };
+        Store::open(&location, &options, Arc::default(), &Budget::unlimited()).unwrap()
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_the_deadline_behind_others_who_wait() {
+        // Whoever connects is never spoken to.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", silent.local_addr().unwrap());
+        let deadline = Duration::from_secs(2);
+        let store = store(&url, deadline);
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..4 * REQUESTS {
+                scope.spawn(|| {
+                    let error = store.head(&Key::default()).unwrap_err();
+                    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+                });
+            }
+        });
+        let took = start.elapsed();
+        assert!(took >= deadline && took < 2 * deadline, "{took:?}");
+    }
 }
