@@ -38,7 +38,9 @@ use crate::stats::Counters;
 
 /// How many threads drive the requests: they copy bytes and decrypt them.
 const RUNTIME_THREADS: usize = 2;
-/// How many threads may wait for it.
+/// How many threads may look up hosts' names for it, which systems are not asked for without waiting.
+const LOOKING_UP_THREADS: usize = 256;
+/// How many threads may wait for it. They are not those that look up names: who waits would take away what he waits for.
 const WAITING_THREADS: usize = 256;
 /// How many requests about objects may be under way at once.
 const REQUESTS: usize = 64;
@@ -80,6 +82,8 @@ pub(crate) struct Store {
     location: Location,
     /// `Some` until it is dropped.
     runtime: Option<Runtime>,
+    /// The threads that wait, if any; `Some` until it is dropped.
+    waiting: Option<Runtime>,
     pub(super) backend: Backend,
     deadline: Duration,
     counters: Arc<Counters>,
@@ -103,8 +107,10 @@ impl fmt::Debug for Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // Requests under way may never end.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        for runtime in [self.waiting.take(), self.runtime.take()] {
+            if let Some(runtime) = runtime {
+                runtime.shutdown_background();
+            }
         }
     }
 }
@@ -131,16 +137,24 @@ impl Store {
             Error::unusable(format!("cannot be asked for: {}", fault.what))
                 .in_file(&location.shown())
         })?;
+        let no_thread = |error| Error::io("cannot start a thread", error);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RUNTIME_THREADS)
-            .max_blocking_threads(WAITING_THREADS)
+            .max_blocking_threads(LOOKING_UP_THREADS)
             .thread_name("network")
             .enable_all()
             .build()
-            .map_err(|error| Error::io("cannot start a thread", error))?;
+            .map_err(no_thread)?;
+        // Nothing drives it, it has but the threads that it is given work for.
+        let waiting = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(WAITING_THREADS)
+            .thread_name("waiting")
+            .build()
+            .map_err(no_thread)?;
         Ok(Arc::new(Self {
             location: location.clone(),
             runtime: Some(runtime),
+            waiting: Some(waiting),
             backend,
             deadline: options.deadline,
             counters,
@@ -453,8 +467,8 @@ impl Store {
 
     /// Does something that may wait for this store, on a thread of its own.
     pub(crate) fn run_waiting(&self, work: impl FnOnce() + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
-            runtime.spawn_blocking(work);
+        if let Some(waiting) = &self.waiting {
+            waiting.spawn_blocking(work);
         }
     }
 
@@ -503,8 +517,10 @@ pub(super) struct Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
     use std::path::Path;
+    use std::sync::mpsc;
     use std::time::Instant;
 
     fn store(url: &str, deadline: Duration) -> Arc<Store> {
@@ -534,5 +550,35 @@ mod tests {
         });
         let took = start.elapsed();
         assert!(took >= deadline && took < 2 * deadline, "{took:?}");
+    }
+
+    #[test]
+    fn a_host_is_looked_up_however_many_wait_for_it() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://localhost:{}/x", server.local_addr().unwrap().port());
+        std::thread::spawn(move || {
+            for client in server.incoming() {
+                let mut client = client.unwrap();
+                let mut request = BufReader::new(&client).lines();
+                while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                let answer = b"HTTP/1.1 404 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                client.write_all(answer).unwrap();
+            }
+        });
+        let store = store(&url, Duration::from_secs(5));
+        let (tell, told) = mpsc::channel();
+        for _ in 0..2 * WAITING_THREADS {
+            let (asking, tell) = (Arc::clone(&store), tell.clone());
+            store.run_waiting(move || {
+                let _ = tell.send(asking.head(&Key::default()).map_err(|error| error.kind()));
+            });
+        }
+        drop(tell);
+        let mut answers = 0;
+        for answer in told {
+            assert_eq!(answer.unwrap_err(), io::ErrorKind::NotFound);
+            answers += 1;
+        }
+        assert_eq!(answers, 2 * WAITING_THREADS);
     }
 }
