@@ -10,11 +10,12 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::remote::proxy::Fault;
+use common::remote::proxy::{Fault, Rule};
 use common::remote::{Bucket, Site, succeeds};
 use common::{Random, mixed, pack, sample, vector, wait_until, warpfs};
 
@@ -246,16 +247,83 @@ fn an_interrupted_upload_leaves_neither_an_object_nor_parts() {
     assert_eq!(bucket.proxy.count("DELETE", "uploadId"), 1);
 }
 
+/// Bytes that no codec makes less of.
+fn noise(length: usize) -> Vec<u8> {
+    let mut random = Random(3);
+    let words = (0..length / 8).map(|_| random.next().to_ne_bytes());
+    words.flatten().collect()
+}
+
+#[test]
+fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    // Of one request, and of parts; and in the place of another of the same length.
+    for (length, method, force) in [
+        (100_000, "PUT", "-q"),
+        (20 << 20, "POST", "-q"),
+        (20 << 20, "POST", "-f"),
+    ] {
+        let (file, url) = (own.path().join("x"), format!("s3://bucket/{length}.warp"));
+        fs::write(&file, noise(length)).unwrap();
+        bucket.proxy.rule(Rule {
+            path: if method == "PUT" { "warp" } else { "uploadId" },
+            method: Some(method),
+            times: 1,
+            fault: Fault::LoseAnswer,
+        });
+        let mut command = bucket.command();
+        command.args(["pack", force]).arg(&file).args(["-o", &url]);
+        let packed = output(command, &[]);
+        assert!(packed.status.success(), "{length}: {}", said(&packed));
+        assert!(!said(&packed).contains("are left"), "{}", said(&packed));
+        assert!(bucket.proxy.count(method, "warp") > 1);
+        bucket.proxy.take_passed();
+        succeeds(bucket.command(), &["verify", "-q", &url]);
+    }
+}
+
+#[test]
+fn an_object_that_appears_while_another_is_packed_is_not_overwritten() {
+    let bucket = Bucket::new();
+    for length in [100_000, 20 << 20] {
+        let (name, bytes) = (format!("{length}.warp"), noise(length));
+        let mut packing = bucket.command();
+        packing
+            .args(["pack", "-q", "-", "-o"])
+            .arg(bucket.url(&name))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut packing = packing.spawn().unwrap();
+        wait_until("a look for the object", || {
+            bucket.proxy.count("HEAD", "warp") > 0
+        });
+        bucket.put(&name, b"somebody else's");
+        let mut input = packing.stdin.take().unwrap();
+        input.write_all(&bytes).unwrap();
+        drop(input);
+        let packed = packing.wait_with_output().unwrap();
+        assert_eq!(packed.status.code(), Some(1), "{length}");
+        assert!(
+            said(&packed).contains("exists already"),
+            "{}",
+            said(&packed)
+        );
+        let there = fs::read(bucket.store.root().join("bucket").join(&name)).unwrap();
+        assert_eq!(there, b"somebody else's");
+        // Nothing is left of it either.
+        let parts = usize::from(length > 8 << 20);
+        assert_eq!(bucket.proxy.count("DELETE", "uploadId"), parts);
+        bucket.proxy.take_passed();
+    }
+}
+
 #[test]
 fn what_is_sent_slowly_is_sent_once() {
     let bucket = Bucket::new();
     let own = tempfile::tempdir().unwrap();
     let file = own.path().join("x");
-    let mut random = Random(3);
-    let bytes: Vec<u8> = (0..5_500_000 / 8)
-        .flat_map(|_| random.next().to_ne_bytes())
-        .collect();
-    fs::write(&file, bytes).unwrap();
+    fs::write(&file, noise(5_500_000)).unwrap();
     // It takes longer than a server may be silent that has something to say.
     bucket.proxy.set_rate(300_000);
     let start = Instant::now();

@@ -236,18 +236,21 @@ impl Store {
     /// # Errors
     /// There is none, it may not be read, or the store does not answer in time.
     pub(crate) fn head(&self, key: &Key) -> io::Result<Version> {
-        self.wait(async {
-            let (_place, attempts) = self.begin().await?;
-            let asked = retrying(attempts, || async {
-                let options = GetOptions {
-                    head: true,
-                    ..GetOptions::default()
-                };
-                let found = self.backend.objects.get_opts(key, options).await?;
-                Ok(Version::of(found.meta)?)
-            });
-            asked.await
-        })
+        self.wait(self.ask(key))
+    }
+
+    /// As [`Store::head`], for the runtime.
+    pub(super) async fn ask(&self, key: &Key) -> Result<Version, Fault> {
+        let (_place, attempts) = self.begin().await?;
+        let asked = retrying(attempts, || async {
+            let options = GetOptions {
+                head: true,
+                ..GetOptions::default()
+            };
+            let found = self.backend.objects.get_opts(key, options).await?;
+            Ok(Version::of(found.meta)?)
+        });
+        asked.await
     }
 
     /// Reads the bytes of an object at `offset` into `buffer`, in one request unless that fails. It must be the version that is
