@@ -73,7 +73,7 @@ pub fn object_name(word: &Path) -> Option<String> {
 fn store_for_job(location: &Location) -> Result<Arc<Store>> {
     let options = StoreOptions::default();
     let counters = Arc::<Counters>::default();
-    Store::open(location, &options, counters, &Budget::unlimited())
+    Store::open(location, &options, counters, &Budget::unlimited(), || false)
 }
 
 /// Opens the object that a command line's word names, with its name for messages; `None` if that is no URL.

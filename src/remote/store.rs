@@ -64,6 +64,8 @@ pub(crate) struct StoreOptions {
     pub(crate) disk_cache: Option<Arc<DiskCache>>,
     /// Where what is asked for ahead can be given up.
     pub(crate) planned: Arc<AllPlanned>,
+    /// Another store of the same budget, whose memory for what describes objects it shares.
+    pub(crate) beside: Option<Arc<Store>>,
 }
 
 impl Default for StoreOptions {
@@ -73,6 +75,7 @@ impl Default for StoreOptions {
             deadline: Duration::from_secs(120),
             disk_cache: None,
             planned: Arc::default(),
+            beside: None,
         }
     }
 }
@@ -89,8 +92,8 @@ pub(crate) struct Store {
     counters: Arc<Counters>,
     budget: Arc<Budget>,
     /// Counts for what the blocks may take.
-    _aside: Charge,
-    blocks: Blocks,
+    aside: Arc<Charge>,
+    blocks: Arc<Blocks>,
     disk_cache: Option<Arc<Shelf>>,
     planned: Arc<AllPlanned>,
     requests: Arc<Semaphore>,
@@ -116,7 +119,8 @@ impl Drop for Store {
 }
 
 impl Store {
-    /// The store that `location` lies in. Starts threads.
+    /// The store that `location` lies in. Starts threads. `make_room` gives up something that counts against the budget and says
+    /// whether there was anything.
     ///
     /// # Errors
     /// What the environment says is not enough to speak to it, or cannot be right.
@@ -125,8 +129,8 @@ impl Store {
         options: &StoreOptions,
         counters: Arc<Counters>,
         budget: &Arc<Budget>,
+        make_room: impl FnMut() -> bool,
     ) -> Result<Arc<Self>> {
-        let aside = (budget.total() / ASIDE_PART).min(MOST_ASIDE);
         // Whoever came first has chosen; there is nothing to choose between.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connector = Connector {
@@ -137,6 +141,14 @@ impl Store {
             Error::unusable(format!("cannot be asked for: {}", fault.what))
                 .in_file(&location.shown())
         })?;
+        let (aside, blocks) = match &options.beside {
+            Some(other) => (Arc::clone(&other.aside), Arc::clone(&other.blocks)),
+            None => {
+                let aside = (budget.total() / ASIDE_PART).min(MOST_ASIDE);
+                let charge = budget.charge(aside, make_room)?;
+                (Arc::new(charge), Arc::new(Blocks::new(aside)))
+            }
+        };
         let no_thread = |error| Error::io("cannot start a thread", error);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RUNTIME_THREADS)
@@ -159,8 +171,8 @@ impl Store {
             deadline: options.deadline,
             counters,
             budget: Arc::clone(budget),
-            _aside: budget.charge(aside, &|| false)?,
-            blocks: Blocks::new(aside),
+            aside,
+            blocks,
             disk_cache: options
                 .disk_cache
                 .clone()
@@ -214,6 +226,12 @@ impl Store {
                 .collect(),
             Err(error) => keys.iter().map(|_| Err(error.kind().into())).collect(),
         }
+    }
+
+    /// Whether another location lies in it as well.
+    pub(crate) fn holds(&self, location: &Location) -> bool {
+        self.location.protocol() == location.protocol()
+            && self.location.store_name() == location.store_name()
     }
 
     /// The location it was opened for.
@@ -532,7 +550,8 @@ mod tests {
             deadline,
             ..StoreOptions::default()
         };
-        Store::open(&location, &options, Arc::default(), &Budget::unlimited()).unwrap()
+        let budget = Budget::unlimited();
+        Store::open(&location, &options, Arc::default(), &budget, || false).unwrap()
     }
 
     #[test]
