@@ -359,6 +359,24 @@ fn a_job_on_a_dead_server_ends_when_it_is_interrupted() {
 }
 
 #[test]
+fn a_job_says_once_what_it_waits_for() {
+    let site = Site::new();
+    site.put("x.warp", &fs::read(vector("v2-zstd-none.warp")).unwrap());
+    let url = site.url("x.warp");
+    let url = url.to_str().unwrap();
+    for (quiet, lines) in [(&[][..], 1), (&["-q"], 0)] {
+        site.proxy.times(3, "x.warp", Fault::Throttle(0));
+        let verified = output(warpfs(), &[&["verify", url], quiet].concat());
+        assert!(verified.status.success(), "{}", said(&verified));
+        let said = said(&verified);
+        let told = said
+            .lines()
+            .filter(|line| line.starts_with("warpfs: ") && line.contains("503"));
+        assert_eq!(told.count(), lines, "{said}");
+    }
+}
+
+#[test]
 fn what_cannot_be_done_with_urls_is_refused_in_words() {
     let bucket = Bucket::new();
     let refused = |arguments: &[&str], why: &str| {

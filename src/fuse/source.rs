@@ -80,7 +80,7 @@ impl Source {
                     deadline: options.remote_timeout,
                     disk_cache: engine.disk_cache(),
                     planned: engine.planned(),
-                    beside: None,
+                    ..StoreOptions::default()
                 };
                 let kind = mount_point.metadata();
                 let onto_file = kind

@@ -71,7 +71,10 @@ pub fn object_name(word: &Path) -> Option<String> {
 
 /// A store for a job, which bounds its memory itself.
 fn store_for_job(location: &Location) -> Result<Arc<Store>> {
-    let options = StoreOptions::default();
+    let options = StoreOptions {
+        tells: true,
+        ..StoreOptions::default()
+    };
     let counters = Arc::<Counters>::default();
     Store::open(location, &options, counters, &Budget::unlimited(), || false)
 }

@@ -34,6 +34,7 @@ use crate::disk_cache::DiskCache;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge, Urgency};
+use crate::occasionally::Occasionally;
 use crate::stats::Counters;
 
 /// How many threads drive the requests: they copy bytes and decrypt them.
@@ -50,6 +51,8 @@ const GUESSES: usize = 32;
 const ASIDE_PART: u64 = 16;
 /// The most that is set aside for it, in bytes: the records of digests of 40 GiB.
 const MOST_ASIDE: u64 = 32 << 20;
+/// How often it is told that something has to be waited for.
+const WAITING_TOLD: Duration = Duration::from_secs(60);
 /// How many objects' beginnings are asked for at once.
 const BEGINNINGS: usize = 32;
 /// How many entries a page of a listing has at most.
@@ -64,6 +67,8 @@ pub(crate) struct StoreOptions {
     pub(crate) disk_cache: Option<Arc<DiskCache>>,
     /// Where what is asked for ahead can be given up.
     pub(crate) planned: Arc<AllPlanned>,
+    /// Whether somebody looks on who is to be told that there is something to wait for.
+    pub(crate) tells: bool,
     /// Another store of the same budget, whose memory for what describes objects it shares.
     pub(crate) beside: Option<Arc<Store>>,
 }
@@ -75,6 +80,7 @@ impl Default for StoreOptions {
             deadline: Duration::from_secs(120),
             disk_cache: None,
             planned: Arc::default(),
+            tells: false,
             beside: None,
         }
     }
@@ -98,6 +104,8 @@ pub(crate) struct Store {
     planned: Arc<AllPlanned>,
     requests: Arc<Semaphore>,
     guesses: Arc<Semaphore>,
+    /// When to tell that something has to be waited for, if anybody is to be told.
+    told: Option<Occasionally>,
     closed: watch::Sender<bool>,
 }
 
@@ -180,6 +188,7 @@ impl Store {
             planned: Arc::clone(&options.planned),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             guesses: Arc::new(Semaphore::new(GUESSES)),
+            told: options.tells.then(|| Occasionally::every(WAITING_TOLD)),
             closed: watch::Sender::new(false),
         }))
     }
@@ -511,7 +520,8 @@ impl Store {
 
     /// Tries, whose time begins now.
     pub(super) fn attempts(&self) -> Attempts<'_> {
-        Attempts::new(self.deadline, &self.location, &self.counters)
+        let told = self.told.as_ref();
+        Attempts::new(self.deadline, &self.location, &self.counters, told)
     }
 }
 
