@@ -16,7 +16,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::remote::proxy::{Fault, Rule};
-use common::remote::{Bucket, Site, succeeds};
+use common::remote::{ACCESS_KEY, Bucket, SECRET, Site, succeeds};
 use common::{Random, mixed, pack, sample, vector, wait_until, warpfs};
 
 fn output(mut command: Command, arguments: &[&str]) -> Output {
@@ -374,6 +374,35 @@ fn a_job_says_once_what_it_waits_for() {
             .filter(|line| line.starts_with("warpfs: ") && line.contains("503"));
         assert_eq!(told.count(), lines, "{said}");
     }
+}
+
+#[test]
+fn a_profile_that_is_not_there_is_an_error_that_names_it() {
+    let bucket = Bucket::with_vectors(&["v2-zstd-none.warp"]);
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join(".aws")).unwrap();
+    let keys = format!(
+        "[profile mine]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET}\n"
+    );
+    fs::write(home.path().join(".aws/config"), keys).unwrap();
+    let verify = |profile: &str| {
+        let mut command = bucket.command();
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env("HOME", home.path())
+            .env("AWS_PROFILE", profile);
+        output(command, &["verify", "s3://bucket/v2-zstd-none.warp"])
+    };
+    let found = verify("mine");
+    assert!(found.status.success(), "{}", said(&found));
+    let absent = verify("nobodys");
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(
+        said(&absent).contains("no profile 'nobodys' in ~/.aws/config or ~/.aws/credentials"),
+        "{}",
+        said(&absent)
+    );
 }
 
 #[test]
