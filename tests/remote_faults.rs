@@ -12,7 +12,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -529,4 +529,41 @@ fn plain_files_that_are_held_open_and_not_read_on_leave_memory_to_others() {
         file.read_exact_at(&mut rest, 3 << 20).unwrap();
         assert!(rest == bytes[3 << 20..]);
     }
+}
+
+#[test]
+fn threads_that_have_waited_for_a_server_keep_no_memory() {
+    const READERS: u64 = 100;
+    const STEP: u64 = 1 << 20;
+    let bucket = Bucket::new();
+    let bytes = sample((READERS * STEP) as usize, 5);
+    bucket.put("x.warp", &packed(&bytes));
+    let arguments = ["--cache-size", "16M", "--prefetch", "off"];
+    let mounted = bucket.mount("", &arguments);
+    // So that requests are as long as they can be.
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(direct);
+    let file = file.open(mounted.path("x")).unwrap();
+    let before = mounted.resident();
+    bucket.proxy.set_delay(Duration::from_millis(300));
+    std::thread::scope(|scope| {
+        for number in 0..READERS {
+            let (file, bytes) = (&file, &bytes);
+            scope.spawn(move || {
+                let mut room = vec![0; STEP as usize + 4096];
+                let skip = room.as_ptr().align_offset(4096);
+                let part = &mut room[skip..][..STEP as usize];
+                file.read_exact_at(part, number * STEP).unwrap();
+                assert!(part == &bytes[(number * STEP) as usize..][..STEP as usize]);
+            });
+        }
+    });
+    let more = mounted.resident().saturating_sub(before);
+    eprintln!(
+        "{} MiB more, peak {}",
+        more >> 20,
+        mounted.peak_resident() >> 20
+    );
+    assert!(more < 64 << 20, "{} MiB", more >> 20);
 }
