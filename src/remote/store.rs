@@ -118,10 +118,9 @@ impl fmt::Debug for Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // Requests under way may never end.
-        for runtime in [self.waiting.take(), self.runtime.take()] {
-            if let Some(runtime) = runtime {
-                runtime.shutdown_background();
-            }
+        let runtimes = [self.waiting.take(), self.runtime.take()];
+        for runtime in runtimes.into_iter().flatten() {
+            runtime.shutdown_background();
         }
     }
 }
