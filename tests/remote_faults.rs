@@ -12,7 +12,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use common::remote::proxy::{Fault, Rule};
 use common::remote::{Bucket, Site};
 use common::vectors::forget_pages;
-use common::{Mounted, is_mounted, pack, sample, wait_until};
+use common::{Mounted, is_mounted, pack, sample, wait_until, warpfs};
 
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
@@ -199,6 +199,20 @@ fn another_etag_in_the_middle_is_stale() {
             "{name}: {error}"
         );
         far.bucket.proxy.behave();
+    }
+}
+
+#[test]
+fn a_server_that_does_not_say_which_version_it_sends_is_refused_in_words() {
+    let site = Site::new();
+    let bytes = packed(&sample(500_000, 3));
+    for (name, is_fit) in [("told/x.warp", true), ("untold/x.warp", false)] {
+        site.put(name, &bytes);
+        let verified = warpfs().arg("verify").arg(site.url(name)).output().unwrap();
+        assert_eq!(verified.status.success(), is_fit, "{name}");
+        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+        let why = "neither ETag nor Last-Modified";
+        assert_eq!(said.contains(why), !is_fit, "{said}");
     }
 }
 
@@ -482,4 +496,74 @@ fn a_mount_of_a_dead_server_is_unmounted_at_once() {
     );
     assert!(!is_mounted(&far.mounted.mount_point));
     waiting.wait().unwrap();
+}
+
+#[test]
+fn plain_files_that_are_held_open_and_not_read_on_leave_memory_to_others() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let bytes = sample(40 << 20, 5);
+    let plain = own.path().join("x");
+    fs::write(&plain, &bytes).unwrap();
+    pack(&plain, &own.path().join("x.warp"), &["--chunk-size", "4M"]);
+    bucket.put("x.warp", &fs::read(own.path().join("x.warp")).unwrap());
+    bucket.put("plain", &bytes);
+    bucket.put("other", &bytes);
+    let mounted = bucket.mount("", &["--cache-size", "24M"]);
+    let held = ["plain", "other"].map(|name| {
+        let file = File::open(mounted.path(name)).unwrap();
+        let mut beginning = vec![0; 3 << 20];
+        file.read_exact_at(&mut beginning, 0).unwrap();
+        assert!(beginning == bytes[..3 << 20]);
+        file
+    });
+    // What was asked for ahead is there.
+    std::thread::sleep(Duration::from_millis(500));
+    let path = mounted.path("x");
+    let reading = std::thread::spawn(move || fs::read(path).unwrap());
+    wait_until("the read of a packed file", || reading.is_finished());
+    assert!(reading.join().unwrap() == bytes);
+    // They are read on all the same.
+    for file in held {
+        let mut rest = vec![0; 37 << 20];
+        file.read_exact_at(&mut rest, 3 << 20).unwrap();
+        assert!(rest == bytes[3 << 20..]);
+    }
+}
+
+#[test]
+fn threads_that_have_waited_for_a_server_keep_no_memory() {
+    const READERS: u64 = 100;
+    const STEP: u64 = 1 << 20;
+    let bucket = Bucket::new();
+    let bytes = sample((READERS * STEP) as usize, 5);
+    bucket.put("x.warp", &packed(&bytes));
+    let arguments = ["--cache-size", "16M", "--prefetch", "off"];
+    let mounted = bucket.mount("", &arguments);
+    // So that requests are as long as they can be.
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(direct);
+    let file = file.open(mounted.path("x")).unwrap();
+    let before = mounted.resident();
+    bucket.proxy.set_delay(Duration::from_millis(300));
+    std::thread::scope(|scope| {
+        for number in 0..READERS {
+            let (file, bytes) = (&file, &bytes);
+            scope.spawn(move || {
+                let mut room = vec![0; STEP as usize + 4096];
+                let skip = room.as_ptr().align_offset(4096);
+                let part = &mut room[skip..][..STEP as usize];
+                file.read_exact_at(part, number * STEP).unwrap();
+                assert!(part == &bytes[(number * STEP) as usize..][..STEP as usize]);
+            });
+        }
+    });
+    let more = mounted.resident().saturating_sub(before);
+    eprintln!(
+        "{} MiB more, peak {}",
+        more >> 20,
+        mounted.peak_resident() >> 20
+    );
+    assert!(more < 64 << 20, "{} MiB", more >> 20);
 }

@@ -10,12 +10,13 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::remote::proxy::Fault;
-use common::remote::{Bucket, Site, succeeds};
+use common::remote::proxy::{Fault, Rule};
+use common::remote::{ACCESS_KEY, Bucket, SECRET, Site, succeeds};
 use common::{Random, mixed, pack, sample, vector, wait_until, warpfs};
 
 fn output(mut command: Command, arguments: &[&str]) -> Output {
@@ -101,6 +102,41 @@ fn what_is_packed_into_a_store_is_there_whole_and_unpacks_to_the_original() {
             &["verify", "-q", &format!("s3://bucket/both/{name}")],
         );
     }
+}
+
+#[test]
+fn files_whose_names_mean_something_in_a_url_are_packed_under_these_names() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let names = ["r#1.txt", "r#2.txt", "a%20b", "what?", "a b", "\u{e9}"];
+    let mut command = bucket.command();
+    command.args(["pack", "-q"]);
+    for name in names {
+        let file = own.path().join(name);
+        fs::write(&file, format!("this is {name}")).unwrap();
+        command.arg(file);
+    }
+    succeeds(command, &["-o", "s3://bucket/d/"]);
+    for name in names {
+        let packed = bucket.store.root().join(format!("bucket/d/{name}.warp"));
+        let printed = warpfs().args(["unpack", "-c"]).arg(&packed).output();
+        let printed = printed.unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&printed.stdout),
+            format!("this is {name}"),
+            "{}",
+            said(&printed)
+        );
+    }
+    // Who writes such a URL himself is not misunderstood either.
+    let url = "s3://bucket/d/r#1.txt.warp";
+    let refused = output(bucket.command(), &["verify", url]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("%23"), "{}", said(&refused));
+    succeeds(
+        bucket.command(),
+        &["verify", "-q", "s3://bucket/d/r%231.txt.warp"],
+    );
 }
 
 #[test]
@@ -211,16 +247,83 @@ fn an_interrupted_upload_leaves_neither_an_object_nor_parts() {
     assert_eq!(bucket.proxy.count("DELETE", "uploadId"), 1);
 }
 
+/// Bytes that no codec makes less of.
+fn noise(length: usize) -> Vec<u8> {
+    let mut random = Random(3);
+    let words = (0..length / 8).map(|_| random.next().to_ne_bytes());
+    words.flatten().collect()
+}
+
+#[test]
+fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    // Of one request, and of parts; and in the place of another of the same length.
+    for (length, method, force) in [
+        (100_000, "PUT", "-q"),
+        (20 << 20, "POST", "-q"),
+        (20 << 20, "POST", "-f"),
+    ] {
+        let (file, url) = (own.path().join("x"), format!("s3://bucket/{length}.warp"));
+        fs::write(&file, noise(length)).unwrap();
+        bucket.proxy.rule(Rule {
+            path: if method == "PUT" { "warp" } else { "uploadId" },
+            method: Some(method),
+            times: 1,
+            fault: Fault::LoseAnswer,
+        });
+        let mut command = bucket.command();
+        command.args(["pack", force]).arg(&file).args(["-o", &url]);
+        let packed = output(command, &[]);
+        assert!(packed.status.success(), "{length}: {}", said(&packed));
+        assert!(!said(&packed).contains("are left"), "{}", said(&packed));
+        assert!(bucket.proxy.count(method, "warp") > 1);
+        bucket.proxy.take_passed();
+        succeeds(bucket.command(), &["verify", "-q", &url]);
+    }
+}
+
+#[test]
+fn an_object_that_appears_while_another_is_packed_is_not_overwritten() {
+    let bucket = Bucket::new();
+    for length in [100_000, 20 << 20] {
+        let (name, bytes) = (format!("{length}.warp"), noise(length));
+        let mut packing = bucket.command();
+        packing
+            .args(["pack", "-q", "-", "-o"])
+            .arg(bucket.url(&name))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut packing = packing.spawn().unwrap();
+        wait_until("a look for the object", || {
+            bucket.proxy.count("HEAD", "warp") > 0
+        });
+        bucket.put(&name, b"somebody else's");
+        let mut input = packing.stdin.take().unwrap();
+        input.write_all(&bytes).unwrap();
+        drop(input);
+        let packed = packing.wait_with_output().unwrap();
+        assert_eq!(packed.status.code(), Some(1), "{length}");
+        assert!(
+            said(&packed).contains("exists already"),
+            "{}",
+            said(&packed)
+        );
+        let there = fs::read(bucket.store.root().join("bucket").join(&name)).unwrap();
+        assert_eq!(there, b"somebody else's");
+        // Nothing is left of it either.
+        let parts = usize::from(length > 8 << 20);
+        assert_eq!(bucket.proxy.count("DELETE", "uploadId"), parts);
+        bucket.proxy.take_passed();
+    }
+}
+
 #[test]
 fn what_is_sent_slowly_is_sent_once() {
     let bucket = Bucket::new();
     let own = tempfile::tempdir().unwrap();
     let file = own.path().join("x");
-    let mut random = Random(3);
-    let bytes: Vec<u8> = (0..5_500_000 / 8)
-        .flat_map(|_| random.next().to_ne_bytes())
-        .collect();
-    fs::write(&file, bytes).unwrap();
+    fs::write(&file, noise(5_500_000)).unwrap();
     // It takes longer than a server may be silent that has something to say.
     bucket.proxy.set_rate(300_000);
     let start = Instant::now();
@@ -253,6 +356,53 @@ fn a_job_on_a_dead_server_ends_when_it_is_interrupted() {
         std::thread::sleep(Duration::from_millis(100));
     }
     wait_until("the job", || verifying.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn a_job_says_once_what_it_waits_for() {
+    let site = Site::new();
+    site.put("x.warp", &fs::read(vector("v2-zstd-none.warp")).unwrap());
+    let url = site.url("x.warp");
+    let url = url.to_str().unwrap();
+    for (quiet, lines) in [(&[][..], 1), (&["-q"], 0)] {
+        site.proxy.times(3, "x.warp", Fault::Throttle(0));
+        let verified = output(warpfs(), &[&["verify", url], quiet].concat());
+        assert!(verified.status.success(), "{}", said(&verified));
+        let said = said(&verified);
+        let told = said
+            .lines()
+            .filter(|line| line.starts_with("warpfs: ") && line.contains("503"));
+        assert_eq!(told.count(), lines, "{said}");
+    }
+}
+
+#[test]
+fn a_profile_that_is_not_there_is_an_error_that_names_it() {
+    let bucket = Bucket::with_vectors(&["v2-zstd-none.warp"]);
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join(".aws")).unwrap();
+    let keys = format!(
+        "[profile mine]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET}\n"
+    );
+    fs::write(home.path().join(".aws/config"), keys).unwrap();
+    let verify = |profile: &str| {
+        let mut command = bucket.command();
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env("HOME", home.path())
+            .env("AWS_PROFILE", profile);
+        output(command, &["verify", "s3://bucket/v2-zstd-none.warp"])
+    };
+    let found = verify("mine");
+    assert!(found.status.success(), "{}", said(&found));
+    let absent = verify("nobodys");
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(
+        said(&absent).contains("no profile 'nobodys' in ~/.aws/config or ~/.aws/credentials"),
+        "{}",
+        said(&absent)
+    );
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! Where a mount says what happens, and how much of it.
+//! Where a mount says what happens, and how much of it; and what a job has to say beside its errors.
 //!
 //! How much can be changed while it runs: SIGUSR1 has it say more, SIGUSR2 less. A log file that is renamed or removed, as
 //! logrotate does, is begun anew under its name before the next line; no signal is needed, and SIGHUP ends a mount.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
@@ -13,12 +14,13 @@ use std::sync::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use signal_hook::consts::{SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
-use tracing_subscriber::Registry;
+use tracing::field::{Field, Visit};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry};
 use warpfs::Error;
 
 use super::{Volume, say};
@@ -136,6 +138,44 @@ pub(super) fn begin_logging(file: Option<LogFile>, foreground: bool, volume: Vol
         );
     }
     change_level_by_signals(level, handle);
+}
+
+/// Shows what a job warns of while it goes on, as its errors are shown, unless it is to be quiet.
+pub(super) fn show_warnings(volume: Volume) {
+    if !volume.quiet {
+        let shown = tracing_subscriber::registry().with(Warnings.with_filter(LevelFilter::WARN));
+        // There is no other.
+        let _ = shown.try_init();
+    }
+}
+
+/// See [`show_warnings`].
+struct Warnings;
+
+impl<S: tracing::Subscriber> Layer<S> for Warnings {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        // Those of libraries are for those who write programs.
+        if event.metadata().target().starts_with("warpfs") {
+            let mut text = Text(String::new());
+            event.record(&mut text);
+            if io::stderr().is_terminal() {
+                // In the place of a bar, which is drawn anew below.
+                let _ = io::stderr().write_all(b"\r\x1b[K");
+            }
+            say(format_args!("warpfs: {}", text.0));
+        }
+    }
+}
+
+/// What an event says.
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
 }
 
 fn lines<S, W>(writer: W) -> impl tracing_subscriber::Layer<S>

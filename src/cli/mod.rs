@@ -164,6 +164,9 @@ pub(crate) fn run() -> ExitCode {
         return mount_helper::run(caller);
     }
     let Arguments { command, volume } = Arguments::parse_from(urls::arguments());
+    if !matches!(command, Command::Mount(_)) {
+        logging::show_warnings(volume);
+    }
     let outcome = match command {
         Command::Mount(arguments) => arguments.run(volume),
         Command::Umount(arguments) => arguments.run(),

@@ -48,13 +48,20 @@ pub(super) fn own_name(word: &Path) -> Option<PathBuf> {
     word.file_name().map(PathBuf::from)
 }
 
-/// The place of what is called `name` in a store's prefix, if the word is the URL of one: it ends in a slash.
+/// The place of what is called `name` in a store's prefix, if the word is the URL of one: it ends in a slash. Whatever means something
+/// in a URL is written so that it is part of the name.
 pub(super) fn in_prefix(word: &Path, name: &Path) -> Option<PathBuf> {
     if !is_url(word) || !word.as_os_str().as_encoded_bytes().ends_with(b"/") {
         return None;
     }
     let mut place = OsString::from(word);
-    place.push(name);
+    for &byte in name.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' => place.push(char::from(byte).to_string()),
+            _ if byte.is_ascii_alphanumeric() => place.push(char::from(byte).to_string()),
+            _ => place.push(format!("%{byte:02X}")),
+        }
+    }
     Some(place.into())
 }
 

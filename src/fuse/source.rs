@@ -79,6 +79,8 @@ impl Source {
                 let store_options = StoreOptions {
                     deadline: options.remote_timeout,
                     disk_cache: engine.disk_cache(),
+                    planned: engine.planned(),
+                    ..StoreOptions::default()
                 };
                 let kind = mount_point.metadata();
                 let onto_file = kind
@@ -91,6 +93,7 @@ impl Source {
                     &store_options,
                     engine.shared_counters(),
                     engine.budget(),
+                    || engine.make_room(),
                 )?;
                 if let Some(directory) = &web_directory {
                     let remembered = remembered_headers(&options.engine);

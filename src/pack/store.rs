@@ -60,7 +60,7 @@ pub(super) fn pack_to_store(
             }
         }
     };
-    let upload = Upload::begin(&store, &key, control.cancelled);
+    let upload = Upload::begin(&store, &key, options.force, control.cancelled);
     let mut upload = upload.context("cannot write", &shown)?;
     if !options.force {
         match store.head(&key) {
@@ -85,8 +85,14 @@ pub(super) fn pack_to_store(
             control,
         )?;
         check_stream_unchanged(file, stat, path)?;
-        upload.complete().context("cannot write", &shown)?;
-        Ok(packed.summary)
+        match upload.complete() {
+            Ok(()) => Ok(packed.summary),
+            // It came while this was packed.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::new(ErrorKind::Exists).in_file(&shown))
+            }
+            Err(error) => Err(error).context("cannot write", &shown),
+        }
     })();
     control.observer.end(path);
     match sent {

@@ -28,7 +28,7 @@ use crate::memory::Charge;
 use crate::memory::{Budget, default_budget};
 use crate::occasionally::Occasionally;
 #[cfg(feature = "remote")]
-use crate::remote::{Location, Object, Store, StoreOptions};
+use crate::remote::{AllPlanned, Location, Object, Store, StoreOptions};
 use crate::stats::{Counters, Stats};
 use crate::sync::{Mutex, MutexGuard, Workers};
 
@@ -118,6 +118,12 @@ pub struct Engine {
     pub(super) workers: Workers,
     pub(super) streams: Streams,
     pub(super) fetches: AllFetched,
+    /// What was asked for ahead of readers of objects as they are.
+    #[cfg(feature = "remote")]
+    planned: Arc<AllPlanned>,
+    /// Those that objects were opened in by their URLs.
+    #[cfg(feature = "remote")]
+    stores: Mutex<Vec<Weak<Store>>>,
     /// With what it may use of the budget.
     #[cfg(feature = "remote")]
     disk_cache: Option<(Arc<DiskCache>, Charge)>,
@@ -167,6 +173,10 @@ impl Engine {
             streams: Streams::new(options.cache_size / 2),
             fetches: AllFetched::default(),
             #[cfg(feature = "remote")]
+            planned: Arc::default(),
+            #[cfg(feature = "remote")]
+            stores: Mutex::new(Vec::new()),
+            #[cfg(feature = "remote")]
             disk_cache,
             one_call: one_call(options.cache_size),
             counters,
@@ -188,20 +198,16 @@ impl Engine {
     /// # Errors
     /// The system's, or those of a file that is not what it should be. A file that was cut short is opened: reads of
     /// what is gone fail.
+    ///
+    /// # Panics
+    /// Of a URL, where an async runtime runs the calling thread, as reads of it do there: they wait. Call them on a thread that may
+    /// (`spawn_blocking`).
     pub fn open(self: &Arc<Self>, path: impl AsRef<Path>) -> Result<Reader> {
         let path = path.as_ref();
         #[cfg(feature = "remote")]
         if let Some(location) = Location::in_word(path)? {
             let shown = location.shown();
-            let store = Store::open(
-                &location,
-                &StoreOptions {
-                    disk_cache: self.disk_cache(),
-                    ..StoreOptions::default()
-                },
-                self.counters.clone(),
-                self.cache.budget(),
-            )?;
+            let store = self.store_of(&location)?;
             let object = Object::open(&store, location.key()).context("cannot open", &shown)?;
             let identity = object.identity().context("cannot examine", &shown)?;
             return self.open_source(&shown, Box::new(object), identity);
@@ -209,6 +215,31 @@ impl Engine {
         let file = File::open(path).context("cannot open", path)?;
         let identity = file.identity().context("cannot examine", path)?;
         self.open_source(path, Box::new(file), identity)
+    }
+
+    /// The store that a location lies in: one that is in use, or another.
+    #[cfg(feature = "remote")]
+    fn store_of(&self, location: &Location) -> Result<Arc<Store>> {
+        let in_use: Vec<_> = {
+            let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+            stores.retain(|store| store.strong_count() > 0);
+            stores.iter().filter_map(Weak::upgrade).collect()
+        };
+        if let Some(store) = in_use.iter().find(|store| store.holds(location)) {
+            return Ok(Arc::clone(store));
+        }
+        let options = StoreOptions {
+            disk_cache: self.disk_cache(),
+            planned: self.planned(),
+            beside: in_use.into_iter().next(),
+            ..StoreOptions::default()
+        };
+        let counters = self.shared_counters();
+        let make_room = || self.make_room();
+        let store = Store::open(location, &options, counters, self.budget(), make_room)?;
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.push(Arc::downgrade(&store));
+        Ok(store)
     }
 
     /// As [`Engine::open`], for a source that is open already; `path` is its name for messages.
@@ -274,8 +305,17 @@ impl Engine {
     }
 
     /// Gives up something that counts against the budget; says whether there was anything.
-    pub(super) fn make_room(&self) -> bool {
-        self.cache.evict_one() || self.streams.evict_one() || self.fetches.give_one_up()
+    pub(crate) fn make_room(&self) -> bool {
+        let made = self.cache.evict_one() || self.streams.evict_one() || self.fetches.give_one_up();
+        #[cfg(feature = "remote")]
+        let made = made || self.planned.give_one_up();
+        made
+    }
+
+    /// What was asked for ahead of readers of objects as they are, and can be given up.
+    #[cfg(feature = "remote")]
+    pub(crate) fn planned(&self) -> Arc<AllPlanned> {
+        Arc::clone(&self.planned)
     }
 
     /// What to count reads in.

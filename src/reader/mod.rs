@@ -181,7 +181,7 @@ impl Reader {
         if first.bytes.end >= range.end {
             return Ok(with(first.part(&range), first.origin));
         }
-        ASSEMBLY.with_borrow_mut(|assembly| {
+        let outcome = ASSEMBLY.with_borrow_mut(|assembly| {
             assembly.clear();
             assembly.extend_from_slice(first.part(&range));
             let mut place = first.bytes.end;
@@ -195,7 +195,12 @@ impl Reader {
                 origin = origin.max(decoded.origin);
             }
             Ok(with(assembly, origin))
-        })
+        });
+        if self.shared.archive.distant().is_some() {
+            // As many threads wait for a network as there are readers.
+            ASSEMBLY.take();
+        }
+        outcome
     }
 
     /// As [`Reader::read_with`], into `room`, which is as long as what is asked for; says how many bytes there are.

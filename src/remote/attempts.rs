@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::wire::{Note, noting};
+use crate::occasionally::Occasionally;
 use crate::stats::Counters;
 
 /// The first wait before another try; doubled each time.
@@ -49,6 +50,7 @@ impl From<Fault> for Trouble {
 pub(super) struct Attempts<'a> {
     location: &'a Location,
     counters: &'a Counters,
+    told: Option<&'a Occasionally>,
     deadline: Duration,
     until: Instant,
     made: u32,
@@ -56,15 +58,42 @@ pub(super) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    /// None yet; they may take so long from now on.
-    pub(super) fn new(deadline: Duration, location: &'a Location, counters: &'a Counters) -> Self {
+    /// None yet; they may take so long from now on. `told` says when to tell whoever looks on that there are further ones.
+    pub(super) fn new(
+        deadline: Duration,
+        location: &'a Location,
+        counters: &'a Counters,
+        told: Option<&'a Occasionally>,
+    ) -> Self {
         Self {
             location,
             counters,
+            told,
             deadline,
             until: Instant::now() + deadline,
             made: 0,
             backoff: FIRST_BACKOFF,
+        }
+    }
+
+    /// Waits for what there has to be before one can be made, for as long as bytes move for anybody.
+    pub(super) async fn before<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Fault> {
+        let mut work = pin!(work);
+        let received = || self.counters.remote_bytes_received.get();
+        let mut seen = received();
+        loop {
+            match tokio::time::timeout_at(self.until, &mut work).await {
+                Ok(done) => return Ok(done),
+                Err(_) if received().saturating_sub(seen) >= LEAST_MOVED => {
+                    seen = received();
+                    self.until = Instant::now() + self.deadline;
+                }
+                Err(_) => {
+                    self.counters.remote_failures.add(1);
+                    let what = "the server does not answer those who have asked before";
+                    return Err(Fault::new(FaultKind::Passing, what));
+                }
+            }
         }
     }
 
@@ -123,7 +152,14 @@ impl<'a> Attempts<'a> {
             return Err(Fault { what, ..fault });
         }
         self.counters.remote_retries.add(1);
-        tracing::debug!("{}: {}; trying again", self.location, fault.what);
+        let (location, what) = (self.location, &fault.what);
+        match self.told.is_some_and(Occasionally::is_due) {
+            true => {
+                let within = self.deadline.as_secs_f32();
+                tracing::warn!("{location}: {what}; tried again for up to {within} s");
+            }
+            false => tracing::debug!("{location}: {what}; trying again"),
+        }
         tokio::time::sleep(wait).await;
         Ok(())
     }

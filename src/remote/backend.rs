@@ -54,7 +54,7 @@ impl Backend {
         let bucket = url.host_str().unwrap_or_default();
         Ok(match location.protocol() {
             Protocol::S3 => {
-                let builder = profile::complete(AmazonS3Builder::from_env())
+                let builder = profile::complete(AmazonS3Builder::from_env())?
                     .with_bucket_name(bucket)
                     .with_retry(retry)
                     .with_http_connector(connector);

@@ -24,6 +24,8 @@ pub(super) enum FaultKind {
     Changed,
     /// There is no such object.
     NotFound,
+    /// There is one where there was to be none.
+    Exists,
     /// We may not.
     Refused,
     /// The server cannot do what is asked, and will not be able to.
@@ -47,6 +49,7 @@ impl Fault {
     pub(super) fn of(error: &object_store::Error, seen: &Seen) -> Self {
         use object_store::Error as E;
         let kind = match (error, seen.status) {
+            (E::AlreadyExists { .. }, _) => FaultKind::Exists,
             (E::Precondition { .. }, _) | (_, Some(412)) => FaultKind::Changed,
             (E::NotFound { .. }, _) | (_, Some(404 | 410)) => FaultKind::NotFound,
             (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) | (_, Some(401 | 403)) => {
@@ -77,6 +80,7 @@ impl Fault {
         let kind = match self.kind {
             FaultKind::Changed => return io::ErrorKind::StaleNetworkFileHandle.into(),
             FaultKind::NotFound => io::ErrorKind::NotFound,
+            FaultKind::Exists => io::ErrorKind::AlreadyExists,
             FaultKind::Refused => io::ErrorKind::PermissionDenied,
             FaultKind::Unable => io::ErrorKind::Unsupported,
             FaultKind::Garbled => io::ErrorKind::InvalidData,

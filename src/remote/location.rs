@@ -80,10 +80,16 @@ impl Location {
                 "credentials do not belong into a URL: give them in the environment (see docs/REMOTE.md)".to_owned(),
             ));
         }
-        url.set_fragment(None);
-        if protocol != Protocol::Http && url.query().is_some() {
-            return Err(refuse("has a query, which means nothing here".to_owned()));
+        if protocol != Protocol::Http {
+            // It would be part of a name that others write as it is.
+            let odd = [("?", "%3F", url.query()), ("#", "%23", url.fragment())];
+            if let Some((letter, written, _)) = odd.iter().find(|(_, _, part)| part.is_some()) {
+                return Err(refuse(format!(
+                    "has a '{letter}', which means nothing here: in a name it is written {written}"
+                )));
+            }
         }
+        url.set_fragment(None);
         let path = Key::from_url_path(url.path()).map_err(|_| {
             refuse("its path has a part that no object can be asked for by".to_owned())
         })?;
@@ -265,6 +271,7 @@ mod tests {
             "s3://",
             "https://user:secret@host/x",
             "s3://b/x?y",
+            "s3://b/r#1.txt.warp",
         ] {
             assert!(word(refused).is_err(), "{refused}");
         }

@@ -4,7 +4,7 @@
 //! and `profile` where S3's own tools keep it; `wire` stands between that library and the network, and sees every request,
 //! `names` what listings name; `fault` knows what went wrong and `attempts` when to try again; `version` is what a store says
 //! of its objects. A `Store` is one store: requests within bounds and deadlines, in an async runtime of its own; an `Object` is
-//! a source of an archive's bytes, a `Plain` one that is read as it is, `blocks` what is remembered of what describes it,
+//! a source of an archive's bytes, a `Plain` one that is read as it is, `planned` what is asked for ahead of its readers, `blocks` what is remembered of what describes it,
 //! `on_disk` what a local disk has of it, `fetches` what was asked for ahead; an `Upload` is the way back.
 //!
 //! An object is its ETag. Every request for a part of it says which one is meant (`If-Match`), and every answer is looked at
@@ -24,6 +24,7 @@ mod names;
 mod object;
 mod on_disk;
 mod plain;
+mod planned;
 mod profile;
 mod store;
 mod upload;
@@ -44,6 +45,7 @@ use crate::stats::Counters;
 pub(crate) use location::{Location, Protocol};
 pub(crate) use object::Object;
 pub(crate) use plain::Plain;
+pub(crate) use planned::AllPlanned;
 pub(crate) use store::{Store, StoreOptions};
 pub(crate) use upload::Upload;
 pub(crate) use version::{Page, Version};
@@ -69,9 +71,12 @@ pub fn object_name(word: &Path) -> Option<String> {
 
 /// A store for a job, which bounds its memory itself.
 fn store_for_job(location: &Location) -> Result<Arc<Store>> {
-    let options = StoreOptions::default();
+    let options = StoreOptions {
+        tells: true,
+        ..StoreOptions::default()
+    };
     let counters = Arc::<Counters>::default();
-    Store::open(location, &options, counters, &Budget::unlimited())
+    Store::open(location, &options, counters, &Budget::unlimited(), || false)
 }
 
 /// Opens the object that a command line's word names, with its name for messages; `None` if that is no URL.

@@ -10,15 +10,14 @@ use object_store::path::Path as Key;
 use super::blocks::{BLOCK_LEN, Found};
 use super::fetches::{Fetches, Guard};
 use super::on_disk::OnDisk;
+use super::planned::{Planned, planned_len};
 use super::store::Store;
 use super::version::Version;
 use crate::archive::{Distant, Kept, Source, Then};
 use crate::identity::Identity;
 use crate::memory::{Buffer, Urgency};
 
-/// How much is fetched in one request of what is read from front to back, in bytes.
-const PLANNED_LEN: u64 = 4 << 20;
-/// How many such requests are under way or unread at once.
+/// How many requests for what is read from front to back are under way or unread at once.
 const PLANNED: usize = 8;
 /// How far behind a reader who goes from front to back something may lie unread that he still comes to, in bytes: others
 /// read with him.
@@ -43,7 +42,7 @@ pub(crate) struct Object {
 struct Plan {
     /// What was not asked for yet.
     rest: Range<u64>,
-    under_way: Vec<Guard>,
+    under_way: Vec<Arc<Planned>>,
 }
 
 impl Object {
@@ -139,7 +138,9 @@ impl Object {
             };
             fetch.begin();
             let take = |at: usize, bytes: &[u8]| fetch.take(at, bytes);
-            let outcome = store.fetch(&place, &key, Some(&version), range, take).await;
+            let attempts = store.attempts();
+            let outcome = store.fetch(&place, attempts, &key, Some(&version), range, take);
+            let outcome = outcome.await;
             drop(place);
             let whole = outcome.is_ok();
             if let Err(fault) = outcome {
@@ -160,18 +161,24 @@ impl Object {
         }
         plan.under_way
             .retain(|fetch| !fetch.is_done(offset, PLAN_SLACK));
+        let budget = self.store.budget();
         while plan.under_way.len() < PLANNED && !plan.rest.is_empty() {
-            let end = plan.rest.end.min(plan.rest.start + PLANNED_LEN);
+            let length = planned_len(budget.total());
+            let end = plan.rest.end.min(plan.rest.start.saturating_add(length));
             let range = plan.rest.start..end;
-            let length = (range.end - range.start) as usize;
-            let budget = self.store.budget();
+            let length = range.end - range.start;
+            let Some(planned) = self.store.planned().place(length, budget.total()) else {
+                break;
+            };
+            let length = length as usize;
             let Ok(Some([room])) = budget.acquire([length], Urgency::Speculation, || false) else {
                 break;
             };
             plan.rest.start = end;
             // Somebody is going to wait for it.
             let fetch = self.begin_fetch(range, room, Urgency::Demand, None);
-            plan.under_way.push(fetch);
+            planned.hold(fetch, budget);
+            plan.under_way.push(planned);
         }
     }
 }

@@ -27,17 +27,21 @@ use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::on_disk::Shelf;
+use super::planned::AllPlanned;
 use super::version::{Listed, Page, Version};
 use super::wire::{Connector, odd_names};
 use crate::disk_cache::DiskCache;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge, Urgency};
+use crate::occasionally::Occasionally;
 use crate::stats::Counters;
 
 /// How many threads drive the requests: they copy bytes and decrypt them.
 const RUNTIME_THREADS: usize = 2;
-/// How many threads may wait for it.
+/// How many threads may look up hosts' names for it, which systems are not asked for without waiting.
+const LOOKING_UP_THREADS: usize = 256;
+/// How many threads may wait for it. They are not those that look up names: who waits would take away what he waits for.
 const WAITING_THREADS: usize = 256;
 /// How many requests about objects may be under way at once.
 const REQUESTS: usize = 64;
@@ -47,6 +51,8 @@ const GUESSES: usize = 32;
 const ASIDE_PART: u64 = 16;
 /// The most that is set aside for it, in bytes: the records of digests of 40 GiB.
 const MOST_ASIDE: u64 = 32 << 20;
+/// How often it is told that something has to be waited for.
+const WAITING_TOLD: Duration = Duration::from_secs(60);
 /// How many objects' beginnings are asked for at once.
 const BEGINNINGS: usize = 32;
 /// How many entries a page of a listing has at most.
@@ -59,6 +65,12 @@ pub(crate) struct StoreOptions {
     pub(crate) deadline: Duration,
     /// Where to keep what was read.
     pub(crate) disk_cache: Option<Arc<DiskCache>>,
+    /// Where what is asked for ahead can be given up.
+    pub(crate) planned: Arc<AllPlanned>,
+    /// Whether somebody looks on who is to be told that there is something to wait for.
+    pub(crate) tells: bool,
+    /// Another store of the same budget, whose memory for what describes objects it shares.
+    pub(crate) beside: Option<Arc<Store>>,
 }
 
 impl Default for StoreOptions {
@@ -67,6 +79,9 @@ impl Default for StoreOptions {
             // Longer than a server takes to start again.
             deadline: Duration::from_secs(120),
             disk_cache: None,
+            planned: Arc::default(),
+            tells: false,
+            beside: None,
         }
     }
 }
@@ -76,16 +91,21 @@ pub(crate) struct Store {
     location: Location,
     /// `Some` until it is dropped.
     runtime: Option<Runtime>,
+    /// The threads that wait, if any; `Some` until it is dropped.
+    waiting: Option<Runtime>,
     pub(super) backend: Backend,
     deadline: Duration,
     counters: Arc<Counters>,
     budget: Arc<Budget>,
     /// Counts for what the blocks may take.
-    _aside: Charge,
-    blocks: Blocks,
+    aside: Arc<Charge>,
+    blocks: Arc<Blocks>,
     disk_cache: Option<Arc<Shelf>>,
+    planned: Arc<AllPlanned>,
     requests: Arc<Semaphore>,
     guesses: Arc<Semaphore>,
+    /// When to tell that something has to be waited for, if anybody is to be told.
+    told: Option<Occasionally>,
     closed: watch::Sender<bool>,
 }
 
@@ -98,14 +118,16 @@ impl fmt::Debug for Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // Requests under way may never end.
-        if let Some(runtime) = self.runtime.take() {
+        let runtimes = [self.waiting.take(), self.runtime.take()];
+        for runtime in runtimes.into_iter().flatten() {
             runtime.shutdown_background();
         }
     }
 }
 
 impl Store {
-    /// The store that `location` lies in. Starts threads.
+    /// The store that `location` lies in. Starts threads. `make_room` gives up something that counts against the budget and says
+    /// whether there was anything.
     ///
     /// # Errors
     /// What the environment says is not enough to speak to it, or cannot be right.
@@ -114,8 +136,8 @@ impl Store {
         options: &StoreOptions,
         counters: Arc<Counters>,
         budget: &Arc<Budget>,
+        make_room: impl FnMut() -> bool,
     ) -> Result<Arc<Self>> {
-        let aside = (budget.total() / ASIDE_PART).min(MOST_ASIDE);
         // Whoever came first has chosen; there is nothing to choose between.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connector = Connector {
@@ -126,28 +148,46 @@ impl Store {
             Error::unusable(format!("cannot be asked for: {}", fault.what))
                 .in_file(&location.shown())
         })?;
+        let (aside, blocks) = match &options.beside {
+            Some(other) => (Arc::clone(&other.aside), Arc::clone(&other.blocks)),
+            None => {
+                let aside = (budget.total() / ASIDE_PART).min(MOST_ASIDE);
+                let charge = budget.charge(aside, make_room)?;
+                (Arc::new(charge), Arc::new(Blocks::new(aside)))
+            }
+        };
+        let no_thread = |error| Error::io("cannot start a thread", error);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RUNTIME_THREADS)
-            .max_blocking_threads(WAITING_THREADS)
+            .max_blocking_threads(LOOKING_UP_THREADS)
             .thread_name("network")
             .enable_all()
             .build()
-            .map_err(|error| Error::io("cannot start a thread", error))?;
+            .map_err(no_thread)?;
+        // Nothing drives it, it has but the threads that it is given work for.
+        let waiting = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(WAITING_THREADS)
+            .thread_name("waiting")
+            .build()
+            .map_err(no_thread)?;
         Ok(Arc::new(Self {
             location: location.clone(),
             runtime: Some(runtime),
+            waiting: Some(waiting),
             backend,
             deadline: options.deadline,
             counters,
             budget: Arc::clone(budget),
-            _aside: budget.charge(aside, &|| false)?,
-            blocks: Blocks::new(aside),
+            aside,
+            blocks,
             disk_cache: options
                 .disk_cache
                 .clone()
                 .map(|cache| Arc::new(Shelf::new(cache, budget.total()))),
+            planned: Arc::clone(&options.planned),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             guesses: Arc::new(Semaphore::new(GUESSES)),
+            told: options.tells.then(|| Occasionally::every(WAITING_TOLD)),
             closed: watch::Sender::new(false),
         }))
     }
@@ -179,8 +219,9 @@ impl Store {
                 }
             };
             let range = 0..length as u64;
-            let place = self.place(Urgency::Demand).await;
-            let (read, version) = self.fetch(&place, key, None, range, take).await?;
+            let (place, attempts) = self.begin().await?;
+            let read = self.fetch(&place, attempts, key, None, range, take);
+            let (read, version) = read.await?;
             bytes.truncate(read);
             Ok((bytes, version))
         };
@@ -193,6 +234,12 @@ impl Store {
                 .collect(),
             Err(error) => keys.iter().map(|_| Err(error.kind().into())).collect(),
         }
+    }
+
+    /// Whether another location lies in it as well.
+    pub(crate) fn holds(&self, location: &Location) -> bool {
+        self.location.protocol() == location.protocol()
+            && self.location.store_name() == location.store_name()
     }
 
     /// The location it was opened for.
@@ -215,18 +262,21 @@ impl Store {
     /// # Errors
     /// There is none, it may not be read, or the store does not answer in time.
     pub(crate) fn head(&self, key: &Key) -> io::Result<Version> {
-        self.wait(async {
-            let _place = self.place(Urgency::Demand).await;
-            let asked = self.retrying(|| async {
-                let options = GetOptions {
-                    head: true,
-                    ..GetOptions::default()
-                };
-                let found = self.backend.objects.get_opts(key, options).await?;
-                Ok(Version::of(found.meta))
-            });
-            asked.await
-        })
+        self.wait(self.ask(key))
+    }
+
+    /// As [`Store::head`], for the runtime.
+    pub(super) async fn ask(&self, key: &Key) -> Result<Version, Fault> {
+        let (_place, attempts) = self.begin().await?;
+        let asked = retrying(attempts, || async {
+            let options = GetOptions {
+                head: true,
+                ..GetOptions::default()
+            };
+            let found = self.backend.objects.get_opts(key, options).await?;
+            Ok(Version::of(found.meta)?)
+        });
+        asked.await
     }
 
     /// Reads the bytes of an object at `offset` into `buffer`, in one request unless that fails. It must be the version that is
@@ -249,8 +299,9 @@ impl Store {
             }
         };
         self.wait(async {
-            let place = self.place(Urgency::Demand).await;
-            self.fetch(&place, key, meant, range, take).await
+            let (place, attempts) = self.begin().await?;
+            let read = self.fetch(&place, attempts, key, meant, range, take);
+            read.await
         })
     }
 
@@ -278,17 +329,24 @@ impl Store {
         }
     }
 
+    /// A place for a request that somebody waits for, whose time begins now: he waits no longer for the place and the answer together.
+    async fn begin(&self) -> Result<(Place, Attempts<'_>), Fault> {
+        let mut attempts = self.attempts();
+        let place = attempts.before(self.place(Urgency::Demand)).await?;
+        Ok((place, attempts))
+    }
+
     /// As [`Store::read`], for the runtime: `take` is given the bytes as they come, with their place behind the range's
     /// beginning. Without a version that is meant, it may be given the same place again.
     pub(super) async fn fetch(
         &self,
         _place: &Place,
+        mut attempts: Attempts<'_>,
         key: &Key,
         meant: Option<&Version>,
         range: Range<u64>,
         mut take: impl FnMut(usize, &[u8]),
     ) -> Result<(usize, Version), Fault> {
-        let mut attempts = self.attempts();
         let mut done = 0;
         loop {
             if meant.is_none() {
@@ -334,7 +392,7 @@ impl Store {
             meant.require(&mut options);
         }
         let found = self.backend.objects.get_opts(key, options).await?;
-        let version = Version::of(found.meta.clone());
+        let version = Version::of(found.meta.clone())?;
         if meant.is_some_and(|meant| !meant.is_same(&version)) {
             let what = "the object is another by now";
             return Err(Fault::new(FaultKind::Changed, what).into());
@@ -388,7 +446,7 @@ impl Store {
         }))?;
         let listed = |meta: ObjectMeta| Listed {
             key: meta.location.clone(),
-            version: Version::of(meta),
+            version: Version::listed(meta),
         };
         Ok(Page {
             objects: found.result.objects.into_iter().map(listed).collect(),
@@ -426,6 +484,11 @@ impl Store {
         &self.budget
     }
 
+    /// What was asked for ahead.
+    pub(super) fn planned(&self) -> &AllPlanned {
+        &self.planned
+    }
+
     /// What describes its objects.
     pub(super) fn blocks(&self) -> &Blocks {
         &self.blocks
@@ -433,8 +496,8 @@ impl Store {
 
     /// Does something that may wait for this store, on a thread of its own.
     pub(crate) fn run_waiting(&self, work: impl FnOnce() + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
-            runtime.spawn_blocking(work);
+        if let Some(waiting) = &self.waiting {
+            waiting.spawn_blocking(work);
         }
     }
 
@@ -449,19 +512,28 @@ impl Store {
     /// Makes requests until one of them is answered, or it is no use to go on.
     pub(super) async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
         &self,
-        mut work: impl FnMut() -> W,
+        work: impl FnMut() -> W,
     ) -> Result<T, Fault> {
-        let mut attempts = self.attempts();
-        loop {
-            match attempts.once(work()).await {
-                Ok(done) => return Ok(done),
-                Err(fault) => attempts.pause(fault).await?,
-            }
-        }
+        retrying(self.attempts(), work).await
     }
 
-    fn attempts(&self) -> Attempts<'_> {
-        Attempts::new(self.deadline, &self.location, &self.counters)
+    /// Tries, whose time begins now.
+    pub(super) fn attempts(&self) -> Attempts<'_> {
+        let told = self.told.as_ref();
+        Attempts::new(self.deadline, &self.location, &self.counters, told)
+    }
+}
+
+/// As [`Store::retrying`], in a time that has begun already.
+async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
+    mut attempts: Attempts<'_>,
+    mut work: impl FnMut() -> W,
+) -> Result<T, Fault> {
+    loop {
+        match attempts.once(work()).await {
+            Ok(done) => return Ok(done),
+            Err(fault) => attempts.pause(fault).await?,
+        }
     }
 }
 
@@ -470,4 +542,74 @@ impl Store {
 pub(super) struct Place {
     _guess: Option<OwnedSemaphorePermit>,
     _request: Option<OwnedSemaphorePermit>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    fn store(url: &str, deadline: Duration) -> Arc<Store> {
+        let location = Location::in_word(Path::new(url)).unwrap().unwrap();
+        let options = StoreOptions {
+            deadline,
+            ..StoreOptions::default()
+        };
+        let budget = Budget::unlimited();
+        Store::open(&location, &options, Arc::default(), &budget, || false).unwrap()
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_the_deadline_behind_others_who_wait() {
+        // Whoever connects is never spoken to.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", silent.local_addr().unwrap());
+        let deadline = Duration::from_secs(2);
+        let store = store(&url, deadline);
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..4 * REQUESTS {
+                scope.spawn(|| {
+                    let error = store.head(&Key::default()).unwrap_err();
+                    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+                });
+            }
+        });
+        let took = start.elapsed();
+        assert!(took >= deadline && took < 2 * deadline, "{took:?}");
+    }
+
+    #[test]
+    fn a_host_is_looked_up_however_many_wait_for_it() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://localhost:{}/x", server.local_addr().unwrap().port());
+        std::thread::spawn(move || {
+            for client in server.incoming() {
+                let mut client = client.unwrap();
+                let mut request = BufReader::new(&client).lines();
+                while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                let answer = b"HTTP/1.1 404 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                client.write_all(answer).unwrap();
+            }
+        });
+        let store = store(&url, Duration::from_secs(5));
+        let (tell, told) = mpsc::channel();
+        for _ in 0..2 * WAITING_THREADS {
+            let (asking, tell) = (Arc::clone(&store), tell.clone());
+            store.run_waiting(move || {
+                let _ = tell.send(asking.head(&Key::default()).map_err(|error| error.kind()));
+            });
+        }
+        drop(tell);
+        let mut answers = 0;
+        for answer in told {
+            assert_eq!(answer.unwrap_err(), io::ErrorKind::NotFound);
+            answers += 1;
+        }
+        assert_eq!(answers, 2 * WAITING_THREADS);
+    }
 }

@@ -1,6 +1,7 @@
 //! An object on its way to a store, in parts, of which several are sent at a time. It appears there when it is whole, or not at
 //! all.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -12,13 +13,14 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
-use object_store::{MultipartId, ObjectStoreExt, PutPayload};
+use object_store::{MultipartId, PutMode, PutPayload};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::LOOK;
 use super::fault::{Fault, FaultKind};
 use super::store::Store;
+use super::version::Version;
 
 /// The length of a part, in bytes: the least that stores take, but for the last. An object has 10,000 parts at most, so later ones
 /// are longer.
@@ -34,12 +36,16 @@ pub(crate) struct Upload<'a> {
     store: Arc<Store>,
     parts_store: Arc<dyn MultipartStore>,
     key: Key,
+    /// Whether it takes the place of what is there.
+    replaces: bool,
     /// The upload, once there is a part that is not the only one.
     id: Option<MultipartId>,
     parts: Vec<PartId>,
     /// What is being sent of those that follow, in their order.
     under_way: VecDeque<Sending>,
     gathered: Vec<u8>,
+    /// How much was written, in bytes.
+    length: u64,
     cancelled: &'a AtomicBool,
 }
 
@@ -59,13 +65,14 @@ impl Drop for Sending {
 }
 
 impl<'a> Upload<'a> {
-    /// Begins to write the object `key`. Once `cancelled` is set, nothing more is sent.
+    /// Begins to write the object `key`, which `replaces` what is there, or must not be there. Once `cancelled` is set, nothing more is sent.
     ///
     /// # Errors
     /// The store takes none.
     pub(crate) fn begin(
         store: &Arc<Store>,
         key: &Key,
+        replaces: bool,
         cancelled: &'a AtomicBool,
     ) -> io::Result<Self> {
         let unable = || {
@@ -76,10 +83,12 @@ impl<'a> Upload<'a> {
             parts_store: store.backend.parts.clone().ok_or_else(unable)?,
             store: Arc::clone(store),
             key: key.clone(),
+            replaces,
             id: None,
             parts: Vec::new(),
             under_way: VecDeque::new(),
             gathered: Vec::new(),
+            length: 0,
             cancelled,
         })
     }
@@ -154,40 +163,100 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
+    /// What is there now, if anything is.
+    fn found(&self) -> io::Result<Option<Version>> {
+        match self.wait(self.store.ask(&self.key)) {
+            Ok(version) => Ok(Some(version)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether all has arrived though an answer says that it has not: one that told of it was lost, and the request was made again.
+    fn has_arrived(&self, before: &io::Result<Option<Version>>) -> bool {
+        match (before, self.found()) {
+            (Ok(before), Ok(Some(found))) => {
+                found.size == self.length && before.as_ref() != Some(&found)
+            }
+            _ => false,
+        }
+    }
+
     /// Makes the object appear, whole.
     ///
     /// # Errors
-    /// The store does not take it; there is no object then, or what was there before.
+    /// The store does not take it; there is no object then, or what was there before. [`io::ErrorKind::AlreadyExists`] if that must
+    /// not be replaced.
     pub(crate) fn complete(mut self) -> io::Result<()> {
         let rest = Bytes::from(std::mem::take(&mut self.gathered));
         if self.id.is_none() {
-            let put = || async {
-                let payload = PutPayload::from(rest.clone());
-                self.store.backend.objects.put(&self.key, payload).await?;
-                Ok(())
-            };
-            return self.wait(self.store.retrying(put));
+            return self.put(&rest);
         }
         if !rest.is_empty() {
             self.send_part(rest)?;
         }
         self.wait_for_parts(0)?;
         let Some(id) = &self.id else { return Ok(()) };
+        let before = self.found();
+        if !self.replaces {
+            match before {
+                Ok(None) => {}
+                Ok(Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
+                Err(error) => return Err(error),
+            }
+        }
+        let tries = Cell::new(0);
         let complete = || async {
+            tries.set(tries.get() + 1);
             let parts = self.parts.clone();
             let done = self.parts_store.complete_multipart(&self.key, id, parts);
             done.await?;
             Ok(())
         };
-        self.wait(self.store.retrying(complete))?;
+        let completed = self.wait(self.store.retrying(complete));
+        match completed {
+            Err(_) if tries.get() > 1 && self.has_arrived(&before) => {}
+            completed => completed?,
+        }
         self.id = None;
         Ok(())
+    }
+
+    /// Sends all at once.
+    fn put(&self, bytes: &Bytes) -> io::Result<()> {
+        let tries = Cell::new(0);
+        let put = |mode: PutMode| {
+            self.wait(self.store.retrying(|| async {
+                tries.set(tries.get() + 1);
+                let payload = PutPayload::from(bytes.clone());
+                let objects = &self.store.backend.objects;
+                let sent = objects.put_opts(&self.key, payload, mode.clone().into());
+                sent.await?;
+                Ok(())
+            }))
+        };
+        if self.replaces {
+            return put(PutMode::Overwrite);
+        }
+        match put(PutMode::Create) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists
+                    && tries.get() > 1
+                    && self.has_arrived(&Ok(None)) =>
+            {
+                Ok(())
+            }
+            // It knows of no conditions. When this began, there was none.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => put(PutMode::Overwrite),
+            outcome => outcome,
+        }
     }
 }
 
 impl io::Write for Upload<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.gathered.extend_from_slice(bytes);
+        self.length += bytes.len() as u64;
         while self.gathered.len() > self.part_len() {
             let behind = self.gathered.split_off(self.part_len());
             let part = std::mem::replace(&mut self.gathered, behind);
@@ -210,12 +279,21 @@ impl Drop for Upload<'_> {
                 self.parts_store.abort_multipart(&self.key, &id).await?;
                 Ok(())
             };
-            if let Err(error) = self.store.wait(self.store.retrying(abort)) {
+            let aborted = self.store.wait(self.store.retrying(abort));
+            if let Err(error) = aborted.or_else(none_left) {
                 tracing::warn!(
                     "{}: parts of an upload are left: {error}",
                     self.store.location()
                 );
             }
         }
+    }
+}
+
+/// An upload that is not there has left nothing.
+fn none_left(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
     }
 }

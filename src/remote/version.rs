@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, ObjectMeta};
 
+use super::fault::{Fault, FaultKind};
+
 /// Which state of an object is meant: equal ones have the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Version {
@@ -18,7 +20,21 @@ pub(crate) struct Version {
 
 impl Version {
     /// What the library says of an object.
-    pub(super) fn of(meta: ObjectMeta) -> Self {
+    ///
+    /// # Errors
+    /// The server has said nothing by which one that takes its place could be told from it.
+    pub(super) fn of(meta: ObjectMeta) -> Result<Self, Fault> {
+        let version = Self::listed(meta);
+        // It is what the library takes for the time that it was not told.
+        if version.etag.is_none() && version.modified == SystemTime::UNIX_EPOCH {
+            let what = "the server says nothing by which a replaced file is told: neither ETag nor Last-Modified";
+            return Err(Fault::new(FaultKind::Unable, what));
+        }
+        Ok(version)
+    }
+
+    /// What a listing says of an object: there is always a time.
+    pub(super) fn listed(meta: ObjectMeta) -> Self {
         // Some stores leave the quotes out of their listings.
         let quoted = |etag: String| match etag.ends_with('"') {
             true => etag,

@@ -39,6 +39,8 @@ pub enum Fault {
     Hang,
     /// The connection is closed.
     Drop,
+    /// The connection is closed when the server has done what it was asked for.
+    LoseAnswer,
 }
 
 /// Which requests a fault is done to.
@@ -419,6 +421,10 @@ impl Shared {
             .nth(1)
             .and_then(|word| word.parse().ok())
             .unwrap_or(0);
+        if matches!(fault, Some(Fault::LoseAnswer)) {
+            lock(&self.passed).push(passed);
+            return Ok(false);
+        }
         if let Some(Fault::OtherTag(tag)) = fault {
             answer.set("etag", tag.to_owned());
         }

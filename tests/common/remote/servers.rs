@@ -170,7 +170,10 @@ impl Web {
                 access_log off; types {{ }}
                 client_body_temp_path {place}/client; proxy_temp_path {place}/proxy;
                 fastcgi_temp_path {place}/fastcgi; uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;
-                server {{ listen {address}; root {place}/root; }}
+                server {{
+                    listen {address}; root {place}/root;
+                    location /untold/ {{ etag off; add_header Last-Modified ''; }}
+                }}
             }}"
         );
         let file = own.join("nginx.conf");
