@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -27,6 +27,7 @@ use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::on_disk::Shelf;
+use super::round_trip::RoundTrip;
 use super::version::{Listed, Page, Version};
 use super::wire::{Connector, odd_names};
 use crate::disk_cache::DiskCache;
@@ -82,10 +83,11 @@ pub(crate) struct Store {
     budget: Arc<Budget>,
     /// Counts for what the blocks may take.
     _aside: Charge,
-    blocks: Blocks,
+    blocks: Arc<Blocks>,
     disk_cache: Option<Arc<Shelf>>,
     requests: Arc<Semaphore>,
     guesses: Arc<Semaphore>,
+    round_trip: RoundTrip,
     closed: watch::Sender<bool>,
 }
 
@@ -141,7 +143,8 @@ impl Store {
             counters,
             budget: Arc::clone(budget),
             _aside: budget.charge(aside, &|| false)?,
-            blocks: Blocks::new(aside),
+            blocks: Arc::new(Blocks::new(aside)),
+            round_trip: RoundTrip::default(),
             disk_cache: options
                 .disk_cache
                 .clone()
@@ -230,7 +233,7 @@ impl Store {
     }
 
     /// Reads the bytes of an object at `offset` into `buffer`, in one request unless that fails. It must be the version that is
-    /// `meant`, and reach to the buffer's end; without one, whatever is there is read, from its beginning on. Says how much,
+    /// `meant`, and reach to the buffer's end; without one, whatever is there is read. Says how much,
     /// and of which version.
     ///
     /// # Errors
@@ -333,7 +336,9 @@ impl Store {
         if let Some(meant) = meant {
             meant.require(&mut options);
         }
+        let began = Instant::now();
         let found = self.backend.objects.get_opts(key, options).await?;
+        self.round_trip.note(began.elapsed());
         let version = Version::of(found.meta.clone());
         if meant.is_some_and(|meant| !meant.is_same(&version)) {
             let what = "the object is another by now";
@@ -362,6 +367,11 @@ impl Store {
                 Err(Fault::new(FaultKind::Garbled, what).into())
             }
         }
+    }
+
+    /// How long it takes until an answer begins to come; no time at all if nobody has asked yet.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip.get()
     }
 
     /// One page of the names that begin with `beginning`, up to their next slash: the first page, or the one that `next` of the
@@ -427,7 +437,7 @@ impl Store {
     }
 
     /// What describes its objects.
-    pub(super) fn blocks(&self) -> &Blocks {
+    pub(super) fn blocks(&self) -> &Arc<Blocks> {
         &self.blocks
     }
 
