@@ -191,9 +191,11 @@ impl Shared {
                 return;
             };
             fetched.end();
-            if whole {
-                shared.send_ahead(original, Some(&fetched));
+            if !whole {
+                // Whoever comes there is told, and what is behind may be no better.
+                return;
             }
+            shared.send_ahead(original, Some(&fetched));
             if let Some(distant) = shared.archive.distant() {
                 shared.fetch_on(distant);
             }

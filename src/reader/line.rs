@@ -98,38 +98,43 @@ impl Line {
     pub(super) fn fetched_for(&self, range: &Range<u64>) -> Vec<Arc<Fetched>> {
         let state = self.lock();
         let there = state.there.iter().filter_map(Weak::upgrade);
-        let all = state.under_way.iter().cloned().chain(there);
-        all.filter(|fetched| fetched.is_for(range)).collect()
+        let mut all: Vec<_> = state.under_way.iter().cloned().chain(there).collect();
+        // Perhaps nobody else keeps some by now, and they are freed here.
+        drop(state);
+        all.retain(|fetched| fetched.is_for(range));
+        all
     }
 
     /// The next turn, if anything was named and no more than `most` requests are then under way.
     pub(super) fn turn(&self, most: usize) -> Option<Turn<'_>> {
         let mut state = self.lock();
-        state.sort_out();
-        if state.under_way.len() + state.turns >= most {
-            return None;
-        }
-        let named = state.named.pop_front()?;
-        state.turns += 1;
+        let ended = state.take_ended();
+        let busy = state.under_way.len() + state.turns >= most;
+        let named = if busy { None } else { state.named.pop_front() };
+        state.turns += usize::from(named.is_some());
         let lengths = state.under_way.iter().map(|fetched| fetched.len() as u64);
         let under_way = lengths.sum();
         drop(state);
+        // What nobody decodes is freed without the lock.
+        drop(ended);
         Some(Turn {
             line: self,
-            named,
+            named: named?,
             under_way,
         })
     }
 }
 
 impl State {
-    fn sort_out(&mut self) {
+    /// Takes what is no longer under way from what is, and notes down that it is there.
+    fn take_ended(&mut self) -> Vec<Arc<Fetched>> {
         let ended = self
             .under_way
             .extract_if(.., |fetched| !fetched.is_coming());
+        let ended: Vec<_> = ended.collect();
         self.there.retain(|fetched| fetched.strong_count() > 0);
-        self.there
-            .extend(ended.map(|fetched| Arc::downgrade(&fetched)));
+        self.there.extend(ended.iter().map(Arc::downgrade));
+        ended
     }
 }
 
