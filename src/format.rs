@@ -190,7 +190,7 @@ impl Version {
     }
 
     /// How many bytes of the table describe one chunk.
-    fn table_bytes_per_chunk(self) -> u64 {
+    pub(crate) fn table_bytes_per_chunk(self) -> u64 {
         match self {
             Version::V1 => 8,
             Version::V2 => 16,

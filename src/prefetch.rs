@@ -4,10 +4,11 @@
 //! database, threads with `pread`). A stream is a place where reading went on where it had stopped, give or take a
 //! few requests: the kernel's readahead asks ahead of the reader and its requests overtake each other. A read that
 //! continues nothing only takes a stream's place and names nothing, so a random reader pays for no speculation; and one
-//! large read, which the kernel cuts into several requests, does not yet look like a stream either.
+//! large read, which the kernel cuts into several requests, does not yet look like a stream either. Where each request costs a
+//! round trip, too much depends on the first of them: there, who reads much of a file's beginning is believed to go on.
 //!
 //! A stream's window begins small and doubles whenever its reader had to wait (four times as much where that is for a round
-//! trip), up to a limit: a slow reader is kept a little ahead, a fast one as far as it needs.
+//! trip, and begins with what the way holds), up to a limit: a slow reader is kept a little ahead, a fast one as far as it needs.
 
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -21,12 +22,13 @@ const STREAMS: usize = 8;
 const PROOF: u64 = (1 << 20) + (128 << 10);
 /// A window's first size, in bytes: what the kernel's readahead asks for at most in one request.
 const FIRST_WINDOW: u64 = 1 << 20;
-/// As [`FIRST_WINDOW`], where units are named in batches: what comes in the time that a request takes which is not far.
-const FIRST_WINDOW_IN_BATCHES: u64 = 8 << 20;
+/// How long a read of a file's beginning is that is taken for that of a reader who goes on, where each request costs a round
+/// trip, in bytes: the kernel makes no other so long. Who reads but a header is content with less.
+const LONG_READ: u64 = 64 << 10;
 /// How many units are named at once at most: a window of tiny chunks would be a list without end.
 const NAMED_AT_ONCE: usize = 64;
-/// As [`NAMED_AT_ONCE`], where units are named in batches.
-const NAMED_IN_BATCH: usize = 1024;
+/// As [`NAMED_AT_ONCE`], where each request costs a round trip.
+const NAMED_IF_FAR: usize = 1024;
 /// Into how many batches a window is divided at least.
 const BATCHES: u64 = 4;
 /// How many request lengths a continuing read may be off the place it should begin at.
@@ -37,9 +39,18 @@ const TOLERANCE: u64 = 4;
 pub(crate) struct Prefetch {
     /// The largest window, in bytes; 0 switches prefetch off.
     limit: u64,
-    /// How much is named at a time or nothing, in bytes; 0 to name every unit by itself.
-    batch: u64,
+    /// Where each request costs a round trip.
+    far: Option<Far>,
     streams: Mutex<Streams>,
+}
+
+/// How units are named where each request costs a round trip.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Far {
+    /// How much is named at a time or nothing, in bytes; or a quarter of a window that is small.
+    pub(crate) batch: u64,
+    /// A window's first size, in bytes: what is to be on its way while the first of it comes.
+    pub(crate) first_window: u64,
 }
 
 #[derive(Debug, Default)]
@@ -72,13 +83,11 @@ impl Streams {
 }
 
 impl Prefetch {
-    /// Prefetch with windows of at most `limit` bytes; 0 for none. Where each request costs a round trip, units are named a
-    /// `batch` of so many bytes at a time, or a quarter of a window that is small, or not at all; else that is 0. No longer than
-    /// that either, because what was asked for at once comes at once: the way would be idle until its reader has gone on.
-    pub(crate) fn new(limit: u64, batch: u64) -> Self {
+    /// Prefetch with windows of at most `limit` bytes; 0 for none.
+    pub(crate) fn new(limit: u64, far: Option<Far>) -> Self {
         Self {
             limit,
-            batch,
+            far,
             streams: Mutex::default(),
         }
     }
@@ -101,12 +110,18 @@ impl Prefetch {
         streams.clock += 1;
         let now = streams.clock;
         let limit = self.limit;
-        let Some(stream) = streams.continued_by(read) else {
+        let first_window = match self.far {
+            None => FIRST_WINDOW,
+            Some(far) => far.first_window.max(FIRST_WINDOW),
+        };
+        let first_window = first_window.min(limit);
+        let likely = self.far.is_some() && read.start == 0 && read.end >= LONG_READ;
+        if streams.continued_by(read).is_none() {
             let fresh = Stream {
                 start: read.start,
                 next: read.end,
                 unnamed: 0,
-                window: 0,
+                window: if likely { first_window } else { 0 },
                 last_used: now,
             };
             if streams.followed.len() < STREAMS {
@@ -118,6 +133,11 @@ impl Prefetch {
             {
                 *oldest = fresh;
             }
+            if !likely {
+                return 0..0;
+            }
+        }
+        let Some(stream) = streams.continued_by(read) else {
             return 0..0;
         };
         stream.last_used = now;
@@ -127,14 +147,11 @@ impl Prefetch {
             if stream.next - stream.start <= PROOF.min(limit) {
                 return 0..0;
             }
-            let first = match self.batch {
-                0 => FIRST_WINDOW,
-                _ => FIRST_WINDOW_IN_BATCHES,
-            };
-            stream.window = first.min(limit);
+            stream.window = first_window;
         }
         let wanted = stream.next.saturating_add(stream.window);
-        let least = self.batch.min(stream.window / BATCHES);
+        let batch = self.far.map_or(0, |far| far.batch);
+        let least = batch.min(stream.window / BATCHES);
         if stream.unnamed.saturating_add(least) >= wanted {
             return 0..0;
         }
@@ -142,9 +159,9 @@ impl Prefetch {
         let behind = unit_end(read.end - 1).unwrap_or(read.end);
         let first = stream.unnamed.max(behind);
         let mut end = first;
-        let most = match self.batch {
-            0 => NAMED_AT_ONCE,
-            _ => NAMED_IN_BATCH,
+        let most = match self.far {
+            None => NAMED_AT_ONCE,
+            Some(_) => NAMED_IF_FAR,
         };
         for _ in 0..most {
             match unit_end(end) {
@@ -161,9 +178,9 @@ impl Prefetch {
     pub(crate) fn outran(&self, read: &Range<u64>) {
         let limit = self.limit;
         // Where a wait is long, the kernel's next request is there before it ends, and there should be few of them.
-        let (behind, times) = match self.batch {
-            0 => (0, 2),
-            _ => ((read.end - read.start).saturating_mul(TOLERANCE), 4),
+        let (behind, times) = match self.far {
+            None => (0, 2),
+            Some(_) => ((read.end - read.start).saturating_mul(TOLERANCE), 4),
         };
         let mut streams = self.lock();
         if let Some(stream) = streams
@@ -210,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_sequential_reader_has_every_unit_named_once_before_it_comes_there() {
-        let prefetch = Prefetch::new(8 * UNIT, 0);
+        let prefetch = Prefetch::new(8 * UNIT, None);
         let mut named = None;
         for offset in (0..64 * UNIT).step_by(128 << 10) {
             let ahead = read(&prefetch, 64, offset, 128 << 10);
@@ -226,7 +243,7 @@ mod tests {
 
     #[test]
     fn random_reads_name_nothing_even_when_the_kernel_cuts_them_up() {
-        let prefetch = Prefetch::new(8 * UNIT, 0);
+        let prefetch = Prefetch::new(8 * UNIT, None);
         let mut place = 12345_u64;
         for _ in 0..2000 {
             place = place
@@ -242,7 +259,13 @@ mod tests {
 
     #[test]
     fn where_requests_cost_a_round_trip_units_are_named_many_at_a_time() {
-        let prefetch = Prefetch::new(16 * UNIT, 64 * UNIT);
+        let prefetch = Prefetch::new(
+            16 * UNIT,
+            Some(Far {
+                batch: 64 * UNIT,
+                first_window: 8 * UNIT,
+            }),
+        );
         let mut batches = Vec::new();
         let mut named = None;
         for offset in (0..512 * UNIT).step_by(128 << 10) {
@@ -262,7 +285,7 @@ mod tests {
 
     #[test]
     fn interleaved_streams_on_one_handle_are_all_followed() {
-        let prefetch = Prefetch::new(8 * UNIT, 0);
+        let prefetch = Prefetch::new(8 * UNIT, None);
         let mut named = [0; 8];
         for step in 0..64_u64 {
             for (stream, count) in named.iter_mut().enumerate() {
@@ -276,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_window_doubles_while_the_reader_waits_and_ends_at_the_limit() {
-        let prefetch = Prefetch::new(4 * UNIT, 0);
+        let prefetch = Prefetch::new(4 * UNIT, None);
         let mut ahead = 0;
         for step in 0..16 {
             let named = read(&prefetch, 64, step * UNIT, UNIT);
@@ -288,7 +311,7 @@ mod tests {
 
     #[test]
     fn requests_that_overtake_each_other_are_one_stream() {
-        let prefetch = Prefetch::new(8 * UNIT, 0);
+        let prefetch = Prefetch::new(8 * UNIT, None);
         let mut named = 0;
         let step = 256 << 10;
         for pair in (0..32 * UNIT).step_by(2 * step as usize) {
@@ -307,7 +330,7 @@ mod tests {
             reads in proptest::collection::vec((0_u64..40, 1_u64..3 * UNIT), 1..60),
             count in 1_u64..30,
         ) {
-            let prefetch = Prefetch::new(16 * UNIT, 0);
+            let prefetch = Prefetch::new(16 * UNIT, None);
             for (place, length) in reads {
                 let offset = place * UNIT / 2;
                 let end = (offset + length).min(count * UNIT);

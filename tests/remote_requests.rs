@@ -14,8 +14,8 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use common::remote::Site;
 use common::remote::proxy::Passed;
+use common::remote::{Bucket, Site};
 use common::{Mounted, pack, sample, warpfs};
 
 const CHUNK: u64 = 128 << 10;
@@ -108,6 +108,67 @@ fn a_sequential_reader_gets_his_chunks_in_large_requests_of_which_several_are_un
     assert!(site.proxy.most_under_way() >= 3);
     // One after the other, they alone would take this long.
     assert!(took < Duration::from_millis(20 * chunks / 2), "{took:?}");
+}
+
+#[test]
+fn a_sequential_reader_far_away_fetches_no_payload_twice() {
+    let (site, original) = site(48 << 20, &["--chunk-size", "128K", "--codec", "zstd"]);
+    site.proxy.set_delay(Duration::from_millis(50));
+    let mounted = site.mount("x.warp", &[]);
+    assert!(fs::read(mounted.path("x")).unwrap() == original);
+    let passed = site.proxy.take_passed();
+    let fetched: u64 = passed.iter().map(|request| request.bytes).sum();
+    let packed = fs::metadata(site.root().join("x.warp")).unwrap().len();
+    // What describes the file is read in blocks, which reach into the payloads.
+    assert!(fetched < packed + (256 << 10), "{fetched} of {packed}");
+    let requests = gets(&passed).len() as u64;
+    assert!(requests < original.len() as u64 / CHUNK / 8, "{passed:#?}");
+}
+
+#[test]
+fn who_reads_to_the_end_of_an_open_file_does_not_wait_for_the_store() {
+    let (site, original) = site(1 << 20, &["--chunk-size", "128K"]);
+    let mounted = site.mount("x.warp", &[]);
+    let mut file = File::open(mounted.path("x")).unwrap();
+    let mut read = Vec::new();
+    file.read_to_end(&mut read).unwrap();
+    assert!(read == original);
+    // The kernel does not believe for longer what it was told of the file.
+    std::thread::sleep(Duration::from_millis(1500));
+    site.proxy.take_passed();
+    let read = file
+        .read_at(&mut [0; 100], original.len() as u64 - 10)
+        .unwrap();
+    assert_eq!(read, 10);
+    assert_eq!(file.read(&mut [0; 100]).unwrap(), 0);
+    let passed = site.proxy.take_passed();
+    assert!(passed.is_empty(), "{passed:?}");
+}
+
+#[test]
+fn a_file_that_was_listed_is_opened_in_one_round_trip_with_table_and_record() {
+    let (bucket, own) = (Bucket::new(), tempfile::tempdir().unwrap());
+    // A table that does not end in the first block.
+    let original = sample(64 << 20, 3);
+    let (plain, packed) = (own.path().join("x"), own.path().join("x.warp"));
+    fs::write(&plain, &original).unwrap();
+    pack(&plain, &packed, &["--chunk-size", "4K", "--codec", "lz4"]);
+    bucket.put("a/x.warp", &fs::read(&packed).unwrap());
+    let mounted = bucket.mount("a/", &[]);
+    assert_eq!(fs::read_dir(mounted.path("")).unwrap().count(), 1);
+    let delay = Duration::from_millis(400);
+    bucket.proxy.take_passed();
+    bucket.proxy.set_delay(delay);
+    let began = Instant::now();
+    let file = File::open(mounted.path("x")).unwrap();
+    let took = began.elapsed();
+    let passed = bucket.proxy.take_passed();
+    assert!(took < 2 * delay, "{took:?} {passed:#?}");
+    assert!(passed.len() <= 3, "{passed:#?}");
+    bucket.proxy.set_delay(Duration::ZERO);
+    let mut bytes = [0; 4096];
+    file.read_exact_at(&mut bytes, 12345).unwrap();
+    assert!(bytes[..] == original[12345..][..4096]);
 }
 
 #[test]

@@ -9,9 +9,13 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+#[cfg(feature = "remote")]
+use super::outline::likely_description;
 use super::outline::stop_if_set;
 use super::source::Source;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
+#[cfg(feature = "remote")]
+use crate::format::FIXED_HEADER_LEN;
 use crate::format::{
     CHUNK_PROBE_LEN, ChunkHeader, Container, Description, Encodings, FixedHeader,
     RELEASE_HEADER_LEN, RELEASE_MAGIC, ReleaseHeader,
@@ -83,6 +87,21 @@ pub(crate) struct Glance {
     pub(crate) encodings: Option<Encodings>,
     /// How many chunks there are; `None` as before.
     pub(crate) chunk_count: Option<u32>,
+}
+
+#[cfg(feature = "remote")]
+impl Glance {
+    /// Where all is that is read of the file when it is opened, its first bytes aside, as far as that can be told.
+    pub(crate) fn likely_description(&self) -> Option<[std::ops::Range<u64>; 2]> {
+        let Container::Table(version) = self.container else {
+            return None;
+        };
+        let count = self.chunk_count?;
+        let table_len = u64::from(count) * version.table_bytes_per_chunk();
+        let payload_start = FIXED_HEADER_LEN as u64 + table_len;
+        let (original, packed) = (self.original_size, self.packed_size);
+        Some(likely_description(payload_start, original, count, packed))
+    }
 }
 
 /// How many chunks are followed at most to find the size of an original: those of a terabyte in chunks of 256 KiB, which is

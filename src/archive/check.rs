@@ -228,6 +228,19 @@ impl Archive {
         })
     }
 
+    /// Takes notice that these bytes of the original are going to be checked.
+    pub(crate) fn expect_checks(&self, original: &Range<u64>) {
+        let size = self.table().original_size();
+        if let Some(record) = &self.contents.record
+            && original.start < original.end.min(size)
+        {
+            let page_len = record.layout().page_len;
+            let first = record.page_place(original.start / page_len);
+            let last = record.page_place((original.end.min(size) - 1) / page_len);
+            self.source.expect_description(first.start..last.end);
+        }
+    }
+
     /// As [`Archive::with_page`], with the page's bytes as they are stored.
     fn with_stored_page<T>(
         &self,

@@ -24,8 +24,15 @@ use crate::memory::{Budget, Charge};
 pub(super) const OVERHEAD: usize = 1024;
 
 /// How much of the record is read with the footer in front of it, where both are far away, in bytes: that of an original of
-/// 700 MiB.
-const RECORD_AT_ONCE: u64 = 512 << 10;
+/// 1.2 GiB.
+const RECORD_AT_ONCE: u64 = 1 << 20;
+/// How long a record is that `pack` writes: at most one byte for so many of the original ...
+const DESCRIBED_BY_A_BYTE: u64 = 1280;
+/// ... and this, with the footer, in bytes.
+const RECORD_AT_LEAST: u64 = 4 << 10;
+/// How much of the original has a digest in it, in bytes, and how long that is.
+const LEAF_LEN: u64 = 32 << 10;
+const DIGEST_LEN: u64 = 8;
 
 /// Whether a file that ends inside its payloads is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +145,26 @@ impl Chunks {
     }
 }
 
+/// Where all is that is read of a file when it is opened, its first bytes aside, as far as that can be told before the table is
+/// known: the table, and probably footer and record.
+pub(super) fn likely_description(
+    payload_start: u64,
+    original_size: u64,
+    chunk_count: u32,
+    file_len: u64,
+) -> [std::ops::Range<u64>; 2] {
+    // A chunk that is shorter than a leaf is a leaf.
+    let short = u64::from(chunk_count).saturating_sub(original_size / LEAF_LEN);
+    let length = original_size / DESCRIBED_BY_A_BYTE + short * DIGEST_LEN + RECORD_AT_LEAST;
+    let end = match length <= RECORD_AT_ONCE {
+        true => file_len.saturating_sub(length),
+        // Its last bytes are looked at, wherever the others are.
+        false => file_len.saturating_sub(1),
+    };
+    let table = FIXED_HEADER_LEN as u64..payload_start.min(file_len);
+    [table, end.max(payload_start).min(file_len)..file_len]
+}
+
 impl Outline {
     /// Reads header, table and footer of `source`, or its chunks' headers.
     ///
@@ -179,6 +206,14 @@ impl Outline {
 
         // Two columns of 8 bytes a chunk at the most; what they really take is known when they are read.
         let mut charge = budget.charge(16 * count + OVERHEAD as u64, make_room)?;
+        for part in likely_description(
+            header.payload_start(),
+            header.original_size,
+            header.chunk_count,
+            identity.size,
+        ) {
+            source.expect_description(part);
+        }
         let mut fingerprint = Fingerprint::default();
         fingerprint.update(&header.to_bytes());
         let mut offset = FIXED_HEADER_LEN as u64;

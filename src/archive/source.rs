@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::identity::Identity;
 use crate::memory::{Buffer, Urgency};
@@ -20,6 +21,10 @@ pub(crate) trait Source: Debug + Send + Sync {
         let _ = until;
         self.read_at(buffer, offset)
     }
+
+    /// Takes notice that these bytes, which describe the payloads, are going to be read soon: a source that is far away may ask for
+    /// them before they are. Waits for nothing.
+    fn expect_description(&self, _range: Range<u64>) {}
 
     /// As [`Source::read_at`], of a part of a payload that is read a bit at a time, and takes up the bytes of `whole`.
     fn read_part(&self, buffer: &mut [u8], offset: u64, whole: &Range<u64>) -> io::Result<usize> {
@@ -48,6 +53,9 @@ pub(crate) trait Distant: Source {
 
     /// Whether these bytes of a payload, which takes up the bytes of `whole`, are kept nearby.
     fn is_kept(&self, wanted: &Range<u64>, whole: &Range<u64>) -> bool;
+
+    /// How long it takes until an answer begins to come, about; no time at all if that is not known.
+    fn round_trip(&self) -> Duration;
 
     /// Whether the byte at `offset` is on its way, or there.
     fn is_coming(&self, offset: u64) -> bool;
@@ -110,6 +118,10 @@ impl<S: Source> Source for Arc<S> {
 
     fn read_description(&self, buffer: &mut [u8], offset: u64, until: u64) -> io::Result<usize> {
         (**self).read_description(buffer, offset, until)
+    }
+
+    fn expect_description(&self, range: Range<u64>) {
+        (**self).expect_description(range);
     }
 
     fn read_part(&self, buffer: &mut [u8], offset: u64, whole: &Range<u64>) -> io::Result<usize> {

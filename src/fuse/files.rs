@@ -81,8 +81,23 @@ impl WarpFilesystem {
     }
 
     /// A node's attributes; those of an open file also when its path leads to another file already, or the file was
-    /// changed: all who hold a packed file hold the same state of it.
-    pub(super) fn attributes(&self, node: NodeId) -> Result<Attributes> {
+    /// changed: all who hold a packed file hold the same state of it. Who has a file open that is far away is not made to wait for
+    /// what it is by now: the kernel asks whenever somebody reads to the end.
+    pub(super) fn attributes(&self, node: NodeId, handle: Option<u64>) -> Result<Attributes> {
+        if let Some(Handle::File {
+            node: opened,
+            content,
+            reader,
+            ..
+        }) = handle
+            .and_then(|handle| self.handles.get(handle))
+            .as_deref()
+            && *opened == node
+            && content.file().is_none()
+        {
+            let size = reader.as_ref().map(Reader::len);
+            return self.tree.attributes_of_open(node, content, size);
+        }
         let error = match self.tree.attributes(node) {
             Ok(attributes) => return Ok(attributes),
             Err(error) => error,

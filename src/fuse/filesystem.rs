@@ -127,7 +127,7 @@ impl WarpFilesystem {
                 ..
             } => !self.has_at_hand(handle, offset, size),
             Operation::Lookup { .. }
-            | Operation::GetAttributes
+            | Operation::GetAttributes { .. }
             | Operation::Open { .. }
             | Operation::Seek { .. }
             | Operation::ReadDirectory { .. }
@@ -167,7 +167,7 @@ impl WarpFilesystem {
                 forgotten.for_each(|(node, lookups)| self.forget(NodeId(node), lookups));
                 reply.none();
             }
-            Operation::GetAttributes => match self.attributes(node) {
+            Operation::GetAttributes { handle } => match self.attributes(node, handle) {
                 Ok(attributes) => reply.attributes(&attributes, self.time_to_live),
                 Err(error) => reply.error(errno(&error)),
             },

@@ -11,7 +11,7 @@ const UNITS: u64 = 16;
 #[test]
 fn threads_that_read_one_stream_together_have_every_byte_named_once() {
     explore(1.0, || {
-        let prefetch = Arc::new(Prefetch::new(2 * UNIT, 0));
+        let prefetch = Arc::new(Prefetch::new(2 * UNIT, None));
         let threads = [[0, 2], [1, 3], [1, 2]].map(|places: [u64; 2]| {
             let prefetch = Arc::clone(&prefetch);
             thread::spawn(move || {

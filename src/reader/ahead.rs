@@ -18,11 +18,12 @@ use crate::memory::Urgency;
 impl Shared {
     /// Has the workers decode original bytes ahead of their reader.
     pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>) {
-        if ahead.is_empty() {
-            return;
-        }
         match self.archive.distant() {
-            Some(distant) => self.fetch_ahead(distant, ahead),
+            Some(distant) => {
+                self.line.add(ahead);
+                self.fetch_on(distant);
+            }
+            None if ahead.is_empty() => {}
             None => self.send_ahead(ahead, None),
         }
     }

@@ -6,16 +6,15 @@
 //! that is on its way waits for that; to any other, he makes a request of his own.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::Shared;
+use super::line::{LEAST_FETCH, LONGEST_FETCH, Turn, first_window, most_under_way};
 use crate::archive::{Archive, Distant, Kept};
 use crate::memory::Urgency;
+use crate::prefetch::Far;
 
-/// How much is fetched ahead in one request at most, in bytes.
-const LONGEST_FETCH: u64 = 4 << 20;
-/// The least that is worth a request of its own, in bytes: what comes in the time that asking takes.
-const LEAST_FETCH: u64 = 256 << 10;
 /// How much of a large chunk's payload is fetched beside what a piece of it takes by proportion, in bytes: parts of a chunk
 /// differ.
 const PIECE_SLACK: u64 = 64 << 10;
@@ -23,20 +22,37 @@ const PIECE_SLACK: u64 = 64 << 10;
 /// Which part of the budget may be fetched ahead and not decoded yet: one in this many bytes.
 const FETCHED_PART: u64 = 4;
 
-/// How much of the original comes with one of the longest requests, in bytes; `None` if the source is near.
-pub(super) fn fetch_len(archive: &Archive) -> Option<u64> {
-    archive.distant()?;
+/// How to name ahead what comes from a source that is far away; `None` if it is near.
+pub(super) fn way(archive: &Archive) -> Option<Far> {
+    let distant = archive.distant()?;
     let table = archive.table();
-    let length = u128::from(LONGEST_FETCH) * u128::from(table.original_size())
-        / u128::from(table.payload_end().max(1));
-    Some(u64::try_from(length).unwrap_or(u64::MAX).max(LEAST_FETCH))
+    let original = |packed: u64| {
+        let length = u128::from(packed) * u128::from(table.original_size())
+            / u128::from(table.payload_end().max(1));
+        u64::try_from(length).unwrap_or(u64::MAX).max(LEAST_FETCH)
+    };
+    Some(Far {
+        batch: original(LONGEST_FETCH),
+        first_window: original(first_window(distant.round_trip())),
+    })
+}
+
+/// Bytes of the original that come together.
+struct Group {
+    /// Those of the file they are decoded from; `None` if these are kept nearby.
+    packed: Option<Range<u64>>,
+    original: Range<u64>,
 }
 
 /// What was fetched ahead, for as long as somebody is going to decode it.
 #[derive(Debug)]
 pub(super) struct Fetched {
     length: usize,
+    /// Which bytes of the original are decoded from it.
+    original: Range<u64>,
     kept: Mutex<Option<Kept>>,
+    /// Whether nothing more comes.
+    ended: AtomicBool,
 }
 
 /// All that was fetched ahead, of all files, the oldest first.
@@ -57,11 +73,8 @@ impl AllFetched {
         (held.saturating_add(length)) as u64 <= budget / FETCHED_PART
     }
 
-    fn add(&self, length: usize) -> Arc<Fetched> {
-        let fetched = Arc::new(Fetched {
-            length,
-            kept: Mutex::default(),
-        });
+    fn add(&self, length: usize, original: Range<u64>) -> Arc<Fetched> {
+        let fetched = Arc::new(Fetched::new(length, original));
         self.lock().push(Arc::downgrade(&fetched));
         fetched
     }
@@ -70,10 +83,10 @@ impl AllFetched {
     pub(super) fn give_one_up(&self) -> bool {
         let mut all = self.lock();
         while !all.is_empty() {
-            let kept = all
-                .remove(0)
-                .upgrade()
-                .and_then(|fetched| fetched.kept().take());
+            let kept = all.remove(0).upgrade().and_then(|fetched| {
+                fetched.end();
+                fetched.kept().take()
+            });
             if kept.is_some() {
                 // Freed without the lock.
                 drop(all);
@@ -85,18 +98,43 @@ impl AllFetched {
 }
 
 impl Shared {
-    /// Fetches the payloads of some bytes of the original, and has the workers decode them.
-    pub(super) fn fetch_ahead(self: &Arc<Self>, distant: &dyn Distant, ahead: Range<u64>) {
+    /// Goes on fetching what was named ahead, and has the workers decode it.
+    pub(super) fn fetch_on(self: &Arc<Self>, distant: &dyn Distant) {
+        let most = most_under_way(distant.round_trip());
+        while let Some(turn) = self.line.turn(most) {
+            let Some(group) = self.next_group(distant, &turn) else {
+                continue;
+            };
+            let original = group.original;
+            turn.give_back(original.end..turn.named.end);
+            if !self.prefetch.still_wants(&original) {
+                continue;
+            }
+            self.archive.expect_checks(&original);
+            let Some(packed) = group.packed else {
+                self.send_ahead(original, None);
+                continue;
+            };
+            match self.fetch_group(distant, packed, original.clone()) {
+                Some(fetched) => turn.is_taken_by(fetched),
+                // Later, when there is room.
+                None => return turn.give_back(original),
+            }
+        }
+    }
+
+    /// What to ask for next, or has not to be asked for; `None` if nothing of what was named can be.
+    fn next_group(&self, distant: &dyn Distant, turn: &Turn<'_>) -> Option<Group> {
         let table = self.archive.table();
-        let mut group: Option<(Range<u64>, Range<u64>)> = None;
-        let mut offset = ahead.start;
-        while offset < ahead.end {
+        let mut group: Option<Group> = None;
+        let mut offset = turn.named.start;
+        while offset < turn.named.end {
             let chunk = table.chunks_holding(&(offset..offset + 1)).start;
             let whole = self.bytes(chunk);
             let original = offset
                 ..whole
                     .end
-                    .min(ahead.end)
+                    .min(turn.named.end)
                     .min(offset.saturating_add(self.step(chunk)));
             if original.is_empty() || self.check_whole(chunk).is_err() {
                 break;
@@ -104,43 +142,35 @@ impl Shared {
             offset = original.end;
             let packed = self.packed_part(chunk, &original);
             let payload = table.compressed_range(chunk).unwrap_or_default();
-            if distant.is_kept(&packed, &payload) {
-                if let Some(before) = group.take()
-                    && !self.fetch_group(distant, before)
-                {
-                    return;
-                }
-                self.send_ahead(original, None);
+            let packed = (!distant.is_kept(&packed, &payload)).then_some(packed);
+            let Some(group) = &mut group else {
+                group = Some(Group { packed, original });
                 continue;
-            }
-            match &mut group {
-                Some((held, bytes))
-                    if held.end >= packed.start && packed.end - held.start <= LONGEST_FETCH =>
-                {
-                    held.end = packed.end.max(held.end);
-                    bytes.end = original.end;
-                }
-                _ => {
-                    if let Some(done) = group.replace((packed, original))
-                        && !self.fetch_group(distant, done)
-                    {
-                        return;
+            };
+            match (&mut group.packed, packed) {
+                (None, None) => {}
+                (Some(held), Some(packed)) if held.end >= packed.start => {
+                    let rest = table.payload_end().saturating_sub(held.start);
+                    if packed.end.saturating_sub(held.start) > turn.length(rest) {
+                        break;
                     }
+                    held.end = packed.end.max(held.end);
                 }
+                _ => break,
             }
+            group.original.end = original.end;
         }
-        if let Some(done) = group {
-            self.fetch_group(distant, done);
-        }
+        group
     }
 
     /// Fetches payloads in one request, and hands the bytes of the original that they are of to the workers when they are there;
-    /// says whether there was memory for it.
+    /// `None` if there is no memory for it.
     fn fetch_group(
         self: &Arc<Self>,
         distant: &dyn Distant,
-        (packed, original): (Range<u64>, Range<u64>),
-    ) -> bool {
+        packed: Range<u64>,
+        original: Range<u64>,
+    ) -> Option<Arc<Fetched>> {
         let length = usize::try_from(packed.end - packed.start).unwrap_or(usize::MAX);
         let make_room = || self.engine.make_room();
         let budget = self.engine.cache.budget();
@@ -150,19 +180,29 @@ impl Shared {
         };
         let Ok(Some([room])) = room else {
             self.engine.counters.prefetch_refused.add(1);
-            return false;
+            return None;
         };
-        let fetched = self.engine.fetches.add(length);
+        let fetched = self.engine.fetches.add(length, original.clone());
         let shared = Arc::downgrade(self);
-        let held = Arc::clone(&fetched);
+        let held = Arc::downgrade(&fetched);
         let then = move |whole: bool| {
-            if let Some(shared) = shared.upgrade().filter(|_| whole) {
-                shared.send_ahead(original, Some(&held));
+            // Nobody reads the file any more, or the memory was needed.
+            let (Some(shared), Some(fetched)) = (shared.upgrade(), held.upgrade()) else {
+                return;
+            };
+            fetched.end();
+            if !whole {
+                // Whoever comes there is told, and what is behind may be no better.
+                return;
+            }
+            shared.send_ahead(original, Some(&fetched));
+            if let Some(distant) = shared.archive.distant() {
+                shared.fetch_on(distant);
             }
         };
         let kept = distant.fetch(packed, room, Urgency::Speculation, Some(Box::new(then)));
         fetched.keep(kept);
-        true
+        Some(fetched)
     }
 
     /// Begins to fetch what a read needs of several chunks in one request, if none of it is on its way. It is given up when memory
@@ -202,7 +242,7 @@ impl Shared {
         let make_room = || self.engine.make_room();
         let room = budget.acquire([length], Urgency::Speculation, make_room);
         let [room] = room.ok().flatten()?;
-        let fetched = self.engine.fetches.add(length);
+        let fetched = self.engine.fetches.add(length, range.clone());
         fetched.keep(distant.fetch(packed, room, Urgency::Demand, None));
         Some(fetched)
     }
@@ -262,6 +302,36 @@ impl Shared {
 }
 
 impl Fetched {
+    /// So many bytes, of which none is there, for these of the original.
+    pub(super) fn new(length: usize, original: Range<u64>) -> Self {
+        Self {
+            length,
+            original,
+            kept: Mutex::default(),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// How many bytes it is.
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether any of these bytes of the original are decoded from it.
+    pub(super) fn is_for(&self, range: &Range<u64>) -> bool {
+        self.original.start < range.end && range.start < self.original.end
+    }
+
+    /// Whether it is under way.
+    pub(super) fn is_coming(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Takes notice that all of it has come, or nothing more will.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
     fn keep(&self, kept: Kept) {
         *self.kept() = Some(kept);
     }

@@ -11,6 +11,7 @@ mod engine;
 mod holes;
 #[cfg(all(test, shuttle))]
 mod interleavings;
+mod line;
 mod streams;
 
 use std::cell::RefCell;
@@ -24,7 +25,9 @@ pub use engine::DiskCacheOptions;
 pub use engine::{Engine, EngineOptions};
 
 use self::decode::Decoded;
+use self::distant::Fetched;
 use self::holes::ZeroPayloads;
+use self::line::Line;
 use crate::archive::{Archive, Evidence};
 use crate::cache::Origin;
 use crate::error::Result;
@@ -60,6 +63,7 @@ struct Shared {
     engine: Arc<Engine>,
     archive: Archive,
     prefetch: Prefetch,
+    line: Line,
     zeros: ZeroPayloads,
 }
 
@@ -82,14 +86,15 @@ impl Reader {
             .table()
             .original_range(0)
             .map_or(0, |first| first.end);
-        let batch = distant::fetch_len(&archive);
-        let limit = engine.prefetch_limit(chunk_len, batch.is_some());
-        let prefetch = Prefetch::new(limit, batch.unwrap_or(0));
+        let far = distant::way(&archive);
+        let limit = engine.prefetch_limit(chunk_len, far.is_some());
+        let prefetch = Prefetch::new(limit, far);
         Self {
             shared: Arc::new(Shared {
                 engine,
                 archive,
                 prefetch,
+                line: Line::default(),
                 zeros: ZeroPayloads::default(),
             }),
             position: 0,
@@ -138,8 +143,7 @@ impl Reader {
     /// Not even the first byte can be read.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let range = self.clip(offset, buffer.len());
-        self.begin(&range);
-        let _brought = self.shared.bring_read(&range);
+        let _fetched = self.begin(&range);
         let mut done = 0;
         while done < (range.end - range.start) as usize {
             let rest = range.start + done as u64..range.end;
@@ -172,8 +176,7 @@ impl Reader {
         with: impl FnOnce(&[u8], Origin) -> T,
     ) -> Result<T> {
         let range = self.clip(offset, length);
-        self.begin(&range);
-        let _brought = self.shared.bring_read(&range);
+        let _fetched = self.begin(&range);
         let kept = |bytes: &Range<u64>| kept_of(kept, bytes, &range);
         let Some(first) = self.unit_for(&range, &range, kept)? else {
             return Ok(with(&[], Origin::Hit));
@@ -215,8 +218,7 @@ impl Reader {
         kept: bool,
     ) -> Result<(usize, Origin)> {
         let range = self.clip(offset, room.len());
-        self.begin(&range);
-        let _brought = self.shared.bring_read(&range);
+        let _fetched = self.begin(&range);
         let mut done = 0;
         let mut origin = Origin::Hit;
         while let Some(decoded) =
@@ -257,8 +259,10 @@ impl Reader {
         offset.min(end)..end
     }
 
-    /// Takes notice of a read, and sends the workers ahead of it.
-    fn begin(&self, range: &Range<u64>) {
+    /// Takes notice of a read, and sends the workers ahead of it. The result keeps what was fetched for it.
+    fn begin(&self, range: &Range<u64>) -> Vec<Arc<Fetched>> {
+        // In this order: once a reader has come to them, nobody else decodes the bytes and keeps what they are decoded from.
+        let mut fetched = self.shared.line.fetched_for(range);
         let contents = self.shared.archive.contents();
         let one_call = self.shared.engine.one_call;
         let unit_end = |offset| {
@@ -267,6 +271,8 @@ impl Reader {
         };
         let ahead = self.shared.prefetch.observe(range, unit_end);
         self.shared.decode_ahead(ahead);
+        fetched.extend(self.shared.bring_read(range));
+        fetched
     }
 
     /// The unit that holds the first byte of `rest`, which a read of `range` needs; `None` if there is no such byte.

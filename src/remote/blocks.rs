@@ -37,15 +37,15 @@ struct State {
 }
 
 /// What [`Blocks::find`] finds.
-pub(super) enum Found<'a> {
+pub(super) enum Found {
     Held(Arc<[u8]>),
     /// Nobody has it: the caller has to read these bytes.
-    Missing(Loading<'a>),
+    Missing(Loading),
 }
 
 /// The mark of blocks that are being read. It clears when it is dropped.
-pub(super) struct Loading<'a> {
-    blocks: &'a Blocks,
+pub(super) struct Loading {
+    blocks: Arc<Blocks>,
     object: Identity,
     numbers: Range<u64>,
 }
@@ -71,7 +71,7 @@ impl Blocks {
 
     /// The block that holds the byte at `offset` of an object; or the task to read it, and those behind it that are going to be
     /// asked for, up to `until`.
-    pub(super) fn find(&self, object: Identity, offset: u64, until: u64) -> Found<'_> {
+    pub(super) fn find(self: &Arc<Self>, object: Identity, offset: u64, until: u64) -> Found {
         let first = offset / BLOCK_LEN;
         let mut state = self.lock();
         loop {
@@ -86,8 +86,44 @@ impl Blocks {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        // No more than is kept, or the first would be gone before the last came.
-        let most = (LONGEST_RUN / BLOCK_LEN).min(self.most as u64 / 2).max(1);
+        let most = self.most_at_once();
+        Found::Missing(self.load(&mut state, object, first, until, most))
+    }
+
+    /// The tasks to read those blocks of a range that nobody has or is reading. Waits for nobody. There are none for what is more
+    /// than would be kept.
+    pub(super) fn claim(self: &Arc<Self>, object: Identity, range: &Range<u64>) -> Vec<Loading> {
+        let mut claimed = Vec::new();
+        let mut left = self.most_at_once();
+        let mut state = self.lock();
+        let mut first = range.start / BLOCK_LEN;
+        while left > 0 && first * BLOCK_LEN < range.end {
+            let name = (object, first);
+            first += 1;
+            if !state.held.contains(&name) && !state.loading.contains(&name) {
+                let loading = self.load(&mut state, object, name.1, range.end, left);
+                first = loading.numbers.end;
+                left -= first - name.1;
+                claimed.push(loading);
+            }
+        }
+        claimed
+    }
+
+    /// How many blocks are read at once at most: half of what is kept, so that the first are not gone before the last have come.
+    fn most_at_once(&self) -> u64 {
+        (LONGEST_RUN / BLOCK_LEN).min(self.most as u64 / 2).max(1)
+    }
+
+    /// Marks the block `first`, and those behind it up to `until` that nobody has or is reading.
+    fn load(
+        self: &Arc<Self>,
+        state: &mut State,
+        object: Identity,
+        first: u64,
+        until: u64,
+        most: u64,
+    ) -> Loading {
         let mut end = first + 1;
         while end - first < most && end * BLOCK_LEN < until {
             let next = (object, end);
@@ -99,11 +135,11 @@ impl Blocks {
         state
             .loading
             .extend((first..end).map(|number| (object, number)));
-        Found::Missing(Loading {
-            blocks: self,
+        Loading {
+            blocks: Arc::clone(self),
             object,
             numbers: first..end,
-        })
+        }
     }
 
     /// Gives up all that is remembered of an object.
@@ -133,7 +169,7 @@ impl Blocks {
     }
 }
 
-impl Loading<'_> {
+impl Loading {
     /// Which bytes of an object of so many are to be read.
     pub(super) fn range(&self, size: u64) -> Range<u64> {
         self.numbers.start * BLOCK_LEN..size.min(self.numbers.end * BLOCK_LEN)
@@ -146,7 +182,7 @@ impl Loading<'_> {
     }
 }
 
-impl Drop for Loading<'_> {
+impl Drop for Loading {
     fn drop(&mut self) {
         let mut state = self.blocks.lock();
         for number in self.numbers.clone() {
@@ -168,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_is_going_to_be_asked_for_is_read_with_the_first_and_once() {
-        let blocks = Blocks::new(64 * BLOCK_LEN);
+        let blocks = Arc::new(Blocks::new(64 * BLOCK_LEN));
         let size = 10 * BLOCK_LEN + 5;
         let Found::Missing(loading) = blocks.find(object(size), BLOCK_LEN + 7, size) else {
             panic!("it cannot be there");
@@ -192,7 +228,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_what_is_being_read_waits_for_it_or_reads_it_when_that_failed() {
-        let blocks = Blocks::new(64 * BLOCK_LEN);
+        let blocks = Arc::new(Blocks::new(64 * BLOCK_LEN));
         let first = blocks.find(object(9), 0, 9);
         std::thread::scope(|scope| {
             let second = scope.spawn(|| matches!(blocks.find(object(9), 0, 9), Found::Missing(_)));
@@ -203,8 +239,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_claimed_is_what_nobody_has_or_is_reading() {
+        let blocks = Arc::new(Blocks::new(64 * BLOCK_LEN));
+        let size = 100 * BLOCK_LEN;
+        blocks.keep(object(size), 2 * BLOCK_LEN, &[1; BLOCK_LEN as usize]);
+        let all = 5..7 * BLOCK_LEN + 1;
+        let claimed = blocks.claim(object(size), &all);
+        let ranges: Vec<_> = claimed.iter().map(|loading| loading.range(size)).collect();
+        assert_eq!(ranges, [0..2 * BLOCK_LEN, 3 * BLOCK_LEN..8 * BLOCK_LEN]);
+        assert!(blocks.claim(object(size), &all).is_empty());
+        drop(claimed);
+        // Of what is not kept, nothing is read.
+        let claimed = blocks.claim(object(size), &(0..size));
+        let count: u64 = claimed
+            .iter()
+            .map(|loading| loading.range(size).end - loading.range(size).start)
+            .sum();
+        assert_eq!(count, 32 * BLOCK_LEN);
+    }
+
+    #[test]
     fn no_more_blocks_are_kept_than_were_set_aside() {
-        let blocks = Blocks::new(4 * BLOCK_LEN);
+        let blocks = Arc::new(Blocks::new(4 * BLOCK_LEN));
         let size = 100 * BLOCK_LEN;
         for number in 0..100 {
             blocks.keep(object(size), number * BLOCK_LEN, &[7; BLOCK_LEN as usize]);

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use object_store::path::Path as Key;
 
@@ -34,7 +35,7 @@ pub(crate) struct Object {
     changed: AtomicBool,
     fetches: Arc<Fetches>,
     plan: Mutex<Plan>,
-    on_disk: Option<OnDisk>,
+    on_disk: Option<Arc<OnDisk>>,
 }
 
 /// What is going to be read from front to back.
@@ -74,7 +75,9 @@ impl Object {
         let identity = store.identity(key.as_ref(), version.size, etag, version.modified);
         let disk_cache = store.disk_cache();
         Self {
-            on_disk: disk_cache.and_then(|cache| OnDisk::of(cache, &identity, &version)),
+            on_disk: disk_cache
+                .and_then(|cache| OnDisk::of(cache, &identity, &version))
+                .map(Arc::new),
             identity,
             store: Arc::clone(store),
             key: key.clone(),
@@ -82,6 +85,31 @@ impl Object {
             changed: AtomicBool::new(false),
             fetches: Arc::default(),
             plan: Mutex::default(),
+        }
+    }
+
+    /// Takes notice that the object `key` is going to be opened, and that these bytes describe it, if it is what it was when it was
+    /// known by `identity`: so they are asked for while it is asked what it is now. What may be on a local disk is not.
+    pub(crate) fn expect(store: &Arc<Store>, key: &Key, identity: Identity, bytes: &Range<u64>) {
+        if store.disk_cache().is_some() {
+            return;
+        }
+        // Its first bytes come when it is opened.
+        let bytes = bytes.start.max(BLOCK_LEN)..bytes.end.min(identity.size);
+        for loading in store.blocks().claim(identity, &bytes) {
+            let (held, key) = (Arc::clone(store), key.clone());
+            store.run_waiting(move || {
+                let range = loading.range(identity.size);
+                let mut bytes = vec![0; (range.end - range.start) as usize];
+                let Ok((length, version)) = held.read(&key, None, range.start, &mut bytes) else {
+                    return;
+                };
+                let etag = version.etag.as_deref();
+                let found = held.identity(key.as_ref(), version.size, etag, version.modified);
+                if found == identity && length == bytes.len() {
+                    loading.land(&bytes);
+                }
+            });
         }
     }
 
@@ -213,15 +241,35 @@ impl Object {
 
     /// Reads blocks that describe the object, from a block's beginning on.
     fn read_blocks(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let Some(on_disk) = &self.on_disk else {
-            return self.request(buffer, offset);
-        };
-        if !on_disk.read_blocks(buffer, offset) {
-            self.request(buffer, offset)?;
-            on_disk.keep_blocks(buffer, offset);
-        }
-        Ok(())
+        let outcome = read_blocks(
+            &self.store,
+            &self.key,
+            &self.version,
+            self.on_disk.as_deref(),
+            buffer,
+            offset,
+        );
+        outcome.inspect_err(|error| self.note_change(error))
     }
+}
+
+/// See [`Object::read_blocks`].
+fn read_blocks(
+    store: &Store,
+    key: &Key,
+    version: &Version,
+    on_disk: Option<&OnDisk>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> io::Result<()> {
+    if on_disk.is_some_and(|on_disk| on_disk.read_blocks(buffer, offset)) {
+        return Ok(());
+    }
+    store.read(key, Some(version), offset, buffer)?;
+    if let Some(on_disk) = on_disk {
+        on_disk.keep_blocks(buffer, offset);
+    }
+    Ok(())
 }
 
 impl Source for Object {
@@ -302,6 +350,24 @@ impl Source for Object {
         Ok(done)
     }
 
+    fn expect_description(&self, range: Range<u64>) {
+        let range = range.start..range.end.min(self.version.size);
+        for loading in self.store.blocks().claim(self.identity, &range) {
+            let range = loading.range(self.version.size);
+            let (store, key, version) =
+                (self.store.clone(), self.key.clone(), self.version.clone());
+            let on_disk = self.on_disk.clone();
+            self.store.run_waiting(move || {
+                let mut bytes = vec![0; (range.end - range.start) as usize];
+                let on_disk = on_disk.as_deref();
+                // Whoever needs it asks again, and is told what is wrong.
+                if read_blocks(&store, &key, &version, on_disk, &mut bytes, range.start).is_ok() {
+                    loading.land(&bytes);
+                }
+            });
+        }
+    }
+
     fn identity(&self) -> io::Result<Identity> {
         match self.changed.load(Ordering::Relaxed) {
             true => Err(io::ErrorKind::StaleNetworkFileHandle.into()),
@@ -322,6 +388,10 @@ impl Distant for Object {
     fn is_kept(&self, wanted: &Range<u64>, whole: &Range<u64>) -> bool {
         let on_disk = self.on_disk.as_ref();
         on_disk.is_some_and(|on_disk| on_disk.has(wanted, whole))
+    }
+
+    fn round_trip(&self) -> Duration {
+        self.store.round_trip()
     }
 
     fn is_coming(&self, offset: u64) -> bool {

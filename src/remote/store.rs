@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -28,6 +28,7 @@ use super::fault::{Fault, FaultKind};
 use super::location::Location;
 use super::on_disk::Shelf;
 use super::planned::AllPlanned;
+use super::round_trip::RoundTrip;
 use super::version::{Listed, Page, Version};
 use super::wire::{Connector, odd_names};
 use crate::disk_cache::DiskCache;
@@ -106,6 +107,7 @@ pub(crate) struct Store {
     guesses: Arc<Semaphore>,
     /// When to tell that something has to be waited for, if anybody is to be told.
     told: Option<Occasionally>,
+    round_trip: RoundTrip,
     closed: watch::Sender<bool>,
 }
 
@@ -180,6 +182,7 @@ impl Store {
             budget: Arc::clone(budget),
             aside,
             blocks,
+            round_trip: RoundTrip::default(),
             disk_cache: options
                 .disk_cache
                 .clone()
@@ -280,7 +283,7 @@ impl Store {
     }
 
     /// Reads the bytes of an object at `offset` into `buffer`, in one request unless that fails. It must be the version that is
-    /// `meant`, and reach to the buffer's end; without one, whatever is there is read, from its beginning on. Says how much,
+    /// `meant`, and reach to the buffer's end; without one, whatever is there is read. Says how much,
     /// and of which version.
     ///
     /// # Errors
@@ -391,7 +394,9 @@ impl Store {
         if let Some(meant) = meant {
             meant.require(&mut options);
         }
+        let began = Instant::now();
         let found = self.backend.objects.get_opts(key, options).await?;
+        self.round_trip.note(began.elapsed());
         let version = Version::of(found.meta.clone())?;
         if meant.is_some_and(|meant| !meant.is_same(&version)) {
             let what = "the object is another by now";
@@ -420,6 +425,11 @@ impl Store {
                 Err(Fault::new(FaultKind::Garbled, what).into())
             }
         }
+    }
+
+    /// How long it takes until an answer begins to come; no time at all if nobody has asked yet.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip.get()
     }
 
     /// One page of the names that begin with `beginning`, up to their next slash: the first page, or the one that `next` of the
@@ -490,7 +500,7 @@ impl Store {
     }
 
     /// What describes its objects.
-    pub(super) fn blocks(&self) -> &Blocks {
+    pub(super) fn blocks(&self) -> &Arc<Blocks> {
         &self.blocks
     }
 

@@ -288,6 +288,10 @@ impl Shown for ObjectTree {
         if self.is_root(node) {
             return Err(Errno::ISDIR).context("cannot open", &self.shown);
         }
+        let before = Arc::clone(&self.state().current);
+        for part in before.glance.likely_description().iter().flatten() {
+            Object::expect(&self.store, self.location.key(), before.identity, part);
+        }
         let seen = self.now(true).map_err(|error| match is_absence(&error) {
             true => self.changed(),
             false => error,

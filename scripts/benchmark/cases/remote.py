@@ -62,9 +62,10 @@ class Store:
 
 
 def _tell_etag(root, file):
-    """As the store does for what is put there: else it would hash the whole object for each request."""
+    """As the store does for what is put there: else it would hash the whole object for each request. It is one of an object
+    that came in parts, as one so large does; any other is an MD5, and rclone compares it with what it has read."""
     name = [base64.urlsafe_b64encode(text.encode()).decode().rstrip("=") for text in (BUCKET, file.name)]
-    etag = hashlib.md5(f"{file.name} {file.stat().st_size}".encode()).hexdigest()
+    etag = hashlib.md5(f"{file.name} {file.stat().st_size}".encode()).hexdigest() + "-128"
     with open(f"{root}/.bucket-{name[0]}.object-{name[1]}.internal.json", "w") as beside:
         json.dump({"e_tag": etag}, beside)
 
@@ -140,18 +141,21 @@ def _contender(bench, store, delay, name, mount, read, size, ours=False):
         machine.drop_caches()
         machine.read_back(*store.files)
         start = time.perf_counter()
-        with Link(bench, store, delay) as link, mount(bench, link) as mounted:
-            os.listdir(mounted.path)
-            to_mount = time.perf_counter() - start
-            before = link.passed()
-            sample = read(mounted)
-            passed = link.passed()
+        with Link(bench, store, delay) as link:
+            with mount(bench, link) as mounted:
+                os.listdir(mounted.path)
+                to_mount = time.perf_counter() - start
+                before = link.passed()
+                sample = read(mounted)
+                passed = link.passed()
+            # Some requests have no end before the mount does.
+            after = link.passed()
             return {
                 **sample,
                 "to_mount": to_mount,
                 "read_requests": passed["requests"],
-                "requests": before["requests"] + passed["requests"],
-                "bytes": before["bytes"] + passed["bytes"],
+                "requests": sum(each["requests"] for each in (before, passed, after)),
+                "bytes": sum(each["bytes"] for each in (before, passed, after)),
             }
 
     return Contender(name, run, ours=ours, size=size)

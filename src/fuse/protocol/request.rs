@@ -56,6 +56,9 @@ pub(in crate::fuse) struct Request<'a> {
     pub(in crate::fuse) operation: Operation<'a>,
 }
 
+/// The flag of a request for attributes that says that it names an open file.
+const GETATTR_FH: u32 = 1;
+
 /// What is asked of a server.
 #[derive(Debug)]
 pub(in crate::fuse) enum Operation<'a> {
@@ -66,7 +69,10 @@ pub(in crate::fuse) enum Operation<'a> {
         lookups: u64,
     },
     ForgetMany(Forgotten<'a>),
-    GetAttributes,
+    GetAttributes {
+        /// That of the open file that is meant, if one is.
+        handle: Option<u64>,
+    },
     ReadLink,
     Open {
         flags: u32,
@@ -201,7 +207,14 @@ fn operation<'a>(kind: u32, mut arguments: Fields<'a>, rest: &'a [u8]) -> Option
             lookups: arguments.u64()?,
         },
         opcode::BATCH_FORGET => Operation::ForgetMany(Forgotten(Fields(rest))),
-        opcode::GETATTR => Operation::GetAttributes,
+        opcode::GETATTR => {
+            let flags = arguments.u32()?;
+            arguments.skip(4)?;
+            let handle = arguments.u64()?;
+            Operation::GetAttributes {
+                handle: (flags & GETATTR_FH != 0).then_some(handle),
+            }
+        }
         opcode::READLINK => Operation::ReadLink,
         opcode::OPEN => Operation::Open {
             flags: arguments.u32()?,

@@ -145,7 +145,16 @@ impl Prefix {
         if known.kind != Kind::File {
             return Err(Errno::ISDIR).context("cannot open", &path);
         }
-        let empty = self.nodes.told(node).is_some_and(|told| told.size == 0);
+        let told = self.nodes.told(node);
+        let seen = told.and_then(|told| self.memory.at((told.device, told.inode)));
+        if let Some(seen) = seen.filter(|_| known.key.decoded)
+            && let Some(parts) = seen.packed.flatten().and_then(|it| it.likely_description())
+        {
+            for part in &parts {
+                Object::expect(&self.store, &self.key(&key)?, seen.brief.identity, part);
+            }
+        }
+        let empty = told.is_some_and(|told| told.size == 0);
         let opened = match empty {
             // There is no part of it to ask for.
             true => self

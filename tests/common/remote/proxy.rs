@@ -439,28 +439,32 @@ impl Shared {
         answer.write(&mut client)?;
         let has_body = passed.method != "HEAD" && !matches!(passed.status, 204 | 304);
         let goes_on = if !has_body {
-            true
+            Ok(true)
         } else if answer.get("transfer-encoding").is_some() {
-            self.pass_chunks(&mut from_server, client, &mut passed.bytes)?;
-            true
+            let outcome = self.pass_chunks(&mut from_server, client, &mut passed.bytes);
+            outcome.map(|()| true)
         } else {
             let length = answer.length().unwrap_or(u64::MAX);
-            self.pass_bytes(
+            let outcome = self.pass_bytes(
                 &mut from_server,
+                server,
                 client,
                 length,
                 fault.as_ref(),
                 &mut passed.bytes,
-            )? && length < u64::MAX
+            );
+            outcome.map(|whole| whole && length < u64::MAX)
         };
+        // One that its client has broken off was a request as well.
         lock(&self.passed).push(passed);
-        Ok(goes_on)
+        goes_on
     }
 
     /// Passes a body on; says whether all of it.
     fn pass_bytes(
         &self,
         from: &mut impl BufRead,
+        server: &TcpStream,
         mut to: &TcpStream,
         length: u64,
         fault: Option<&Fault>,
@@ -477,6 +481,8 @@ impl Shared {
             if read == 0 {
                 return Ok(true);
             }
+            // It holds for a while only. A server that waits for this would be slower than the way to it.
+            rustix::net::sockopt::set_tcp_quickack(server, true)?;
             let sent = &mut piece[..read.min(room)];
             room -= sent.len();
             if matches!(fault, Some(Fault::OtherBytes)) {
