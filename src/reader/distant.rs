@@ -81,19 +81,16 @@ impl AllFetched {
 
     /// Gives up what was fetched, or is being, for the longest time; says whether there was anything.
     pub(super) fn give_one_up(&self) -> bool {
-        let mut all = self.lock();
-        while !all.is_empty() {
-            let kept = all.remove(0).upgrade().and_then(|fetched| {
-                fetched.end();
-                fetched.kept().take()
-            });
-            if kept.is_some() {
-                // Freed without the lock.
-                drop(all);
-                return true;
-            }
-        }
-        false
+        let all = self.lock();
+        let given_up = all.iter().filter_map(Weak::upgrade).find_map(|fetched| {
+            // What is being asked for just now has nothing to give up yet.
+            let kept = fetched.kept().take()?;
+            fetched.end();
+            Some((fetched, kept))
+        });
+        drop(all);
+        // Freed without the lock.
+        given_up.is_some()
     }
 }
 
@@ -201,8 +198,14 @@ impl Shared {
             }
         };
         let kept = distant.fetch(packed, room, Urgency::Speculation, Some(Box::new(then)));
-        fetched.keep(kept);
+        self.keep(&fetched, kept);
         Some(fetched)
+    }
+
+    /// Keeps what is being fetched until somebody needs its memory, and lets who waits for some know.
+    fn keep(&self, fetched: &Fetched, kept: Kept) {
+        *fetched.kept() = Some(kept);
+        self.engine.cache.budget().announce();
     }
 
     /// Begins to fetch what a read needs of several chunks in one request, if none of it is on its way. It is given up when memory
@@ -243,7 +246,7 @@ impl Shared {
         let room = budget.acquire([length], Urgency::Speculation, make_room);
         let [room] = room.ok().flatten()?;
         let fetched = self.engine.fetches.add(length, range.clone());
-        fetched.keep(distant.fetch(packed, room, Urgency::Demand, None));
+        self.keep(&fetched, distant.fetch(packed, room, Urgency::Demand, None));
         Some(fetched)
     }
 
@@ -330,10 +333,6 @@ impl Fetched {
     /// Takes notice that all of it has come, or nothing more will.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
-    }
-
-    fn keep(&self, kept: Kept) {
-        *self.kept() = Some(kept);
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
