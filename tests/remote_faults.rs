@@ -560,10 +560,5 @@ fn threads_that_have_waited_for_a_server_keep_no_memory() {
         }
     });
     let more = mounted.resident().saturating_sub(before);
-    eprintln!(
-        "{} MiB more, peak {}",
-        more >> 20,
-        mounted.peak_resident() >> 20
-    );
     assert!(more < 64 << 20, "{} MiB", more >> 20);
 }

@@ -164,7 +164,7 @@ pub(crate) fn run() -> ExitCode {
         return mount_helper::run(caller);
     }
     let Arguments { command, volume } = Arguments::parse_from(urls::arguments());
-    if !matches!(command, Command::Mount(_)) {
+    if let Command::Pack(_) | Command::Unpack(_) | Command::Verify(_) | Command::Info(_) = command {
         logging::show_warnings(volume);
     }
     let outcome = match command {

@@ -5,7 +5,7 @@
 //! `names` what listings name; `fault` knows what went wrong and `attempts` when to try again; `version` is what a store says
 //! of its objects, `round_trip` how far away it is. A `Store` is one store: requests within bounds and deadlines, in an async
 //! runtime of its own; an `Object` is a source of an archive's bytes, a `Plain` one that is read as it is, `planned` what is asked
-//! for ahead of its readers, `blocks` what is remembered of what describes it,
+//! for ahead of its readers, `blocks` what is remembered of what describes an object,
 //! `on_disk` what a local disk has of it, `fetches` what was asked for ahead; an `Upload` is the way back.
 //!
 //! An object is its ETag. Every request for a part of it says which one is meant (`If-Match`), and every answer is looked at

@@ -8,11 +8,11 @@ use crate::memory::Budget;
 
 /// Which part of the budget it may take: one in this many bytes.
 const PLANNED_PART: u64 = 4;
-/// The length of one request, in bytes ...
+/// The length of one request, in bytes.
 const PLANNED_LEN: u64 = 4 << 20;
-/// ... and where that part has not room for so many, it is less ...
+/// How many requests that part has room for: where it is small, they are shorter ...
 const AT_LEAST: u64 = 4;
-/// ... down to this.
+/// ... but no shorter than this, in bytes.
 const LEAST_LEN: u64 = 256 << 10;
 
 /// All that was planned, of all objects, the oldest first.

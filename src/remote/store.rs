@@ -332,7 +332,8 @@ impl Store {
         }
     }
 
-    /// A place for a request that somebody waits for, whose time begins now: he waits no longer for the place and the answer together.
+    /// A place for a request that somebody waits for, whose time begins now: he waits no longer than that for the place and the
+    /// answer together.
     async fn begin(&self) -> Result<(Place, Attempts<'_>), Fault> {
         let mut attempts = self.attempts();
         let place = attempts.before(self.place(Urgency::Demand)).await?;

@@ -65,7 +65,8 @@ impl Drop for Sending {
 }
 
 impl<'a> Upload<'a> {
-    /// Begins to write the object `key`, which `replaces` what is there, or must not be there. Once `cancelled` is set, nothing more is sent.
+    /// Begins to write the object `key`, which `replaces` what is there, or must not be there. Once `cancelled` is set, nothing more
+    /// is sent.
     ///
     /// # Errors
     /// The store takes none.
@@ -247,7 +248,12 @@ impl<'a> Upload<'a> {
                 Ok(())
             }
             // It knows of no conditions. When this began, there was none.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => put(PutMode::Overwrite),
+            Err(error)
+                if error.kind() == io::ErrorKind::Unsupported
+                    && !self.cancelled.load(Ordering::Relaxed) =>
+            {
+                put(PutMode::Overwrite)
+            }
             outcome => outcome,
         }
     }
