@@ -32,9 +32,9 @@ impl Checkout {
         shell(
             own.path(),
             &format!(
-                "mkdir checkout bin tmp source mounted built; cp -r {repository}/scripts checkout/
+                "mkdir checkout bin tmp source mounted built; cp -r {repository}/scripts {repository}/Cargo.toml checkout/
                 cp {program} program; cp {packed} source/x.warp
-                printf '#!/bin/sh\\nmkdir -p \"$CARGO_TARGET_DIR/release\"; cp {own}/program \"$CARGO_TARGET_DIR/release/warpfs\"\\n' > bin/cargo
+                printf '#!/bin/sh\\n[ \"$1\" != --version ] || exec echo cargo 99.0.0\\nmkdir -p \"$CARGO_TARGET_DIR/release\"; cp {own}/program \"$CARGO_TARGET_DIR/release/warpfs\"\\n' > bin/cargo
                 chmod 755 . bin/cargo; chown -R {SOMEBODY}:{SOMEBODY} .",
                 program = env!("CARGO_BIN_EXE_warpfs"),
                 packed = vector("v2-zstd-blake3.warp").display(),
@@ -123,6 +123,18 @@ fn it_mounts_a_users_own_tree() {
     let unmount = told.trim_end().lines().last().unwrap();
     assert!(checkout.user(unmount).status.success(), "{unmount}");
     wait_until("the end of the mount", || checkout.mounts().is_empty());
+}
+
+#[test]
+fn a_toolchain_that_is_too_old_or_missing_is_told_before_anything_is_built() {
+    let _fuse = FuseForAll::new(false);
+    let checkout = Checkout::new();
+    for cargo in ["echo cargo 1.63.0", "exit 127"] {
+        checkout.stand_in("cargo", cargo);
+        let output = checkout.user("checkout/scripts/quickstart");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said(&output).contains("rustup.rs"), "{}", said(&output));
+    }
 }
 
 #[test]

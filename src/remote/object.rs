@@ -98,10 +98,11 @@ impl Object {
         let bytes = bytes.start.max(BLOCK_LEN)..bytes.end.min(identity.size);
         for loading in store.blocks().claim(identity, &bytes) {
             let (held, key) = (Arc::clone(store), key.clone());
-            store.run_waiting(move || {
+            // Not on the threads that wait: all of them may come to wait for this.
+            store.spawn(async move {
                 let range = loading.range(identity.size);
-                let mut bytes = vec![0; (range.end - range.start) as usize];
-                let Ok((length, version)) = held.read(&key, None, range.start, &mut bytes) else {
+                let length = (range.end - range.start) as usize;
+                let Ok((bytes, version)) = held.load(&key, None, range).await else {
                     return;
                 };
                 let etag = version.etag.as_deref();
@@ -241,35 +242,19 @@ impl Object {
 
     /// Reads blocks that describe the object, from a block's beginning on.
     fn read_blocks(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let outcome = read_blocks(
-            &self.store,
-            &self.key,
-            &self.version,
-            self.on_disk.as_deref(),
-            buffer,
-            offset,
-        );
-        outcome.inspect_err(|error| self.note_change(error))
+        let on_disk = self.on_disk.as_ref();
+        if on_disk.is_some_and(|on_disk| on_disk.read_blocks(buffer, offset)) {
+            return Ok(());
+        }
+        let read = self
+            .store
+            .read(&self.key, Some(&self.version), offset, buffer);
+        read.inspect_err(|error| self.note_change(error))?;
+        if let Some(on_disk) = on_disk {
+            on_disk.keep_blocks(buffer, offset);
+        }
+        Ok(())
     }
-}
-
-/// See [`Object::read_blocks`].
-fn read_blocks(
-    store: &Store,
-    key: &Key,
-    version: &Version,
-    on_disk: Option<&OnDisk>,
-    buffer: &mut [u8],
-    offset: u64,
-) -> io::Result<()> {
-    if on_disk.is_some_and(|on_disk| on_disk.read_blocks(buffer, offset)) {
-        return Ok(());
-    }
-    store.read(key, Some(version), offset, buffer)?;
-    if let Some(on_disk) = on_disk {
-        on_disk.keep_blocks(buffer, offset);
-    }
-    Ok(())
 }
 
 impl Source for Object {
@@ -356,12 +341,22 @@ impl Source for Object {
             let range = loading.range(self.version.size);
             let (store, key, version) =
                 (self.store.clone(), self.key.clone(), self.version.clone());
-            let on_disk = self.on_disk.clone();
-            self.store.run_waiting(move || {
+            if let Some(on_disk) = &self.on_disk {
                 let mut bytes = vec![0; (range.end - range.start) as usize];
-                let on_disk = on_disk.as_deref();
+                if on_disk.read_blocks(&mut bytes, range.start) {
+                    loading.land(&bytes);
+                    continue;
+                }
+            }
+            let on_disk = self.on_disk.clone();
+            // Not on the threads that wait: all of them may come to wait for this.
+            self.store.spawn(async move {
+                let start = range.start;
                 // Whoever needs it asks again, and is told what is wrong.
-                if read_blocks(&store, &key, &version, on_disk, &mut bytes, range.start).is_ok() {
+                if let Ok((bytes, _)) = store.load(&key, Some(&version), range).await {
+                    if let Some(on_disk) = on_disk {
+                        on_disk.keep_blocks(&bytes, start);
+                    }
                     loading.land(&bytes);
                 }
             });

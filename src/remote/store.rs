@@ -214,20 +214,7 @@ impl Store {
         keys: &[Key],
         length: usize,
     ) -> Vec<io::Result<(Vec<u8>, Version)>> {
-        let one = |key| async move {
-            let mut bytes = vec![0; length];
-            let take = |at: usize, part: &[u8]| {
-                if let Some(room) = bytes.get_mut(at..at + part.len()) {
-                    room.copy_from_slice(part);
-                }
-            };
-            let range = 0..length as u64;
-            let (place, attempts) = self.begin().await?;
-            let read = self.fetch(&place, attempts, key, None, range, take);
-            let (read, version) = read.await?;
-            bytes.truncate(read);
-            Ok((bytes, version))
-        };
+        let one = |key| self.load(key, None, 0..length as u64);
         let all = futures_util::stream::iter(keys.iter().map(one));
         let all = async { Ok(all.buffered(BEGINNINGS).collect::<Vec<_>>().await) };
         match self.wait(all) {
@@ -306,6 +293,29 @@ impl Store {
             let read = self.fetch(&place, attempts, key, meant, range, take);
             read.await
         })
+    }
+
+    /// As [`Store::read`], for the runtime: the bytes themselves, and which version they are of.
+    pub(super) async fn load(
+        &self,
+        key: &Key,
+        meant: Option<&Version>,
+        range: Range<u64>,
+    ) -> Result<(Vec<u8>, Version), Fault> {
+        let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+        let take = |at: usize, part: &[u8]| {
+            if let Some(room) = bytes.get_mut(at..at + part.len()) {
+                room.copy_from_slice(part);
+            }
+        };
+        let loaded = async {
+            let (place, attempts) = self.begin().await?;
+            let read = self.fetch(&place, attempts, key, meant, range, take);
+            read.await
+        };
+        let (read, version) = self.until_closed(loaded).await?;
+        bytes.truncate(read);
+        Ok((bytes, version))
     }
 
     /// A place among the requests that may be under way, if there is one now.
@@ -469,16 +479,22 @@ impl Store {
 
     /// Waits for something, but no longer than until the store is closed.
     pub(super) fn wait<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> io::Result<T> {
-        let closed = || Fault::new(FaultKind::Unable, "the mount is ending").into_io();
-        let runtime = self.runtime.as_ref().ok_or_else(closed)?;
-        runtime.block_on(async {
-            let mut end = self.closed.subscribe();
-            let end = pin!(end.wait_for(|closed| *closed));
-            match select(pin!(work), end).await {
-                Either::Left((outcome, _)) => outcome.map_err(Fault::into_io),
-                Either::Right(_) => Err(closed()),
-            }
-        })
+        let runtime = self.runtime.as_ref();
+        let runtime = runtime.ok_or_else(|| is_ending().into_io())?;
+        let outcome = runtime.block_on(self.until_closed(work));
+        outcome.map_err(Fault::into_io)
+    }
+
+    async fn until_closed<T>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        let mut end = self.closed.subscribe();
+        let end = pin!(end.wait_for(|closed| *closed));
+        match select(pin!(work), end).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(is_ending()),
+        }
     }
 
     /// Does something in the runtime, which nobody waits for.
@@ -553,6 +569,10 @@ async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
 pub(super) struct Place {
     _guess: Option<OwnedSemaphorePermit>,
     _request: Option<OwnedSemaphorePermit>,
+}
+
+fn is_ending() -> Fault {
+    Fault::new(FaultKind::Unable, "the mount is ending")
 }
 
 #[cfg(test)]
