@@ -235,7 +235,6 @@ fn what_packs_for_a_purpose_is_the_same_bytes_every_time_and_not_together_with_a
         assert!(packed("one", "1") == packed("three", "3"), "{purpose}");
         for other in [
             ["--level", "max"],
-            ["--codec", "lz4"],
             ["--zstd-level", "3"],
             ["--brotli-quality", "5"],
         ] {
@@ -248,6 +247,19 @@ fn what_packs_for_a_purpose_is_the_same_bytes_every_time_and_not_together_with_a
             assert_eq!(refused.status.code(), Some(2));
         }
     }
+    // But with a codec: LZ4 is searched for as thoroughly as there is time.
+    let lz4 = |name: &str, options: &[&str]| {
+        let output = own.path().join(name);
+        common::pack(&path, &output, &[&["--codec", "lz4"], options].concat());
+        fs::metadata(output).unwrap().len()
+    };
+    let fast = lz4("fast", &["--chunk-size", "16K"]);
+    let random = lz4("random", &["--for", "random"]);
+    let archive = lz4("archive", &["--for", "archive"]);
+    assert!(
+        archive <= random && random < fast,
+        "{archive} {random} {fast}"
+    );
     let wrong = warpfs().args(["pack", "--for", "fun"]).arg(&path).output();
     assert_eq!(wrong.unwrap().status.code(), Some(2));
 }

@@ -69,7 +69,7 @@ pub(super) struct Arguments {
     /// Instead of a level: what the files are for; 'warpfs estimate' shows what each comes to. archive is zstd at level 19
     /// in chunks of 1M, balanced is --level auto, random is zstd at level 9 in chunks of 16K
     #[arg(long = "for", value_name = "PURPOSE", value_parser = purpose_parser(),
-          conflicts_with_all = ["level", "codec", "zstd_level", "zstd_threads", "brotli_quality"])]
+          conflicts_with_all = ["level", "zstd_level", "zstd_threads", "brotli_quality"])]
     purpose: Option<Level>,
     /// The codec, instead of the level's choice
     #[arg(long, value_parser = codec_parser())]
