@@ -25,7 +25,7 @@ const FASTEST: u64 = 640_000_000;
 /// How fast a way is held to be, in bytes a second, of which nothing is known but its length: a gigabit.
 const LIKELY: u64 = 125_000_000;
 /// The most that is fetched of a file before its reader has had to wait for any of it, in bytes.
-const MOST_AT_FIRST: u64 = 8 << 20;
+const MOST_AT_FIRST: u64 = 16 << 20;
 /// Into how many requests the rest of a file is divided at least.
 const LAST_REQUESTS: u64 = 8;
 
