@@ -37,6 +37,16 @@ fn many_files(directory: &Path, count: usize) {
     }
 }
 
+/// This program, unlike the server, may have as many open as it wants to.
+fn may_have_them_all_open() {
+    let own = getrlimit(Resource::Nofile);
+    let enough = Rlimit {
+        current: Some(4096),
+        ..own
+    };
+    setrlimit(Resource::Nofile, enough).unwrap();
+}
+
 fn mount(source: &Path) -> Mounted {
     let before = format!("ulimit -n {DESCRIPTORS}");
     Mounted::after(&before, source, &["--ttl", "600", "--cache-size", "8M"])
@@ -74,13 +84,7 @@ fn one_open_file_too_many_is_an_explained_error_and_all_else_goes_on() {
     let source = tempfile::tempdir().unwrap();
     many_files(source.path(), 300);
     let original = common::mixed();
-    // This program, unlike the server, may have them all open.
-    let own = getrlimit(Resource::Nofile);
-    let enough = Rlimit {
-        current: Some(4096),
-        ..own
-    };
-    setrlimit(Resource::Nofile, enough).unwrap();
+    may_have_them_all_open();
     let mounted = mount(source.path());
     for round in 0..2 {
         let mut open = Vec::new();
@@ -146,12 +150,7 @@ fn one_open_file_too_many_is_an_explained_error_and_all_else_goes_on() {
 fn directories_held_open_take_no_file_from_the_server_without_a_word() {
     let source = tempfile::tempdir().unwrap();
     many_files(source.path(), 4);
-    let own = getrlimit(Resource::Nofile);
-    let enough = Rlimit {
-        current: Some(4096),
-        ..own
-    };
-    setrlimit(Resource::Nofile, enough).unwrap();
+    may_have_them_all_open();
     let mounted = mount(source.path());
     let mut open = Vec::new();
     let refused = loop {

@@ -341,17 +341,20 @@ impl Source for Object {
             let range = loading.range(self.version.size);
             let (store, key, version) =
                 (self.store.clone(), self.key.clone(), self.version.clone());
-            if let Some(on_disk) = &self.on_disk {
-                let mut bytes = vec![0; (range.end - range.start) as usize];
-                if on_disk.read_blocks(&mut bytes, range.start) {
-                    loading.land(&bytes);
-                    continue;
-                }
-            }
             let on_disk = self.on_disk.clone();
             // Not on the threads that wait: all of them may come to wait for this.
             self.store.spawn(async move {
-                let start = range.start;
+                let (start, length) = (range.start, (range.end - range.start) as usize);
+                if let Some(on_disk) = on_disk.clone() {
+                    // The network's threads wait for no disk.
+                    let found = tokio::task::spawn_blocking(move || {
+                        let mut bytes = vec![0; length];
+                        on_disk.read_blocks(&mut bytes, start).then_some(bytes)
+                    });
+                    if let Ok(Some(bytes)) = found.await {
+                        return loading.land(&bytes);
+                    }
+                }
                 // Whoever needs it asks again, and is told what is wrong.
                 if let Ok((bytes, _)) = store.load(&key, Some(&version), range).await {
                     if let Some(on_disk) = on_disk {
