@@ -42,6 +42,8 @@ pub(crate) enum Origin {
     Joined,
     /// It was decoded for this request.
     Decoded,
+    /// It was, to where it is wanted: the cache does not have it.
+    Straight,
 }
 
 /// What [`Cache::enter`] finds.

@@ -9,7 +9,7 @@ use super::errno::errno;
 use super::filesystem::WarpFilesystem;
 use super::handles::{Backing, Handle};
 use super::protocol::{Opened, Reply};
-use super::session::MAX_REQUEST;
+use super::session::LONGEST_REQUEST;
 use crate::archive::Content;
 use crate::cache::Origin;
 use crate::error::{Error, IoContext, Result};
@@ -159,7 +159,8 @@ impl WarpFilesystem {
                     let read = reader.read_into(offset, room, kept);
                     read.map(|(length, origin)| {
                         count(length, activity, answered_by(origin));
-                        send(&mut reply, |reply| reply.filled(length));
+                        let busy = origin == Origin::Straight;
+                        send(&mut reply, |reply| reply.filled(length, busy));
                     })
                 }
                 None => reader.read_with(offset, size, kept, |bytes, origin| {
@@ -224,7 +225,7 @@ fn send<'a>(reply: &mut Option<Reply<'a>>, answer: impl FnOnce(Reply<'a>)) {
 fn answered_by(origin: Origin) -> Answered {
     match origin {
         Origin::Hit => Answered::Cached,
-        Origin::Joined | Origin::Decoded => Answered::Decoded,
+        Origin::Joined | Origin::Decoded | Origin::Straight => Answered::Decoded,
     }
 }
 
@@ -235,7 +236,7 @@ fn read_plain(
     size: usize,
     answer: impl FnOnce(&[u8]),
 ) -> Result<()> {
-    let mut bytes = vec![0; size.min(MAX_REQUEST as usize)];
+    let mut bytes = vec![0; size.min(LONGEST_REQUEST as usize)];
     // All that there is: a short answer would be taken for the file's end.
     let read = content.read_at(&mut bytes, offset);
     let read = read.context("cannot read", path)?;

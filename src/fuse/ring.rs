@@ -28,7 +28,7 @@ use rustix::thread::CpuSet;
 
 use super::filesystem::WarpFilesystem;
 use super::protocol::{self, Outlet, REPLY_HEADER, REQUEST_HEADER, Reply, Request};
-use super::session::MAX_REQUEST;
+use super::session::LOCAL_REQUEST;
 use super::start;
 
 /// How many threads a queue has: with one alone, a read that waits would hold up all others of its processor.
@@ -117,13 +117,13 @@ impl Rings {
         let (waiting, agreement) = mpsc::channel::<Agreement>();
         let connection = Arc::clone(connection);
         let thread = start(format!("queue-{queue}-{number}"), move || {
-            stay_on(queue);
+            let home = Home::new(queue);
             match Entry::new(queue, connection) {
                 Ok(entry) => {
                     let _ = made.send(Ok(()));
                     // Nobody tells of one if the kernel agrees to none.
                     if let Ok((filesystem, ended)) = agreement.recv() {
-                        let _ = ended.send(serve(entry, &filesystem));
+                        let _ = ended.send(serve(entry, home, &filesystem));
                     }
                 }
                 Err(error) => drop(made.send(Err(error))),
@@ -166,19 +166,50 @@ fn possible_processors() -> io::Result<usize> {
     Ok(highest.saturating_add(1))
 }
 
-/// Keeps this thread on a processor; where it may not be there it stays where it may, and is as right as slow.
-fn stay_on(processor: usize) {
-    let mut only = CpuSet::new();
-    if processor < CpuSet::MAX_CPU {
-        only.set(processor);
+/// The processor that this thread is kept on, unless what it does needs any processor rather than that one: its reader goes
+/// on beside it, and the kernel has the next of his requests answered meanwhile, all of which came from the same processor.
+/// Where the thread may not be kept there it stays where it may, and is as right as slow.
+struct Home {
+    processor: CpuSet,
+    anywhere: Option<CpuSet>,
+    left: bool,
+}
+
+impl Home {
+    /// Keeps this thread on a processor.
+    fn new(processor: usize) -> Self {
+        let mut only = CpuSet::new();
+        if processor < CpuSet::MAX_CPU {
+            only.set(processor);
+        }
+        let home = Self {
+            processor: only,
+            anywhere: rustix::thread::sched_getaffinity(None).ok(),
+            left: false,
+        };
+        stay_on(&home.processor);
+        home
     }
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &only) {
-        tracing::debug!("processor {processor} is not for us: {error}");
+
+    /// Has the thread be anywhere from now on, or come back.
+    fn leave_if(&mut self, leave: bool) {
+        if leave != self.left
+            && let Some(anywhere) = &self.anywhere
+        {
+            self.left = leave;
+            stay_on(if leave { anywhere } else { &self.processor });
+        }
+    }
+}
+
+fn stay_on(processors: &CpuSet) {
+    if let Err(error) = rustix::thread::sched_setaffinity(None, processors) {
+        tracing::debug!("those processors are not for us: {error}");
     }
 }
 
 /// Answers what comes to this entry until the mount ends.
-fn serve(mut entry: Entry, filesystem: &WarpFilesystem) -> io::Result<()> {
+fn serve(mut entry: Entry, mut home: Home, filesystem: &WarpFilesystem) -> io::Result<()> {
     let mut rest = Vec::new();
     entry.register()?;
     while entry.wait()? {
@@ -190,7 +221,11 @@ fn serve(mut entry: Entry, filesystem: &WarpFilesystem) -> io::Result<()> {
         let length = number_at(entry_header, PAYLOAD_LENGTH).unwrap_or(0) as usize;
         rest.clear();
         rest.extend_from_slice(payload.get(..length).unwrap_or_default());
-        let mut slot = Slot { headers, payload };
+        let mut slot = Slot {
+            headers,
+            payload,
+            busy: false,
+        };
         if let Some(request) = Request::parse(header, arguments, &rest) {
             let reply = Reply::new(request.unique, &mut slot);
             filesystem.answer(&request, reply);
@@ -199,6 +234,7 @@ fn serve(mut entry: Entry, filesystem: &WarpFilesystem) -> io::Result<()> {
             tracing::error!("the kernel sent what is no request");
             slot.answer(request_number(header), Err(Errno::IO));
         }
+        home.leave_if(slot.busy);
         entry.commit(commit_number(entry_header))?;
     }
     Ok(())
@@ -235,6 +271,8 @@ fn commit_number(entry_header: &[u8]) -> u64 {
 struct Slot<'a> {
     headers: &'a mut [u8; HEADERS],
     payload: &'a mut [u8],
+    /// The request kept a processor busy.
+    busy: bool,
 }
 
 impl Slot<'_> {
@@ -265,7 +303,8 @@ impl Outlet for Slot<'_> {
         Some(self.payload)
     }
 
-    fn send_filled(&mut self, unique: u64, length: usize) {
+    fn send_filled(&mut self, unique: u64, length: usize, busy: bool) {
+        self.busy = busy;
         self.answer(unique, Ok(length));
     }
 }
@@ -312,7 +351,7 @@ impl Entry {
             connection,
             memory: Box::new(Memory {
                 headers: [0; HEADERS],
-                payload: vec![0; MAX_REQUEST as usize],
+                payload: vec![0; LOCAL_REQUEST as usize],
                 pieces: [none; 2],
             }),
             given: false,

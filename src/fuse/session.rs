@@ -18,8 +18,13 @@ use super::ring::Rings;
 use super::start;
 use crate::error::{Error, Result};
 
-/// The longest request, in bytes: the kernel's own limit for FUSE is 256 pages unless raised.
-pub(super) const MAX_REQUEST: u32 = 1 << 20;
+/// The longest request of a mount of local files, in bytes. A readahead of twice as much is two requests, which two threads answer at
+/// once, each with what is still in its processor's cache. Measured, one sequential reader, cold: lz4 2,160 MB/s, with 512 KiB
+/// 1,870.
+pub(super) const LOCAL_REQUEST: u32 = 256 << 10;
+/// The longest request there is, in bytes, which mounts of files beyond this machine have: the kernel's own limit for FUSE is
+/// 256 pages unless raised.
+pub(super) const LONGEST_REQUEST: u32 = 1 << 20;
 /// How many requests of readahead the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
 /// Room for a request, in bytes. The longest that come tell of names and of nodes that are forgotten; the kernel fills it with
@@ -71,6 +76,10 @@ impl Session {
                 "this kernel cannot enforce access control lists through FUSE: mount without --allow-other",
             );
         }
+        let longest = match filesystem.elsewhere() {
+            Some(_) => LONGEST_REQUEST,
+            None => LOCAL_REQUEST,
+        };
         let rings =
             match greeting.offered.has(Features::IO_URING) && filesystem.elsewhere().is_none() {
                 true => Rings::prepare(&connection),
@@ -79,7 +88,7 @@ impl Session {
         if rings.is_some() {
             wanted = wanted.and(Features::IO_URING);
         }
-        let (answer, agreed) = greeting.answer(wanted, MAX_REQUEST, MAX_BACKGROUND);
+        let (answer, agreed) = greeting.answer(wanted, longest, MAX_BACKGROUND);
         filesystem.agreed(agreed);
         Reply::new(request.unique, &mut Device(&connection)).bytes(&answer);
         Ok(Self {

@@ -31,10 +31,7 @@ impl Shared {
     /// Hands the units of some bytes of the original to the workers; what was `fetched` for them is kept until they are done.
     pub(super) fn send_ahead(self: &Arc<Self>, ahead: Range<u64>, fetched: Option<&Arc<Fetched>>) {
         let mut offset = ahead.start;
-        while let Some((unit, bytes)) = self
-            .archive
-            .contents()
-            .unit_holding(offset, self.engine.one_call)
+        while let Some((unit, bytes)) = self.unit_at(offset)
             && bytes.start < ahead.end
         {
             let chunk = unit.chunk;

@@ -55,6 +55,12 @@ impl Shared {
         bytes.unwrap_or_default()
     }
 
+    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end.
+    pub(super) fn unit_at(&self, offset: u64) -> Option<(Unit, Range<u64>)> {
+        let contents = self.archive.contents();
+        contents.unit_holding(offset, self.engine.one_call)
+    }
+
     /// Checks that the file reaches to the end of a chunk's payload, before memory is taken for it.
     pub(super) fn check_whole(&self, chunk: u32) -> Result<()> {
         let payload = self.archive.table().compressed_range(chunk);
@@ -76,7 +82,7 @@ impl Shared {
     ) -> Result<Option<Decoded>> {
         let contents = self.archive.contents();
         loop {
-            let Some((unit, bytes)) = contents.unit_holding(offset, self.engine.one_call) else {
+            let Some((unit, bytes)) = self.unit_at(offset) else {
                 return Ok(None);
             };
             let outcome = self
@@ -161,13 +167,23 @@ impl Shared {
         chunk: u32,
         [mut room, mut original]: [Buffer; 2],
     ) -> Result<Arc<Buffer>> {
+        self.decode_into(chunk, &mut room, &mut original)?;
+        Ok(Arc::new(original))
+    }
+
+    /// Decodes a whole chunk into `original`, which is as long as it, with `room` for its payload and then for checking it.
+    pub(super) fn decode_into(
+        &self,
+        chunk: u32,
+        room: &mut [u8],
+        original: &mut [u8],
+    ) -> Result<()> {
         let [length, _] = self.lengths(chunk);
         let payload = room.get_mut(..length).unwrap_or_default();
         let began = Instant::now();
-        self.archive.decode(chunk, payload, &mut original)?;
+        self.archive.decode(chunk, payload, original)?;
         let took = began.elapsed();
-        self.archive
-            .check(&self.bytes(chunk), &original, &mut room)?;
+        self.archive.check(&self.bytes(chunk), original, room)?;
         let counters = &self.engine.counters;
         counters.decoded_chunks.add(1);
         counters.decoded_bytes.add(original.len() as u64);
@@ -175,7 +191,7 @@ impl Shared {
         let encoding = self.archive.encoding(chunk)?;
         let bytes = original.len() as u64;
         counters.codecs.add(encoding, Decoding::Chunk, bytes, took);
-        Ok(Arc::new(original))
+        Ok(())
     }
 
     /// Decodes a piece of a chunk that a read needs, `bytes` of the original, going on from where a decoder stands; or gets it

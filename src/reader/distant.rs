@@ -213,12 +213,11 @@ impl Shared {
     pub(super) fn bring_read(&self, range: &Range<u64>) -> Option<Arc<Fetched>> {
         let distant = self.archive.distant()?;
         let table = self.archive.table();
-        let contents = self.archive.contents();
         let mut packed: Option<Range<u64>> = None;
         let mut missing = 0;
         let mut offset = range.start;
         while offset < range.end
-            && let Some((unit, bytes)) = contents.unit_holding(offset, self.engine.one_call)
+            && let Some((unit, bytes)) = self.unit_at(offset)
         {
             offset = bytes.end;
             if unit.piece.is_some() || self.check_whole(unit.chunk).is_err() {

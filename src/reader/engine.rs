@@ -116,6 +116,8 @@ pub struct Engine {
     pub(super) cache: Cache,
     pub(super) counters: Arc<Counters>,
     pub(super) workers: Workers,
+    /// How many of those there are.
+    pub(super) threads: usize,
     pub(super) streams: Streams,
     pub(super) fetches: AllFetched,
     /// What was asked for ahead of readers of objects as they are.
@@ -181,6 +183,7 @@ impl Engine {
             one_call: one_call(options.cache_size),
             counters,
             workers: Workers::start(options.threads)?,
+            threads: options.threads,
             failures: Occasionally::every(FAILURES_TOLD),
             prefetch: options.prefetch,
             verify: options.verify,

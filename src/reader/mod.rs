@@ -12,6 +12,7 @@ mod holes;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod line;
+mod straight;
 mod streams;
 
 use std::cell::RefCell;
@@ -143,12 +144,12 @@ impl Reader {
     /// Not even the first byte can be read.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let range = self.clip(offset, buffer.len());
-        let _fetched = self.begin(&range);
+        let _fetched = self.begin(&range, false);
         let mut done = 0;
         while done < (range.end - range.start) as usize {
             let rest = range.start + done as u64..range.end;
             // Who reads into a buffer may throw it away and read again.
-            let decoded = match self.unit_for(&rest, &range, |_| 0) {
+            let decoded = match self.unit_for(&rest, &range, false) {
                 Ok(Some(decoded)) => decoded,
                 Err(error) if done == 0 => return Err(error),
                 _ => break,
@@ -176,28 +177,22 @@ impl Reader {
         with: impl FnOnce(&[u8], Origin) -> T,
     ) -> Result<T> {
         let range = self.clip(offset, length);
-        let _fetched = self.begin(&range);
-        let kept = |bytes: &Range<u64>| kept_of(kept, bytes, &range);
-        let Some(first) = self.unit_for(&range, &range, kept)? else {
-            return Ok(with(&[], Origin::Hit));
-        };
-        if first.bytes.end >= range.end {
-            return Ok(with(first.part(&range), first.origin));
+        let straight = self.shared.goes_straight(&range, kept);
+        let _fetched = self.begin(&range, straight);
+        if let Some((_, first)) = self.shared.unit_at(range.start)
+            && first.end >= range.end
+            && let Some(unit) = self.unit_for(&range, &range, kept)?
+        {
+            return Ok(with(unit.part(&range), unit.origin));
         }
         let outcome = ASSEMBLY.with_borrow_mut(|assembly| {
-            assembly.clear();
-            assembly.extend_from_slice(first.part(&range));
-            let mut place = first.bytes.end;
-            let mut origin = first.origin;
-            drop(first);
-            while place < range.end
-                && let Some(decoded) = self.unit_for(&(place..range.end), &range, kept)?
-            {
-                assembly.extend_from_slice(decoded.part(&range));
-                place = decoded.bytes.end;
-                origin = origin.max(decoded.origin);
+            let length = (range.end - range.start) as usize;
+            if assembly.len() < length {
+                assembly.resize(length, 0);
             }
-            Ok(with(assembly, origin))
+            let room = assembly.get_mut(..length).unwrap_or_default();
+            let (length, origin) = self.fill(&range, room, kept, straight)?;
+            Ok(with(room.get(..length).unwrap_or_default(), origin))
         });
         if self.shared.archive.distant().is_some() {
             // As many threads wait for a network as there are readers.
@@ -218,22 +213,43 @@ impl Reader {
         kept: bool,
     ) -> Result<(usize, Origin)> {
         let range = self.clip(offset, room.len());
-        let _fetched = self.begin(&range);
-        let mut done = 0;
+        let straight = self.shared.goes_straight(&range, kept);
+        let _fetched = self.begin(&range, straight);
+        self.fill(&range, room, kept, straight)
+    }
+
+    /// Fills `room` with the bytes of `range`, whole units straight if that is how it goes; says how many bytes there are, and
+    /// how the unit was come by that took longest.
+    fn fill(
+        &self,
+        range: &Range<u64>,
+        room: &mut [u8],
+        kept: bool,
+        straight: bool,
+    ) -> Result<(usize, Origin)> {
         let mut origin = Origin::Hit;
-        while let Some(decoded) =
-            self.unit_for(&(range.start + done as u64..range.end), &range, |bytes| {
-                kept_of(kept, bytes, &range)
-            })?
-        {
-            let part = decoded.part(&(range.start + done as u64..range.end));
-            if let Some(place) = room.get_mut(done..done + part.len()) {
-                place.copy_from_slice(part);
+        let mut place = range.start;
+        while place < range.end {
+            let done = (place - range.start) as usize;
+            let room = room.get_mut(done..).unwrap_or_default();
+            if straight && let Some(length) = self.shared.decode_straight(place, room)? {
+                place += length as u64;
+                origin = Origin::Straight;
+                self.shared.prefetch.outran(range);
+                continue;
             }
-            done += part.len();
+            let rest = place..range.end;
+            let Some(decoded) = self.unit_for(&rest, range, kept)? else {
+                break;
+            };
+            let part = decoded.part(&rest);
+            if let Some(room) = room.get_mut(..part.len()) {
+                room.copy_from_slice(part);
+            }
+            place += part.len() as u64;
             origin = origin.max(decoded.origin);
         }
-        Ok((done, origin))
+        Ok(((place - range.start) as usize, origin))
     }
 
     /// Whether all these bytes are decoded.
@@ -243,8 +259,7 @@ impl Reader {
         let range = self.clip(offset, length);
         let mut place = range.start;
         while place < range.end {
-            let contents = shared.archive.contents();
-            match contents.unit_holding(place, shared.engine.one_call) {
+            match shared.unit_at(place) {
                 Some((unit, bytes)) if shared.engine.cache.is_ready(shared.key(unit)) => {
                     place = bytes.end;
                 }
@@ -260,15 +275,13 @@ impl Reader {
     }
 
     /// Takes notice of a read, and sends the workers ahead of it. The result keeps what was fetched for it.
-    fn begin(&self, range: &Range<u64>) -> Vec<Arc<Fetched>> {
+    fn begin(&self, range: &Range<u64>, straight: bool) -> Vec<Arc<Fetched>> {
+        if straight && !self.shared.has_workers_to_spare() {
+            return Vec::new();
+        }
         // In this order: once a reader has come to them, nobody else decodes the bytes and keeps what they are decoded from.
         let mut fetched = self.shared.line.fetched_for(range);
-        let contents = self.shared.archive.contents();
-        let one_call = self.shared.engine.one_call;
-        let unit_end = |offset| {
-            let unit = contents.unit_holding(offset, one_call);
-            unit.map(|(_, bytes)| bytes.end)
-        };
+        let unit_end = |offset| self.shared.unit_at(offset).map(|(_, bytes)| bytes.end);
         let ahead = self.shared.prefetch.observe(range, unit_end);
         self.shared.decode_ahead(ahead);
         fetched.extend(self.shared.bring_read(range));
@@ -280,11 +293,15 @@ impl Reader {
         &self,
         rest: &Range<u64>,
         range: &Range<u64>,
-        kept: impl Fn(&Range<u64>) -> usize,
+        kept: bool,
     ) -> Result<Option<Decoded>> {
         if rest.is_empty() {
             return Ok(None);
         }
+        let kept = |bytes: &Range<u64>| match kept {
+            true => (bytes.end.min(range.end) - bytes.start.max(range.start)) as usize,
+            false => 0,
+        };
         let found = self.shared.unit_holding(rest.start, kept)?;
         if found
             .as_ref()
@@ -293,14 +310,6 @@ impl Reader {
             self.shared.prefetch.outran(range);
         }
         Ok(found)
-    }
-}
-
-/// How many of a unit's `bytes` a reader of `range` will keep, who keeps all he is given, or nothing.
-fn kept_of(kept: bool, bytes: &Range<u64>, range: &Range<u64>) -> usize {
-    match kept {
-        true => (bytes.end.min(range.end) - bytes.start.max(range.start)) as usize,
-        false => 0,
     }
 }
 

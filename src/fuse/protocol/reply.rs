@@ -19,8 +19,8 @@ pub(in crate::fuse) trait Outlet {
         None
     }
 
-    /// Sends the first `length` bytes of that room.
-    fn send_filled(&mut self, unique: u64, _length: usize) {
+    /// Sends the first `length` bytes of that room. To fill it kept a processor `busy`, whichever that was.
+    fn send_filled(&mut self, unique: u64, _length: usize, _busy: bool) {
         self.send(unique, Err(Errno::IO));
     }
 }
@@ -98,10 +98,10 @@ impl<'a> Reply<'a> {
         self.outlet.as_mut()?.room()?.get_mut(..length)
     }
 
-    /// The first `length` bytes of the room.
-    pub(in crate::fuse) fn filled(mut self, length: usize) {
+    /// The first `length` bytes of the room, as [`Outlet::send_filled`] is told.
+    pub(in crate::fuse) fn filled(mut self, length: usize, busy: bool) {
         if let Some(outlet) = self.outlet.take() {
-            outlet.send_filled(self.unique, length);
+            outlet.send_filled(self.unique, length, busy);
         }
     }
 
