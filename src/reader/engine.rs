@@ -83,7 +83,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             cache_size: default_budget(),
-            threads: available_parallelism().map_or(1, NonZeroUsize::get),
+            threads: processors(),
             prefetch: None,
             verify: Verify::default(),
             #[cfg(feature = "remote")]
@@ -116,8 +116,8 @@ pub struct Engine {
     pub(super) cache: Cache,
     pub(super) counters: Arc<Counters>,
     pub(super) workers: Workers,
-    /// How many of those there are.
-    pub(super) threads: usize,
+    /// How many of those can be at work at once: there may be more than processors.
+    pub(super) at_once: usize,
     pub(super) streams: Streams,
     pub(super) fetches: AllFetched,
     /// What was asked for ahead of readers of objects as they are.
@@ -148,6 +148,11 @@ struct Shelf {
     latest: HashMap<(u64, u64), Weak<Contents>>,
     /// Files that could not be opened, and the log says so.
     refused: LruCache<Identity, ()>,
+}
+
+/// How many processors this process may use.
+fn processors() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 impl Engine {
@@ -183,7 +188,7 @@ impl Engine {
             one_call: one_call(options.cache_size),
             counters,
             workers: Workers::start(options.threads)?,
-            threads: options.threads,
+            at_once: options.threads.min(processors()),
             failures: Occasionally::every(FAILURES_TOLD),
             prefetch: options.prefetch,
             verify: options.verify,

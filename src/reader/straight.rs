@@ -41,7 +41,7 @@ impl Shared {
 
     /// Whether a read that goes straight leaves workers something to do ahead of it.
     pub(super) fn has_workers_to_spare(&self) -> bool {
-        self.engine.threads > UNDER_WAY
+        self.engine.at_once > UNDER_WAY
     }
 
     /// Decodes the unit that begins at `place` of the original into the beginning of `room`, and says how long it is; `None` if
@@ -61,6 +61,7 @@ impl Shared {
         if unit.piece.is_some() || bytes.start != place || known {
             return Ok(None);
         }
+        self.engine.counters.cache_misses.add(1);
         self.decode_chunk_into(unit.chunk, room)
             .map_err(|error| self.report(error, unit.chunk))?;
         Ok(Some(length))
@@ -121,10 +122,10 @@ mod tests {
         (directory, packed)
     }
 
-    fn engine(threads: usize) -> Arc<Engine> {
+    fn engine() -> Arc<Engine> {
         Engine::new(&EngineOptions {
             cache_size: 4 << 20,
-            threads,
+            threads: 2,
             ..EngineOptions::default()
         })
         .unwrap()
@@ -143,7 +144,7 @@ mod tests {
         let (_directory, path) = packed(CHUNK);
         let original = original();
         for offset in [0, 1, CHUNK - 1, CHUNK, 3 * CHUNK + 5, 7 * CHUNK] {
-            let reader = engine(2).open(&path).unwrap();
+            let reader = engine().open(&path).unwrap();
             let length = 5 * CHUNK as usize + 77;
             let (bytes, _) = read(&reader, offset, length, true);
             let end = SIZE.min(offset as usize + length);
@@ -164,14 +165,14 @@ mod tests {
         let (_directory, path) = packed(CHUNK);
         let long = LONG_READ as usize;
         let origin = |offset, length, kept| {
-            let reader = engine(2).open(&path).unwrap();
+            let reader = engine().open(&path).unwrap();
             read(&reader, offset, length, kept).1
         };
         assert_eq!(origin(0, long, true), Origin::Straight);
         assert_eq!(origin(0, long, false), Origin::Decoded);
         assert_eq!(origin(0, long - 1, true), Origin::Decoded);
         let (_directory, path) = packed(2 * LONG_READ);
-        let reader = engine(2).open(&path).unwrap();
+        let reader = engine().open(&path).unwrap();
         assert_eq!(read(&reader, 0, long, true).1, Origin::Decoded);
         assert_eq!(read(&reader, CHUNK, long, true).1, Origin::Hit);
     }
@@ -179,22 +180,24 @@ mod tests {
     #[test]
     fn what_is_there_is_not_decoded_again() {
         let (_directory, path) = packed(CHUNK);
-        let reader = engine(2).open(&path).unwrap();
+        let reader = engine().open(&path).unwrap();
         read(&reader, CHUNK + 5, 10, false);
         let (bytes, origin) = read(&reader, 0, LONG_READ as usize, true);
         assert_eq!(bytes, original()[..LONG_READ as usize]);
         assert_eq!(origin, Origin::Straight);
-        assert_eq!(reader.shared.engine.stats().decoded_chunks, 4);
+        let stats = reader.shared.engine.stats();
+        assert_eq!((stats.decoded_chunks, stats.cache_misses), (4, 4));
+        assert_eq!(stats.cache_hits, 1);
     }
 
     #[test]
     fn a_damaged_chunk_in_a_long_read_is_named_and_its_neighbours_are_read() {
         let (_directory, path) = packed(CHUNK);
-        let reader = engine(2).open(&path).unwrap();
+        let reader = engine().open(&path).unwrap();
         let payload = reader.shared.archive.table().compressed_range(2).unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(&[0xff; 64], payload.start + 100).unwrap();
-        let reader = engine(2).open(&path).unwrap();
+        let reader = engine().open(&path).unwrap();
         for _ in 0..2 {
             let error = reader
                 .read_with(0, LONG_READ as usize, true, |_, _| ())
@@ -208,13 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_decoded_ahead_of_long_reads_unless_there_are_threads_to_spare() {
-        for (threads, ahead) in [(2, false), (3, true)] {
+    fn nothing_is_decoded_ahead_of_long_reads_unless_there_are_processors_to_spare() {
+        for (at_once, ahead) in [(2, false), (3, true)] {
             let directory = tempfile::tempdir().unwrap();
             let (plain, path) = (directory.path().join("x"), directory.path().join("x.warp"));
             fs::write(&plain, original().repeat(8)).unwrap();
             pack_file(&plain, &path, &PackOptions::default(), Control::default()).unwrap();
-            let reader = engine(threads).open(&path).unwrap();
+            let mut engine = engine();
+            Arc::get_mut(&mut engine).unwrap().at_once = at_once;
+            let reader = engine.open(&path).unwrap();
             for number in 0..8 {
                 read(&reader, number * LONG_READ, LONG_READ as usize, true);
             }
@@ -224,7 +229,7 @@ mod tests {
                 .observe(&(8 * LONG_READ..9 * LONG_READ), |offset| {
                     shared.unit_at(offset).map(|(_, bytes)| bytes.end)
                 });
-            assert_eq!(!named.is_empty(), ahead, "{threads} threads");
+            assert_eq!(!named.is_empty(), ahead, "{at_once} at once");
         }
     }
 }
