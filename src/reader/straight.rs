@@ -79,6 +79,7 @@ impl Shared {
 }
 
 #[cfg(test)]
+#[cfg(feature = "files")]
 mod tests {
     use super::*;
     use crate::cache::Origin;
