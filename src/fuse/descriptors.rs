@@ -15,9 +15,9 @@ use crate::tree::LISTING_THREADS;
 
 /// What the server has open for itself: streams, log, source, connection, signals.
 const OWN: u64 = 32;
-/// What one thread has open for the length of a request, or while it looks at an entry of a listing: directories on the way to a
-/// file, and the file.
-const PER_THREAD: u64 = 4;
+/// What one thread has open for the length of a request: directories on the way to a file, the file; or a directory and what
+/// each of those has open who look at its entries.
+const PER_THREAD: u64 = 4 + LISTING_THREADS as u64;
 /// How many directories may be open when files have taken all they may.
 const FOR_DIRECTORIES: u64 = 16;
 /// How often the log is told.
@@ -59,7 +59,6 @@ impl Descriptors {
     }
 
     fn of(limit: u64, threads: usize) -> Self {
-        let threads = threads + LISTING_THREADS;
         let kept_back = OWN + PER_THREAD * threads as u64;
         let for_all = limit.saturating_sub(kept_back).max(limit / 2);
         Self {
@@ -100,7 +99,7 @@ mod tests {
     #[test]
     fn some_descriptors_are_kept_back_but_never_more_than_half() {
         for (limit, threads, for_files, for_all) in
-            [(256, 2, 184, 200), (1024, 16, 896, 912), (40, 16, 10, 20)]
+            [(256, 2, 192, 208), (1024, 16, 848, 864), (40, 16, 10, 20)]
         {
             let descriptors = Descriptors::of(limit, threads);
             for (wanted, most) in [(Wanted::File, for_files), (Wanted::Directory, for_all)] {

@@ -4,10 +4,8 @@
 //! directory stays open with it: attributes of listed entries are then one system call away.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use rustix::fs::FileType;
 
 use super::names::{self, Entries, SUFFIX, View, file_type};
@@ -18,32 +16,10 @@ use super::source::{Directory, join};
 use super::{Attributes, IoContextWith, Kind, NodeId, Tree, cannot_enter};
 use crate::error::{IoContext, Result};
 
-/// How many threads look at the files of long listings: what is not in memory yet waits for the disk, not for processors.
-pub(crate) const THREADS: usize = 4;
-/// How many entries are looked at in one go; fewer are not worth another thread.
-const ENTRIES_AT_ONCE: usize = 32;
-
-/// The threads that look at the files of long listings.
-///
-/// They are started before anybody asks, not by who asks: that may be a thread that is kept on one processor, where whatever it
-/// starts would have to be as well. (So it was once, and listing 100,000 files took half as long again.)
-#[derive(Debug, Default)]
-pub(super) struct Lookers(OnceLock<ThreadPool>);
-
-impl Lookers {
-    /// Starts them. Without them a listing is made by who asks for it.
-    pub(super) fn start(&self) {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(THREADS)
-            .thread_name(|number| format!("listing-{number}"))
-            .build();
-        match pool {
-            // The tree is mounted once.
-            Ok(pool) => drop(self.0.set(pool)),
-            Err(error) => tracing::warn!("listings are made by one thread: {error}"),
-        }
-    }
-}
+/// How many threads look at the files of a long listing: what is not in memory yet waits for the disk, not for processors.
+pub(crate) const MOST_THREADS: usize = 4;
+/// How many entries are worth a thread.
+const ENTRIES_PER_THREAD: usize = 32;
 
 /// A snapshot of a directory, `.` and `..` first.
 #[derive(Debug)]
@@ -298,16 +274,29 @@ impl Tree {
         view: &View,
         entries: &[(Arc<[u8]>, u64)],
     ) -> Vec<Option<(Kind, bool)>> {
-        let look_at = |(name, _): &(Arc<[u8]>, u64)| self.listed_as(view, name);
-        match self.lookers.0.get() {
-            Some(pool) if entries.len() > ENTRIES_AT_ONCE => pool.install(|| {
-                let parts = entries.par_chunks(ENTRIES_AT_ONCE);
-                parts
-                    .flat_map_iter(|part| part.iter().map(look_at))
-                    .collect()
-            }),
-            _ => entries.iter().map(look_at).collect(),
-        }
+        let look_at = |part: &[(Arc<[u8]>, u64)]| -> Vec<_> {
+            let names = part.iter().map(|(name, _)| name);
+            names.map(|name| self.listed_as(view, name)).collect()
+        };
+        let threads = (entries.len() / ENTRIES_PER_THREAD).clamp(1, MOST_THREADS);
+        let mut parts = entries.chunks(entries.len().div_ceil(threads).max(1));
+        let own = parts.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = parts
+                .map(|part| {
+                    let builder = std::thread::Builder::new().name("listing".to_owned());
+                    let thread = builder.spawn_scoped(scope, move || look_at(part));
+                    (part, thread)
+                })
+                .collect();
+            let mut looked_at = look_at(own);
+            for (part, thread) in others {
+                // Who cannot be given a thread, or whose thread has failed, is looked at by this one.
+                let found = thread.ok().and_then(|thread| thread.join().ok());
+                looked_at.extend(found.unwrap_or_else(|| look_at(part)));
+            }
+            looked_at
+        })
     }
 
     /// What a listed entry is, and whether it shows stripped; `None` if it is gone already.

@@ -43,7 +43,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
 pub(crate) use attributes::{Attributes, Kind};
-pub(crate) use listing::{ListedEntry, Listing, THREADS as LISTING_THREADS};
+pub(crate) use listing::{ListedEntry, Listing, MOST_THREADS as LISTING_THREADS};
 #[cfg(feature = "remote")]
 pub(crate) use object::ObjectTree;
 #[cfg(feature = "remote")]
@@ -51,7 +51,6 @@ pub(crate) use prefix::PrefixTree;
 pub(crate) use shown::Shown;
 
 use headers::Headers;
-use listing::Lookers;
 use names::{Entries, Names, View, file_type};
 use nodes::{Known, Nodes};
 use numbers::Key;
@@ -78,7 +77,6 @@ pub(crate) struct Tree {
     headers: Headers,
     nodes: Nodes,
     recent: Recent,
-    lookers: Lookers,
     /// The mount point's absolute path, name by name.
     mountpoint: Vec<Vec<u8>>,
     /// The one entry of the root directory that shows, if the source is a file.
@@ -110,9 +108,8 @@ struct Entry {
 }
 
 impl Tree {
-    /// Takes notice of the mount's device number, so that the mount is known wherever it comes to lie, and starts threads.
+    /// Takes notice of the mount's device number, so that the mount is known wherever it comes to lie.
     pub(crate) fn mounted_as(&self, (major, minor): (u32, u32)) {
-        self.lookers.start();
         self.source.mounted_as(rustix::fs::makedev(major, minor));
     }
 

@@ -11,7 +11,6 @@ use std::path::{Component, Path, PathBuf};
 use rustix::io::Errno;
 
 use super::headers::Headers;
-use super::listing::Lookers;
 use super::names::{self, file_type};
 use super::nodes::Nodes;
 use super::numbers::Key;
@@ -142,7 +141,6 @@ impl Tree {
             nodes: Nodes::new(key, kind, root_name),
             headers,
             recent: Recent::new(),
-            lookers: Lookers::default(),
             mountpoint,
             only: only.map(|name| name.as_bytes().into()),
             mounted_file,
