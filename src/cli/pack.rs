@@ -68,7 +68,7 @@ pub(super) struct Arguments {
     level: Level,
     /// Instead of a level: what the files are for; 'warpfs estimate' shows what each comes to. archive is zstd at level 19
     /// in chunks of 1M, balanced is --level auto, random is zstd at level 9 in chunks of 16K; with
-    /// --codec lz4 it is the thorough encoder of that, in the same chunks
+    /// --codec lz4, archive and random are lz4's thorough encoder, in the same chunks
     #[arg(long = "for", value_name = "PURPOSE", value_parser = purpose_parser(),
           conflicts_with_all = ["level", "zstd_level", "zstd_threads", "brotli_quality"])]
     purpose: Option<Level>,

@@ -76,15 +76,16 @@ impl Session {
                 "this kernel cannot enforce access control lists through FUSE: mount without --allow-other",
             );
         }
-        let longest = match filesystem.elsewhere() {
-            Some(_) => LONGEST_REQUEST,
-            None => LOCAL_REQUEST,
+        let local = filesystem.elsewhere().is_none();
+        let longest = if local {
+            LOCAL_REQUEST
+        } else {
+            LONGEST_REQUEST
         };
-        let rings =
-            match greeting.offered.has(Features::IO_URING) && filesystem.elsewhere().is_none() {
-                true => Rings::prepare(&connection),
-                false => None,
-            };
+        let rings = match greeting.offered.has(Features::IO_URING) && local {
+            true => Rings::prepare(&connection),
+            false => None,
+        };
         if rings.is_some() {
             wanted = wanted.and(Features::IO_URING);
         }
