@@ -358,7 +358,10 @@ fn an_ordinary_user_mounts_and_unmounts_where_fstab_says_user() {
     // What "user" implies holds.
     let output = machine.run_as(SOMEBODY, "mount $M");
     assert!(output.status.success(), "{}", said(&output));
-    let options = machine.options().unwrap();
+    let options = machine.options().unwrap_or_else(|| {
+        let table = machine.run("cat /proc/self/mountinfo; ps -ef | grep [w]arpfs");
+        panic!("not mounted: {}", String::from_utf8_lossy(&table.stdout));
+    });
     assert!(
         options.contains("noexec") && options.contains("nosuid"),
         "{options}"

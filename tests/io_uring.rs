@@ -13,6 +13,9 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use common::place::Place;
 use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
@@ -29,6 +32,9 @@ fn allowed() -> Option<bool> {
     parameter.read_at(&mut value, 0).unwrap();
     Some(value == *b"Y")
 }
+
+/// Held by those tests in which an ordinary user's mount depends on the switch, which it does not hold while it is made.
+static SWITCH: Mutex<()> = Mutex::new(());
 
 /// How many of a server's threads have names that begin so.
 fn threads(server: u32, beginning: &str) -> usize {
@@ -101,6 +107,7 @@ fn roots_mount_has_a_queue_for_each_processor_and_leaves_the_switch_as_it_was() 
 
 #[test]
 fn an_ordinary_users_mount_takes_requests_by_read_where_the_switch_is_off() {
+    let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
     if allowed() == Some(true) {
         return;
     }
@@ -118,4 +125,54 @@ fn an_ordinary_users_mount_takes_requests_by_read_where_the_switch_is_off() {
     let file = place.mount_point().join("x");
     let read = as_user(SOMEBODY, &["cat".as_ref(), file.as_os_str()]);
     assert!(read.stdout == mixed());
+}
+
+/// Ends what goes on for as long as this is held.
+struct Until<'a>(&'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Turns the switch on and off again and again, as root's mounts do.
+fn flip(until: &AtomicBool) {
+    let path = "/sys/module/fuse/parameters/enable_uring";
+    let Ok(parameter) = File::options().read(true).write(true).open(path) else {
+        return;
+    };
+    while !until.load(Ordering::Relaxed) {
+        rustix::fs::flock(&parameter, FlockOperation::LockExclusive).unwrap();
+        let mut before = [0];
+        parameter.read_at(&mut before, 0).unwrap();
+        parameter.write_all_at(b"Y", 0).unwrap();
+        std::thread::sleep(Duration::from_micros(500));
+        parameter.write_all_at(&before, 0).unwrap();
+        rustix::fs::flock(&parameter, FlockOperation::Unlock).unwrap();
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// The kernel offered io_uring to an ordinary user's mount while one of root's was made, and when it was answered it was not to be
+/// used any more. Such a mount was there for a moment, and gone.
+#[test]
+fn a_users_mount_that_is_made_at_the_same_time_as_roots_stays() {
+    let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let _all = FuseForAll::new(false);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _until = Until(&ended);
+        scope.spawn(|| flip(&ended));
+        for _ in 0..40 {
+            let (place, program) = place_of_somebody();
+            let output = mount_as_somebody(&place, &program, &[]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            let file = place.mount_point().join("x");
+            let read = as_user(SOMEBODY, &["cat".as_ref(), file.as_os_str()]);
+            let said = String::from_utf8_lossy(&read.stderr);
+            assert!(read.stdout == mixed(), "{said}");
+        }
+    });
 }
