@@ -6,6 +6,7 @@
 //! the same file meanwhile waits for the answer, so that many names of one file of many chunks cost one walk through it.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -94,18 +95,53 @@ impl Headers {
         if let Some(known) = self.recall(identity).and_then(Answer::lasting) {
             return known;
         }
-        let _reading = self.begin_reading(identity);
+        let _reading = self.begin_reading((identity.device, identity.inode));
         // Whoever was waited for may have found it.
         let before = self.recall(identity);
         if let Some(known) = before.and_then(Answer::lasting) {
             return known;
         }
         let path = source.path(directory.location(), name);
-        let (identity, answer) = match read(source, directory, name, &path) {
-            Ok((identity, Some(glance))) => (identity, Answer::Packed(glance)),
-            Ok((identity, None)) => {
-                tracing::warn!("shown as it is: {}", too_many_chunks(&path));
-                (identity, Answer::NotPacked)
+        let (identity, found) = match open(source, directory, name, &path) {
+            Ok((file, now)) => (now, glance(&file, &path, now.size)),
+            Err(error) => (*identity, Err(error)),
+        };
+        self.judge(&identity, found, before, &path)
+    }
+
+    /// The header of what was listed as a regular file `name` in `directory`, with this device and inode number, and of which
+    /// nothing is remembered: there is no state of it to compare, and so it need not be examined before it is opened. `None` if
+    /// something is, or it does not open; then [`Headers::of`] has to say.
+    pub(super) fn of_unseen(
+        &self,
+        source: &Source,
+        directory: &Directory,
+        name: &[u8],
+        file: (u64, u64),
+    ) -> Option<Option<Glance>> {
+        let _reading = self.begin_reading(file);
+        if self.lock().contains(&file) {
+            return None;
+        }
+        let path = source.path(directory.location(), name);
+        let (opened, identity) = open(source, directory, name, &path).ok()?;
+        let found = glance(&opened, &path, identity.size);
+        Some(self.judge(&identity, found, None, &path))
+    }
+
+    /// Remembers what was found in a file, and tells the log if it is not packed, unless that was so `before`.
+    fn judge(
+        &self,
+        identity: &Identity,
+        found: Result<Option<Glance>>,
+        before: Option<Answer>,
+        path: &Path,
+    ) -> Option<Glance> {
+        let answer = match found {
+            Ok(Some(glance)) => Answer::Packed(glance),
+            Ok(None) => {
+                tracing::warn!("shown as it is: {}", too_many_chunks(path));
+                Answer::NotPacked
             }
             Err(error) => {
                 let answer = if error.is_damage() {
@@ -114,12 +150,12 @@ impl Headers {
                     Answer::Unreadable
                 };
                 if before != Some(answer) {
-                    tracing::warn!("shown as it is: {error}");
+                    tracing::warn!("shown as it is: {}", error.in_file(path));
                 }
-                (*identity, answer)
+                answer
             }
         };
-        self.remember(&identity, answer);
+        self.remember(identity, answer);
         answer.lasting().flatten()
     }
 
@@ -134,15 +170,16 @@ impl Headers {
         name: &[u8],
     ) -> Result<()> {
         let path = source.path(directory.location(), name);
-        let (identity, glance) = read(source, directory, name, &path)?;
+        let (file, identity) = open(source, directory, name, &path)?;
+        let glance = glance(&file, &path, identity.size).map_err(|error| error.in_file(&path))?;
         let glance = glance.ok_or_else(|| too_many_chunks(&path))?;
         self.remember(&identity, Answer::Packed(glance));
         Ok(())
     }
 
-    /// Waits until nobody else reads the file of this identity; then it is the caller's to read, until the mark is dropped.
-    fn begin_reading(&self, identity: &Identity) -> Reading<'_> {
-        let file = (identity.device, identity.inode);
+    /// Waits until nobody else reads the file of this device and inode number; then it is the caller's to read, until the mark is
+    /// dropped.
+    fn begin_reading(&self, file: (u64, u64)) -> Reading<'_> {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         while !reading.files.insert(file) {
             reading.waiting += 1;
@@ -208,20 +245,19 @@ fn too_many_chunks(path: &Path) -> Error {
     Error::unusable(why).in_file(path)
 }
 
-/// Reads the header, and says of which state of the file.
-fn read(
+/// Opens a file to read its header, and says in which state it is.
+fn open(
     source: &Source,
     directory: &Directory,
     name: &[u8],
     path: &Path,
-) -> Result<(Identity, Option<Glance>)> {
+) -> Result<(File, Identity)> {
     // Whoever lists a directory has not read its files.
     let file = source
         .open_unnoticed(directory, name)
         .context("cannot open", path)?;
     let identity = Identity::of(&file).context("cannot examine", path)?;
-    let glance = glance(&file, path, identity.size).map_err(|error| error.in_file(path))?;
-    Ok((identity, glance))
+    Ok((file, identity))
 }
 
 #[cfg(test)]
@@ -240,8 +276,12 @@ mod tests {
         let headers = Headers::new(NonZeroUsize::new(2).unwrap());
         let identity = || Identity::of(&fs::File::open(&path).unwrap()).unwrap();
         let before = identity();
-        let header = headers.of(&source, &directory, b"x.warp", &before).unwrap();
+        let file = (before.device, before.inode);
+        let unseen = |name| headers.of_unseen(&source, &directory, name, file);
+        assert_eq!(unseen(b"gone"), None, "it does not open");
+        let header = unseen(b"x.warp").unwrap().unwrap();
         assert_eq!(header.original_size, 100_003);
+        assert_eq!(unseen(b"x.warp"), None, "it has been seen");
 
         // Another name that does not exist: the answer can only come from memory.
         let again = headers.of(&source, &directory, b"gone", &before);
@@ -262,13 +302,14 @@ mod tests {
         let path = root.path().join("x.warp");
         fs::write(&path, include_bytes!("../../tests/data/v2-lz4-none.warp")).unwrap();
         let identity = Identity::of(&fs::File::open(&path).unwrap()).unwrap();
-        let reading = headers.begin_reading(&identity);
+        let reading = headers.begin_reading((identity.device, identity.inode));
         std::thread::scope(|scope| {
             // Reading this name fails, so the answer can only be the other's.
             let asked = scope.spawn(|| headers.of(&source, &directory, b"gone", &identity));
             std::thread::sleep(std::time::Duration::from_millis(100));
             assert!(!asked.is_finished());
-            let (found, glance) = read(&source, &directory, b"x.warp", &path).unwrap();
+            let (file, found) = open(&source, &directory, b"x.warp", &path).unwrap();
+            let glance = glance(&file, &path, found.size).unwrap();
             headers.remember(&found, Answer::Packed(glance.unwrap()));
             drop(reading);
             assert_eq!(asked.join().unwrap(), glance);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
-use super::names::{self, Entries, SUFFIX, View, file_type};
+use super::names::{self, Entries, ListedEntries, SUFFIX, View, file_type};
 use super::numbers::Key;
 #[cfg(feature = "remote")]
 use super::prefix::ObjectListing;
@@ -176,20 +176,20 @@ impl Tree {
         }
 
         let mut entries: Vec<(Arc<[u8]>, u64)> = Vec::new();
-        let mut types = HashMap::new();
+        let mut by_name = HashMap::new();
         let only = self.only.as_ref().filter(|_| location.is_empty());
         opened
             .for_each(|name, file_type, inode| {
                 if only.is_none_or(|only| **only == *name) {
                     let name: Arc<[u8]> = name.into();
-                    types.insert(Arc::clone(&name), file_type);
+                    by_name.insert(Arc::clone(&name), (file_type, inode));
                     entries.push((name, inode));
                 }
             })
             .context("cannot list", &path)?;
         let view = View {
             directory: Arc::clone(&opened),
-            entries: Entries::Listed(Arc::new(types)),
+            entries: Entries::Listed(Arc::new(ListedEntries { device, by_name })),
         };
 
         let looked_at = self.all_listed_as(&view, &entries);

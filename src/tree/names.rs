@@ -70,9 +70,17 @@ pub(super) enum Entries {
     /// The file system, asked each time.
     Live,
     /// A listing.
-    Listed(Arc<HashMap<Arc<[u8]>, FileType>>),
+    Listed(Arc<ListedEntries>),
     /// There is this one entry, whatever else lies in the directory.
     Only(Arc<[u8]>),
+}
+
+/// What a directory was listed to hold.
+pub(super) struct ListedEntries {
+    /// The device of the directory.
+    pub(super) device: u64,
+    /// The type and the inode number of each entry.
+    pub(super) by_name: HashMap<Arc<[u8]>, (FileType, u64)>,
 }
 
 /// A source entry that shows under a name asked for.
@@ -97,10 +105,22 @@ impl View {
     pub(super) fn listed(&self, name: &[u8]) -> Option<Option<FileType>> {
         match &self.entries {
             Entries::Live => None,
-            Entries::Listed(entries) => Some(entries.get(name).copied()),
+            Entries::Listed(listed) => {
+                let found = listed.by_name.get(name);
+                Some(found.map(|(file_type, _)| *file_type))
+            }
             Entries::Only(only) if **only == *name => None,
             Entries::Only(_) => Some(None),
         }
+    }
+
+    /// The device and the inode number that `name` was listed with.
+    fn listed_file(&self, name: &[u8]) -> Option<(u64, u64)> {
+        let Entries::Listed(listed) = &self.entries else {
+            return None;
+        };
+        let (_, inode) = listed.by_name.get(name)?;
+        Some((listed.device, *inode))
     }
 }
 
@@ -133,45 +153,68 @@ impl Names<'_> {
 
     /// Whether the entry `name` shows stripped.
     pub(super) fn shows_stripped(&self, view: &View, name: &[u8]) -> Result<bool> {
-        if stripped(name).is_none() {
+        let mut links = MOST_LINKS;
+        let mut questions = Vec::new();
+        if !self.may_show_stripped(view, name, &mut links, &mut questions)? {
             return Ok(false);
         }
-        let mut links = MOST_LINKS;
-        let mut questions = vec![(view.clone(), name.to_vec())];
         while let Some((view, name)) = questions.pop() {
-            let Some(short) = stripped(&name) else {
+            if !self.may_show_stripped(&view, &name, &mut links, &mut questions)? {
                 return Ok(false);
-            };
-            match self.file_type(&view, &name)? {
-                Some(FileType::RegularFile) => {
-                    let Some(stat) = self.stat(&view, &name)? else {
-                        return Ok(false);
-                    };
-                    if self.header(&view, &name, &stat).is_none() {
-                        return Ok(false);
-                    }
-                }
-                Some(FileType::Symlink) => {
-                    let target = match self.source.read_link(&view.directory, &name) {
-                        Ok(target) => target,
-                        Err(Errno::NOENT | Errno::INVAL) => return Ok(false),
-                        Err(error) => {
-                            return self.failed(&view, &name, "cannot read the link", error);
-                        }
-                    };
-                    match self.follow(&view, &target, &mut links)? {
-                        Some(question) => questions.push(question),
-                        None => return Ok(false),
-                    }
-                }
-                Some(_) | None => return Ok(false),
-            }
-            if self.file_type(&view, short)?.is_some() {
-                let short = short.to_vec();
-                questions.push((view, short));
             }
         }
         Ok(true)
+    }
+
+    /// Whether the entry `name` shows stripped if all entries do that are added to `questions`.
+    fn may_show_stripped(
+        &self,
+        view: &View,
+        name: &[u8],
+        links: &mut u32,
+        questions: &mut Vec<(View, Vec<u8>)>,
+    ) -> Result<bool> {
+        let Some(short) = stripped(name) else {
+            return Ok(false);
+        };
+        match self.file_type(view, name)? {
+            Some(FileType::RegularFile) => {
+                if !self.is_packed(view, name)? {
+                    return Ok(false);
+                }
+            }
+            Some(FileType::Symlink) => {
+                let target = match self.source.read_link(&view.directory, name) {
+                    Ok(target) => target,
+                    Err(Errno::NOENT | Errno::INVAL) => return Ok(false),
+                    Err(error) => {
+                        return self.failed(view, name, "cannot read the link", error);
+                    }
+                };
+                match self.follow(view, &target, links)? {
+                    Some(question) => questions.push(question),
+                    None => return Ok(false),
+                }
+            }
+            Some(_) | None => return Ok(false),
+        }
+        if self.file_type(view, short)?.is_some() {
+            questions.push((view.clone(), short.to_vec()));
+        }
+        Ok(true)
+    }
+
+    /// Whether the regular file `name` is packed by its header.
+    fn is_packed(&self, view: &View, name: &[u8]) -> Result<bool> {
+        if let Some(file) = view.listed_file(name) {
+            let directory = &view.directory;
+            let unseen = self.headers.of_unseen(self.source, directory, name, file);
+            if let Some(header) = unseen {
+                return Ok(header.is_some());
+            }
+        }
+        let stat = self.stat(view, name)?;
+        Ok(stat.is_some_and(|stat| self.header(view, name, &stat).is_some()))
     }
 
     /// The target of a link in `view`, as it shows.
