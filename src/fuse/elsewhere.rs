@@ -23,7 +23,7 @@ impl Elsewhere {
     pub(super) fn run(&self, work: impl FnOnce() + Send + 'static) {
         match self {
             #[cfg(feature = "remote")]
-            Elsewhere::Store(store) => store.run_waiting(work),
+            Elsewhere::Store(store) => store.runtimes().run_waiting(work),
             #[cfg(not(feature = "remote"))]
             _ => work(),
         }
@@ -33,7 +33,7 @@ impl Elsewhere {
     pub(super) fn run_later(&self, delay: Duration, work: impl FnOnce() + Send + 'static) {
         match self {
             #[cfg(feature = "remote")]
-            Elsewhere::Store(store) => store.run_later(delay, work),
+            Elsewhere::Store(store) => store.runtimes().run_later(delay, work),
             #[cfg(not(feature = "remote"))]
             _ => drop((delay, work)),
         }

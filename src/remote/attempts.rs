@@ -120,6 +120,19 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// Makes requests until one of them is answered, or it is no use to go on.
+    pub(super) async fn until_answered<T, W: Future<Output = Result<T, Trouble>>>(
+        mut self,
+        mut work: impl FnMut() -> W,
+    ) -> Result<T, Fault> {
+        loop {
+            match self.once(work()).await {
+                Ok(done) => return Ok(done),
+                Err(fault) => self.pause(fault).await?,
+            }
+        }
+    }
+
     /// So many bytes were done, and need not be done again: the next failure is a new one.
     pub(super) fn went_on(&mut self, bytes: u64) {
         self.backoff = FIRST_BACKOFF;

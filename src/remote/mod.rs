@@ -28,6 +28,7 @@ mod plain;
 mod planned;
 mod profile;
 mod round_trip;
+mod runtimes;
 mod store;
 mod upload;
 mod version;
@@ -126,7 +127,7 @@ pub(crate) fn stoppable<T>(
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 if cancelled.load(Ordering::Relaxed) {
-                    return store.close();
+                    return store.runtimes().close();
                 }
                 std::thread::park_timeout(LOOK);
             }

@@ -99,7 +99,7 @@ impl Object {
         for loading in store.blocks().claim(identity, &bytes) {
             let (held, key) = (Arc::clone(store), key.clone());
             // Not on the threads that wait: all of them may come to wait for this.
-            store.spawn(async move {
+            store.runtimes().spawn(async move {
                 let range = loading.range(identity.size);
                 let length = (range.end - range.start) as usize;
                 let Ok((bytes, version)) = held.load(&key, None, range).await else {
@@ -160,7 +160,7 @@ impl Object {
         let guard = self.fetches.add(range.clone(), room, place.is_some());
         let fetch = Arc::clone(guard.fetch());
         let (store, key, version) = (self.store.clone(), self.key.clone(), self.version.clone());
-        let task = self.store.spawn(async move {
+        let task = self.store.runtimes().spawn(async move {
             let place = match place {
                 Some(place) => place,
                 None => store.place(urgency).await,
@@ -343,7 +343,7 @@ impl Source for Object {
                 (self.store.clone(), self.key.clone(), self.version.clone());
             let on_disk = self.on_disk.clone();
             // Not on the threads that wait: all of them may come to wait for this.
-            self.store.spawn(async move {
+            self.store.runtimes().spawn(async move {
                 let (start, length) = (range.start, (range.end - range.start) as usize);
                 if let Some(on_disk) = on_disk.clone() {
                     // The network's threads wait for no disk.

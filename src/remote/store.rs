@@ -1,6 +1,6 @@
-//! One store: requests within bounds and deadlines, and in an async runtime of its own.
+//! One store: requests within bounds and deadlines.
 //!
-//! Whoever asks waits on a thread of their own, and no longer than the deadline, however often it is tried. Requests that
+//! Whoever asks waits no longer than the deadline, however often it is tried. Requests that
 //! somebody waits for may all be under way at once; those that are a guess share some of the places, so that a reader never
 //! stands behind speculation.
 
@@ -8,18 +8,14 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
-use futures_util::future::{Either, select};
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectMeta};
-use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::attempts::{Attempts, Trouble};
 use super::backend::Backend;
@@ -29,6 +25,7 @@ use super::location::Location;
 use super::on_disk::Shelf;
 use super::planned::AllPlanned;
 use super::round_trip::RoundTrip;
+use super::runtimes::Runtimes;
 use super::version::{Listed, Page, Version};
 use super::wire::{Connector, odd_names};
 use crate::disk_cache::DiskCache;
@@ -38,12 +35,6 @@ use crate::memory::{Budget, Charge, Urgency};
 use crate::occasionally::Occasionally;
 use crate::stats::Counters;
 
-/// How many threads drive the requests: they copy bytes and decrypt them.
-const RUNTIME_THREADS: usize = 2;
-/// How many threads may look up hosts' names for it, which systems are not asked for without waiting.
-const LOOKING_UP_THREADS: usize = 256;
-/// How many threads may wait for it. They are not those that look up names: who waits would take away what he waits for.
-const WAITING_THREADS: usize = 256;
 /// How many requests about objects may be under way at once.
 const REQUESTS: usize = 64;
 /// How many of those may be guesses.
@@ -90,10 +81,7 @@ impl Default for StoreOptions {
 /// See the module's description.
 pub(crate) struct Store {
     location: Location,
-    /// `Some` until it is dropped.
-    runtime: Option<Runtime>,
-    /// The threads that wait, if any; `Some` until it is dropped.
-    waiting: Option<Runtime>,
+    runtimes: Runtimes,
     pub(super) backend: Backend,
     deadline: Duration,
     counters: Arc<Counters>,
@@ -108,22 +96,11 @@ pub(crate) struct Store {
     /// When to tell that something has to be waited for, if anybody is to be told.
     told: Option<Occasionally>,
     round_trip: RoundTrip,
-    closed: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Store({})", self.location)
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        // Requests under way may never end.
-        let runtimes = [self.waiting.take(), self.runtime.take()];
-        for runtime in runtimes.into_iter().flatten() {
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -158,24 +135,9 @@ impl Store {
                 (Arc::new(charge), Arc::new(Blocks::new(aside)))
             }
         };
-        let no_thread = |error| Error::io("cannot start a thread", error);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .max_blocking_threads(LOOKING_UP_THREADS)
-            .thread_name("network")
-            .enable_all()
-            .build()
-            .map_err(no_thread)?;
-        // Nothing drives it, it has but the threads that it is given work for.
-        let waiting = tokio::runtime::Builder::new_current_thread()
-            .max_blocking_threads(WAITING_THREADS)
-            .thread_name("waiting")
-            .build()
-            .map_err(no_thread)?;
         Ok(Arc::new(Self {
             location: location.clone(),
-            runtime: Some(runtime),
-            waiting: Some(waiting),
+            runtimes: Runtimes::start()?,
             backend,
             deadline: options.deadline,
             counters,
@@ -191,7 +153,6 @@ impl Store {
             requests: Arc::new(Semaphore::new(REQUESTS)),
             guesses: Arc::new(Semaphore::new(GUESSES)),
             told: options.tells.then(|| Occasionally::every(WAITING_TOLD)),
-            closed: watch::Sender::new(false),
         }))
     }
 
@@ -217,7 +178,7 @@ impl Store {
         let one = |key| self.load(key, None, 0..length as u64);
         let all = futures_util::stream::iter(keys.iter().map(one));
         let all = async { Ok(all.buffered(BEGINNINGS).collect::<Vec<_>>().await) };
-        match self.wait(all) {
+        match self.runtimes.wait(all) {
             Ok(found) => found
                 .into_iter()
                 .map(|found: Result<_, Fault>| found.map_err(Fault::into_io))
@@ -242,23 +203,18 @@ impl Store {
         self.disk_cache.as_ref()
     }
 
-    /// Ends all waiting, now and later, with an error.
-    pub(crate) fn close(&self) {
-        self.closed.send_replace(true);
-    }
-
     /// What an object is now.
     ///
     /// # Errors
     /// There is none, it may not be read, or the store does not answer in time.
     pub(crate) fn head(&self, key: &Key) -> io::Result<Version> {
-        self.wait(self.ask(key))
+        self.runtimes.wait(self.ask(key))
     }
 
     /// As [`Store::head`], for the runtime.
     pub(super) async fn ask(&self, key: &Key) -> Result<Version, Fault> {
         let (_place, attempts) = self.begin().await?;
-        let asked = retrying(attempts, || async {
+        let asked = attempts.until_answered(|| async {
             let options = GetOptions {
                 head: true,
                 ..GetOptions::default()
@@ -288,7 +244,7 @@ impl Store {
                 room.copy_from_slice(bytes);
             }
         };
-        self.wait(async {
+        self.runtimes.wait(async {
             let (place, attempts) = self.begin().await?;
             let read = self.fetch(&place, attempts, key, meant, range, take);
             read.await
@@ -313,7 +269,7 @@ impl Store {
             let read = self.fetch(&place, attempts, key, meant, range, take);
             read.await
         };
-        let (read, version) = self.until_closed(loaded).await?;
+        let (read, version) = self.runtimes.until_closed(loaded).await?;
         bytes.truncate(read);
         Ok((bytes, version))
     }
@@ -453,7 +409,7 @@ impl Store {
         let pages = self.backend.pages.as_ref().ok_or_else(unable);
         let pages = pages.map_err(Fault::into_io)?;
         let beginning = Some(beginning).filter(|beginning| !beginning.is_empty());
-        let (found, left_out) = self.wait(self.retrying(|| {
+        let (found, left_out) = self.runtimes.wait(self.retrying(|| {
             let options = PaginatedListOptions {
                 delimiter: Some("/".into()),
                 max_keys: Some(PAGE_LEN),
@@ -477,33 +433,9 @@ impl Store {
         })
     }
 
-    /// Waits for something, but no longer than until the store is closed.
-    pub(super) fn wait<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> io::Result<T> {
-        let runtime = self.runtime.as_ref();
-        let runtime = runtime.ok_or_else(|| is_ending().into_io())?;
-        let outcome = runtime.block_on(self.until_closed(work));
-        outcome.map_err(Fault::into_io)
-    }
-
-    async fn until_closed<T>(
-        &self,
-        work: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, Fault> {
-        let mut end = self.closed.subscribe();
-        let end = pin!(end.wait_for(|closed| *closed));
-        match select(pin!(work), end).await {
-            Either::Left((outcome, _)) => outcome,
-            Either::Right(_) => Err(is_ending()),
-        }
-    }
-
-    /// Does something in the runtime, which nobody waits for.
-    pub(super) fn spawn(
-        &self,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) -> Option<AbortHandle> {
-        let runtime = self.runtime.as_ref()?;
-        Some(runtime.spawn(work).abort_handle())
+    /// Where its requests are driven and waited for.
+    pub(crate) fn runtimes(&self) -> &Runtimes {
+        &self.runtimes
     }
 
     /// What its buffers count against.
@@ -521,46 +453,18 @@ impl Store {
         &self.blocks
     }
 
-    /// Does something that may wait for this store, on a thread of its own.
-    pub(crate) fn run_waiting(&self, work: impl FnOnce() + Send + 'static) {
-        if let Some(waiting) = &self.waiting {
-            waiting.spawn_blocking(work);
-        }
-    }
-
-    /// Does something after a while, which must not wait for anything.
-    pub(crate) fn run_later(&self, delay: Duration, work: impl FnOnce() + Send + 'static) {
-        self.spawn(async move {
-            tokio::time::sleep(delay).await;
-            work();
-        });
-    }
-
     /// Makes requests until one of them is answered, or it is no use to go on.
     pub(super) async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
         &self,
         work: impl FnMut() -> W,
     ) -> Result<T, Fault> {
-        retrying(self.attempts(), work).await
+        self.attempts().until_answered(work).await
     }
 
     /// Tries, whose time begins now.
     pub(super) fn attempts(&self) -> Attempts<'_> {
         let told = self.told.as_ref();
         Attempts::new(self.deadline, &self.location, &self.counters, told)
-    }
-}
-
-/// As [`Store::retrying`], in a time that has begun already.
-async fn retrying<T, W: Future<Output = Result<T, Trouble>>>(
-    mut attempts: Attempts<'_>,
-    mut work: impl FnMut() -> W,
-) -> Result<T, Fault> {
-    loop {
-        match attempts.once(work()).await {
-            Ok(done) => return Ok(done),
-            Err(fault) => attempts.pause(fault).await?,
-        }
     }
 }
 
@@ -571,12 +475,9 @@ pub(super) struct Place {
     _request: Option<OwnedSemaphorePermit>,
 }
 
-fn is_ending() -> Fault {
-    Fault::new(FaultKind::Unable, "the mount is ending")
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::runtimes::WAITING_THREADS;
     use super::*;
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
@@ -631,7 +532,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         for _ in 0..2 * WAITING_THREADS {
             let (asking, tell) = (Arc::clone(&store), tell.clone());
-            store.run_waiting(move || {
+            store.runtimes.run_waiting(move || {
                 let _ = tell.send(asking.head(&Key::default()).map_err(|error| error.kind()));
             });
         }

@@ -102,7 +102,7 @@ impl<'a> Upload<'a> {
             }
             Fault::new(FaultKind::Unable, "interrupted")
         };
-        self.store.wait(async {
+        self.store.runtimes().wait(async {
             match select(pin!(work), pin!(stopped)).await {
                 Either::Left((outcome, _)) => outcome,
                 Either::Right((stopped, _)) => Err(stopped),
@@ -149,7 +149,7 @@ impl<'a> Upload<'a> {
         let number = self.next_part();
         let (store, key) = (Arc::clone(&self.store), self.key.clone());
         let parts_store = Arc::clone(&self.parts_store);
-        let task = self.store.spawn(async move {
+        let task = self.store.runtimes().spawn(async move {
             let send = || async {
                 let payload = PutPayload::from(bytes.clone());
                 Ok(parts_store.put_part(&key, &id, number, payload).await?)
@@ -285,7 +285,7 @@ impl Drop for Upload<'_> {
                 self.parts_store.abort_multipart(&self.key, &id).await?;
                 Ok(())
             };
-            let aborted = self.store.wait(self.store.retrying(abort));
+            let aborted = self.store.runtimes().wait(self.store.retrying(abort));
             if let Err(error) = aborted.or_else(none_left) {
                 tracing::warn!(
                     "{}: parts of an upload are left: {error}",
