@@ -406,7 +406,8 @@ impl WarpFilesystem {
         {
             return Ok((*node, Arc::clone(listing)));
         }
-        let mut listed = Arc::new(self.tree.list(*node)?);
+        let names_alone = !self.attributes_are_wanted();
+        let mut listed = Arc::new(self.tree.list(*node, names_alone)?);
         if self.keeps_entries() {
             listed = self.directories.begin(*node, listed);
         }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
+use rustix::thread::CpuSet;
 
 use super::names::{self, Entries, ListedEntries, SUFFIX, View, file_type};
 use super::numbers::Key;
@@ -20,6 +21,34 @@ use crate::error::{IoContext, Result};
 pub(crate) const MOST_THREADS: usize = 4;
 /// How many entries are worth a thread.
 const ENTRIES_PER_THREAD: usize = 32;
+
+/// Lets this thread, and so those that it starts, be on any processor that the program may use, until it is dropped: a thread
+/// may be kept on one, as those are that answer requests by io_uring.
+struct Anywhere {
+    before: Option<CpuSet>,
+}
+
+impl Anywhere {
+    fn go() -> Self {
+        let program = rustix::thread::sched_getaffinity(Some(rustix::process::getpid()));
+        let before = rustix::thread::sched_getaffinity(None).ok();
+        let before = before.filter(|before| {
+            program.is_ok_and(|program| {
+                program != *before && rustix::thread::sched_setaffinity(None, &program).is_ok()
+            })
+        });
+        Self { before }
+    }
+}
+
+impl Drop for Anywhere {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // It was there before. Otherwise it is as right as slow.
+            let _ = rustix::thread::sched_setaffinity(None, before);
+        }
+    }
+}
 
 /// A snapshot of a directory, `.` and `..` first.
 #[derive(Debug)]
@@ -159,11 +188,13 @@ impl ListedEntry<'_> {
 }
 
 impl Tree {
-    /// The entries of a directory, as they show.
+    /// The entries of a directory, as they show. A long one is looked at by several threads, on all processors if it is looked at
+    /// `everywhere`: that is sooner done, but leaves more than one processor awake, between which the kernel then moves who asks for
+    /// one small thing after the other (`ls -l` for the ACL of each file) at every answer, which takes him three times as long.
     ///
     /// # Errors
     /// The directory cannot be read, is gone or is no longer the same.
-    pub(crate) fn list(&self, directory: NodeId) -> Result<Listing> {
+    pub(crate) fn list(&self, directory: NodeId, everywhere: bool) -> Result<Listing> {
         let known = self.known(directory)?;
         let location = join(&known.location, &known.name);
         let path = self.source.path(&location, b"");
@@ -192,7 +223,7 @@ impl Tree {
             entries: Entries::Listed(Arc::new(ListedEntries { device, by_name })),
         };
 
-        let looked_at = self.all_listed_as(&view, &entries);
+        let looked_at = self.all_listed_as(&view, &entries, everywhere);
         let mut shown = Vec::with_capacity(entries.len());
         for ((name, inode), found) in entries.iter().zip(looked_at) {
             if let Some((kind, stripped)) = found {
@@ -273,6 +304,7 @@ impl Tree {
         &self,
         view: &View,
         entries: &[(Arc<[u8]>, u64)],
+        everywhere: bool,
     ) -> Vec<Option<(Kind, bool)>> {
         let look_at = |part: &[(Arc<[u8]>, u64)]| -> Vec<_> {
             let names = part.iter().map(|(name, _)| name);
@@ -281,6 +313,7 @@ impl Tree {
         let threads = (entries.len() / ENTRIES_PER_THREAD).clamp(1, MOST_THREADS);
         let mut parts = entries.chunks(entries.len().div_ceil(threads).max(1));
         let own = parts.next().unwrap_or_default();
+        let _anywhere = (everywhere && threads > 1).then(Anywhere::go);
         std::thread::scope(|scope| {
             let others: Vec<_> = parts
                 .map(|part| {
@@ -311,5 +344,31 @@ impl Tree {
             let listed = view.listed(name).flatten().and_then(Kind::of);
             Some((listed.unwrap_or(Kind::File), false))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::getpid;
+    use rustix::thread::{sched_getaffinity, sched_setaffinity};
+
+    #[test]
+    fn a_thread_that_is_kept_on_a_processor_is_anywhere_while_it_lists_and_there_again_afterwards()
+    {
+        let program = sched_getaffinity(Some(getpid())).unwrap();
+        let some = (0..CpuSet::MAX_CPU).find(|&number| program.is_set(number));
+        let mut only = CpuSet::new();
+        only.set(some.unwrap());
+        let here = || sched_getaffinity(None).unwrap();
+        let thread = std::thread::spawn(move || {
+            sched_setaffinity(None, &only).unwrap();
+            let anywhere = Anywhere::go();
+            assert_eq!(here(), program);
+            assert_eq!(std::thread::spawn(here).join().unwrap(), program);
+            drop(anywhere);
+            assert_eq!(here(), only);
+        });
+        thread.join().unwrap();
     }
 }
