@@ -33,7 +33,7 @@ fn allowed() -> Option<bool> {
     Some(value == *b"Y")
 }
 
-/// Held by those tests in which an ordinary user's mount depends on the switch, which it does not hold while it is made.
+/// Held by those tests in which a mount depends on the switch that does not hold it while it is made, or that wait to hold it.
 static SWITCH: Mutex<()> = Mutex::new(());
 
 /// How many of a server's threads have names that begin so.
@@ -83,6 +83,7 @@ fn read_on(processor: usize, file: &Path, original: &[u8]) {
 
 #[test]
 fn roots_mount_has_a_queue_for_each_processor_and_leaves_the_switch_as_it_was() {
+    let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
     let before = allowed();
     let (place, original) = packed();
     let mounted = Mounted::new(&place.source(), &[]);
@@ -175,4 +176,43 @@ fn a_users_mount_that_is_made_at_the_same_time_as_roots_stays() {
             assert!(read.stdout == mixed(), "{said}");
         }
     });
+}
+
+/// The switch turned on, and put back when this is dropped.
+struct SwitchedOn<'a>(&'a File, [u8; 1]);
+
+impl<'a> SwitchedOn<'a> {
+    fn new(parameter: &'a File) -> Self {
+        let mut before = [0];
+        parameter.read_at(&mut before, 0).unwrap();
+        parameter.write_all_at(b"Y", 0).unwrap();
+        Self(parameter, before)
+    }
+}
+
+impl Drop for SwitchedOn<'_> {
+    fn drop(&mut self) {
+        self.0.write_all_at(&self.1, 0).unwrap();
+    }
+}
+
+/// A mount that could not hold the switch took the kernel's offer all the same, and was gone when the switch was turned off before
+/// its answer.
+#[test]
+fn a_mount_that_cannot_hold_the_switch_takes_requests_by_read() {
+    let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = "/sys/module/fuse/parameters/enable_uring";
+    let Ok(parameter) = File::options().read(true).write(true).open(path) else {
+        return;
+    };
+    rustix::fs::flock(&parameter, FlockOperation::LockExclusive).unwrap();
+    let (place, original) = packed();
+    let switched_on = SwitchedOn::new(&parameter);
+    let mounted = Mounted::new(&place.source(), &[]);
+    drop(switched_on);
+    wait_until("the threads", || {
+        threads(mounted.server.id(), "requests-") >= 2
+    });
+    assert_eq!(threads(mounted.server.id(), "queue-"), 0);
+    assert!(fs::read(mounted.path("x")).unwrap() == original);
 }

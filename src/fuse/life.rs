@@ -96,7 +96,14 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
         elsewhere,
     );
     let begun = guard.watch(&mount).and_then(|()| {
-        let begun = Serving::begin(filesystem, connection, threads, signals, metrics)?;
+        let begun = Serving::begin(
+            filesystem,
+            connection,
+            threads,
+            signals,
+            metrics,
+            &permission,
+        )?;
         drop(permission);
         mount.set_readahead(READAHEAD);
         readiness.announce()?;
@@ -168,11 +175,12 @@ impl Serving {
         threads: usize,
         mut signals: Signals,
         metrics: Option<Listener>,
+        permission: &Permission,
     ) -> Result<Self> {
         let observation = filesystem.observation.clone();
         let handles = Arc::clone(&filesystem.handles);
         let activity = Arc::clone(&filesystem.activity);
-        let session = Session::begin(filesystem, connection, threads)?;
+        let session = Session::begin(filesystem, connection, threads, permission)?;
         let (ended, end) = mpsc::channel();
         let session_ended = ended.clone();
         start("session".to_owned(), move || {

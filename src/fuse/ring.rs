@@ -52,7 +52,8 @@ const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
 ///
 /// The kernel asks for permission at the greeting alone, so it is given for as long as that takes, and taken back: what other
 /// file systems of this machine may do stays as it was. Whoever cannot give it holds it all the same, so that nobody takes it back
-/// between the kernel's offer and the answer: it would be there for a moment, and the mount would end with it.
+/// between the kernel's offer and the answer: it would be there for a moment, and the mount would end with it. Without holding it
+/// no offer is to be accepted.
 #[derive(Debug)]
 pub(super) struct Permission {
     held: Option<File>,
@@ -62,10 +63,18 @@ pub(super) struct Permission {
 impl Permission {
     /// Gives permission if it may and must be given; there is nothing to be done if not.
     pub(super) fn give() -> Self {
-        Self::try_to_give().unwrap_or(Self {
-            held: None,
-            given: false,
+        Self::try_to_give().unwrap_or_else(|error| {
+            tracing::debug!("{PARAMETER} is not to be had: {error}");
+            Self {
+                held: None,
+                given: false,
+            }
         })
+    }
+
+    /// Whether it stays as it is for as long as this is held.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.is_some()
     }
 
     fn try_to_give() -> io::Result<Self> {

@@ -14,7 +14,7 @@ use super::elsewhere::Elsewhere;
 use super::filesystem::WarpFilesystem;
 use super::interrupts::{Wait, Waiting};
 use super::protocol::{self, Features, Greeting, Operation, Outlet, Reply, Request};
-use super::ring::Rings;
+use super::ring::{Permission, Rings};
 use super::start;
 use crate::error::{Error, Result};
 
@@ -40,7 +40,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Agrees with the kernel on what both can do. `threads` are to answer requests, more where io_uring is used.
+    /// Agrees with the kernel on what both can do. `threads` are to answer requests, more where io_uring is used, which takes a
+    /// `permission` that is held meanwhile.
     ///
     /// # Errors
     /// The kernel says nothing that is understood, or lacks what the mount cannot do without.
@@ -48,6 +49,7 @@ impl Session {
         mut filesystem: WarpFilesystem,
         connection: Arc<OwnedFd>,
         threads: usize,
+        permission: &Permission,
     ) -> Result<Self> {
         let mut message = vec![0; REQUEST_ROOM];
         let failed = |error: Errno| Error::io("cannot take the kernel's greeting", error.into());
@@ -82,7 +84,8 @@ impl Session {
         } else {
             LONGEST_REQUEST
         };
-        let rings = match greeting.offered.has(Features::IO_URING) && local {
+        let by_ring = greeting.offered.has(Features::IO_URING) && permission.is_held();
+        let rings = match by_ring && local {
             true => Rings::prepare(&connection),
             false => None,
         };

@@ -17,8 +17,8 @@ use super::Shared;
 use crate::error::{ErrorKind, Result};
 use crate::memory::Urgency;
 
-/// How long a long read is, in bytes: the longest that the kernel makes in a mount of local files, and twice as long as
-/// any of those of mounts whose readahead it keeps short.
+/// How long a long read is, in bytes: the longest that the kernel makes in a mount of local files. Where it keeps the readahead
+/// short, only readers who announce that they read in order (as `cat` does) have it make any.
 const LONG_READ: u64 = 256 << 10;
 /// How many long reads the kernel has under way for one that goes through a file.
 const UNDER_WAY: usize = 2;
@@ -53,7 +53,9 @@ impl Shared {
         let Some((unit, bytes)) = self.unit_at(place) else {
             return Ok(None);
         };
-        let length = (bytes.end - bytes.start) as usize;
+        let Ok(length) = usize::try_from(bytes.end - bytes.start) else {
+            return Ok(None);
+        };
         let Some(room) = room.get_mut(..length) else {
             return Ok(None);
         };

@@ -111,7 +111,7 @@ impl Headers {
 
     /// The header of what was listed as a regular file `name` in `directory`, with this device and inode number, and of which
     /// nothing is remembered: there is no state of it to compare, and so it need not be examined before it is opened. `None` if
-    /// something is, or it does not open; then [`Headers::of`] has to say.
+    /// something is, or it does not open, or turns out to have other numbers; then [`Headers::of`] has to say.
     pub(super) fn of_unseen(
         &self,
         source: &Source,
@@ -125,6 +125,10 @@ impl Headers {
         }
         let path = source.path(directory.location(), name);
         let (opened, identity) = open(source, directory, name, &path).ok()?;
+        if (identity.device, identity.inode) != file {
+            // What is remembered is found by the file's own numbers.
+            return None;
+        }
         let found = glance(&opened, &path, identity.size);
         Some(self.judge(&identity, found, None, &path))
     }
@@ -279,6 +283,10 @@ mod tests {
         let file = (before.device, before.inode);
         let unseen = |name| headers.of_unseen(&source, &directory, name, file);
         assert_eq!(unseen(b"gone"), None, "it does not open");
+        let listed_otherwise = (before.device, before.inode + 1);
+        let unlike = headers.of_unseen(&source, &directory, b"x.warp", listed_otherwise);
+        assert_eq!(unlike, None, "it would never be found again");
+        assert_eq!(headers.memory(), 0);
         let header = unseen(b"x.warp").unwrap().unwrap();
         assert_eq!(header.original_size, 100_003);
         assert_eq!(unseen(b"x.warp"), None, "it has been seen");

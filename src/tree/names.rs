@@ -206,7 +206,8 @@ impl Names<'_> {
 
     /// Whether the regular file `name` is packed by its header.
     fn is_packed(&self, view: &View, name: &[u8]) -> Result<bool> {
-        if let Some(file) = view.listed_file(name) {
+        let file = view.listed_file(name);
+        if let Some(file) = file.filter(|(device, _)| self.source.lists_files_numbers(*device)) {
             let directory = &view.directory;
             let unseen = self.headers.of_unseen(self.source, directory, name, file);
             if let Some(header) = unseen {

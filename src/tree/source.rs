@@ -143,6 +143,12 @@ impl Source {
         self.device
     }
 
+    /// Whether entries of a directory on this device are listed with the numbers that their files have: stacked and remote file
+    /// systems may list others.
+    pub(super) fn lists_files_numbers(&self, device: u64) -> bool {
+        self.is_local && device == self.device
+    }
+
     /// Takes notice of the mount's device number.
     pub(super) fn mounted_as(&self, device: u64) {
         // It is mounted once.
