@@ -13,7 +13,7 @@ use super::session::LONGEST_REQUEST;
 use crate::archive::Content;
 use crate::cache::Origin;
 use crate::error::{Error, IoContext, Result};
-use crate::reader::Reader;
+use crate::reader::{Demand, LONG_READ, Reader};
 use crate::stats::{Activity, Answered};
 use crate::tree::{Attributes, NodeId, OpenedFile};
 
@@ -147,8 +147,12 @@ impl WarpFilesystem {
             activity.add(bytes as u64);
             counters.latency.add(answered, began.elapsed());
         };
-        let mut reply = Some(reply);
         let size = size as usize;
+        let demand = Demand {
+            kept,
+            more_wait: size >= LONG_READ && reply.more_wait(),
+        };
+        let mut reply = Some(reply);
         let outcome = match self.handles.get(number).as_deref() {
             Some(Handle::File {
                 reader: Some(reader),
@@ -156,14 +160,14 @@ impl WarpFilesystem {
                 ..
             }) => match reply.as_mut().and_then(|reply| reply.room(size)) {
                 Some(room) => {
-                    let read = reader.read_into(offset, room, kept);
+                    let read = reader.read_into(offset, room, demand);
                     read.map(|(length, origin)| {
                         count(length, activity, answered_by(origin));
                         let busy = origin == Origin::Straight;
                         send(&mut reply, |reply| reply.filled(length, busy));
                     })
                 }
-                None => reader.read_with(offset, size, kept, |bytes, origin| {
+                None => reader.read_with(offset, size, demand, |bytes, origin| {
                     count(bytes.len(), activity, answered_by(origin));
                     send(&mut reply, |reply| _ = reply.bytes(bytes));
                 }),

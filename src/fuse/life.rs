@@ -33,7 +33,7 @@ use crate::tree::Kind;
 /// sequential reader: 128 KiB 2.2 GB/s, 512 KiB and 1 MiB 3.2; but random page faults of a memory map pay for what they
 /// did not ask for: 8,400 a second at 128 KiB, 3,000 at 1 MiB. Half a megabyte has nearly all of the one at less of
 /// the other.
-const READAHEAD: u64 = 512 << 10;
+const READAHEAD: u32 = 512 << 10;
 /// How long requests under way may take when the mount is told to end.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -103,9 +103,9 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
             signals,
             metrics,
             &permission,
+            mount.set_readahead(READAHEAD),
         )?;
         drop(permission);
-        mount.set_readahead(READAHEAD);
         readiness.announce()?;
         Ok(begun)
     });
@@ -176,11 +176,12 @@ impl Serving {
         mut signals: Signals,
         metrics: Option<Listener>,
         permission: &Permission,
+        readahead: u32,
     ) -> Result<Self> {
         let observation = filesystem.observation.clone();
         let handles = Arc::clone(&filesystem.handles);
         let activity = Arc::clone(&filesystem.activity);
-        let session = Session::begin(filesystem, connection, threads, permission)?;
+        let session = Session::begin(filesystem, connection, threads, permission, readahead)?;
         let (ended, end) = mpsc::channel();
         let session_ended = ended.clone();
         start("session".to_owned(), move || {

@@ -27,6 +27,9 @@ use crate::mount_table::{self, FILE_SYSTEM_TYPE, Mounted};
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
 
+/// How far the kernel reads ahead in a mount that nobody has set it for, in bytes (`VM_READAHEAD_PAGES`).
+const FIRST_READAHEAD: u32 = 128 << 10;
+
 /// How often an unmount of a busy mount is tried, ten milliseconds apart: a request that was just answered keeps it busy
 /// for a moment.
 const TRIES: u32 = 10;
@@ -266,13 +269,17 @@ impl Mount {
         self.device
     }
 
-    /// Lets the kernel read ahead up to `bytes` in this mount. INIT can only lower the 128 KiB that a mount begins
-    /// with; more is the administrator's to give, so nothing happens where we are not allowed to.
-    pub(super) fn set_readahead(&self, bytes: u64) {
+    /// Lets the kernel read ahead up to `bytes` in this mount, and says how far it does. INIT can only lower what a mount
+    /// begins with; more is the administrator's to give, so nothing happens where we are not allowed to.
+    pub(super) fn set_readahead(&self, bytes: u32) -> u32 {
         let (major, minor) = self.device;
         let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-        if let Err(error) = std::fs::write(&file, (bytes / 1024).to_string()) {
-            tracing::debug!("the kernel's readahead stays as it is: {file}: {error}");
+        match std::fs::write(&file, (bytes / 1024).to_string()) {
+            Ok(()) => bytes,
+            Err(error) => {
+                tracing::debug!("the kernel's readahead stays as it is: {file}: {error}");
+                FIRST_READAHEAD
+            }
         }
     }
 

@@ -24,11 +24,14 @@ use std::sync::Arc;
 #[cfg(feature = "remote")]
 pub use engine::DiskCacheOptions;
 pub use engine::{Engine, EngineOptions};
+#[cfg(feature = "fuse")]
+pub(crate) use straight::LONG_READ;
 
 use self::decode::Decoded;
 use self::distant::Fetched;
 use self::holes::ZeroPayloads;
 use self::line::Line;
+use self::straight::Abreast;
 use crate::archive::{Archive, Evidence};
 use crate::cache::Origin;
 use crate::error::Result;
@@ -66,6 +69,16 @@ struct Shared {
     prefetch: Prefetch,
     line: Line,
     zeros: ZeroPayloads,
+    abreast: Abreast,
+}
+
+/// What a read is to whoever asks for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Demand {
+    /// Its bytes are kept there, so that nobody asks for them again soon.
+    pub(crate) kept: bool,
+    /// Others wait already for a thread to take them up. Heeded of long reads only.
+    pub(crate) more_wait: bool,
 }
 
 thread_local! {
@@ -97,6 +110,7 @@ impl Reader {
                 prefetch,
                 line: Line::default(),
                 zeros: ZeroPayloads::default(),
+                abreast: Abreast::default(),
             }),
             position: 0,
         }
@@ -164,8 +178,7 @@ impl Reader {
     }
 
     /// Reads `length` original bytes at `offset`, fewer only at the end, and hands them to `with`: straight from the
-    /// cache's memory if one unit holds them all; and how the unit was come by that took longest. `kept` says that they are
-    /// kept there, so that nobody asks for them again soon.
+    /// cache's memory if one unit holds them all; and how the unit was come by that took longest.
     ///
     /// # Errors
     /// Any of the bytes cannot be read.
@@ -173,15 +186,15 @@ impl Reader {
         &self,
         offset: u64,
         length: usize,
-        kept: bool,
+        demand: Demand,
         with: impl FnOnce(&[u8], Origin) -> T,
     ) -> Result<T> {
         let range = self.clip(offset, length);
-        let straight = self.shared.goes_straight(&range, kept);
+        let straight = self.shared.goes_straight(&range, demand);
         let _fetched = self.begin(&range, straight);
         if let Some((_, first)) = self.shared.unit_at(range.start)
             && first.end >= range.end
-            && let Some(unit) = self.unit_for(&range, &range, kept)?
+            && let Some(unit) = self.unit_for(&range, &range, demand.kept)?
         {
             return Ok(with(unit.part(&range), unit.origin));
         }
@@ -191,7 +204,7 @@ impl Reader {
                 assembly.resize(length, 0);
             }
             let room = assembly.get_mut(..length).unwrap_or_default();
-            let (length, origin) = self.fill(&range, room, kept, straight)?;
+            let (length, origin) = self.fill(&range, room, demand.kept, straight)?;
             Ok(with(room.get(..length).unwrap_or_default(), origin))
         });
         if self.shared.archive.distant().is_some() {
@@ -210,12 +223,12 @@ impl Reader {
         &self,
         offset: u64,
         room: &mut [u8],
-        kept: bool,
+        demand: Demand,
     ) -> Result<(usize, Origin)> {
         let range = self.clip(offset, room.len());
-        let straight = self.shared.goes_straight(&range, kept);
+        let straight = self.shared.goes_straight(&range, demand);
         let _fetched = self.begin(&range, straight);
-        self.fill(&range, room, kept, straight)
+        self.fill(&range, room, demand.kept, straight)
     }
 
     /// Fills `room` with the bytes of `range`, whole units straight if that is how it goes; says how many bytes there are, and
@@ -348,6 +361,11 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::path::PathBuf;
 
+    const KEPT: Demand = Demand {
+        kept: true,
+        more_wait: false,
+    };
+
     fn vector(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/data")
@@ -396,7 +414,7 @@ mod tests {
                     let end = original.len().min(offset + length);
                     assert_eq!(bytes[..read], original[offset..end], "{version} {codec}");
                     let lent =
-                        reader.read_with(offset as u64, length, true, |bytes, _| bytes.to_vec());
+                        reader.read_with(offset as u64, length, KEPT, |bytes, _| bytes.to_vec());
                     assert_eq!(lent.unwrap(), original[offset..end]);
                 }
                 assert_eq!(reader.read_at(&mut [0; 8], 100_003).unwrap(), 0);
@@ -422,7 +440,7 @@ mod tests {
         }
         assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), 32768);
         assert_eq!(bytes[..32768], original[..32768]);
-        assert!(reader.read_with(0, 100_003, true, |_, _| ()).is_err());
+        assert!(reader.read_with(0, 100_003, KEPT, |_, _| ()).is_err());
         assert_eq!(reader.read_at(&mut bytes, 65536).unwrap(), 100_003 - 65536);
         assert_eq!(bytes[..100_003 - 65536], original[65536..]);
     }

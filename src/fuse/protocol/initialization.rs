@@ -54,7 +54,6 @@ pub(in crate::fuse) struct Greeting {
     pub(in crate::fuse) version: (u32, u32),
     /// What it can do.
     pub(in crate::fuse) offered: Features,
-    max_readahead: u32,
 }
 
 impl Greeting {
@@ -62,7 +61,7 @@ impl Greeting {
     pub(in crate::fuse) fn parse(message: &[u8]) -> Option<Self> {
         let mut fields = Fields(message.get(REQUEST_HEADER..)?);
         let version = (fields.u32()?, fields.u32()?);
-        let max_readahead = fields.u32()?;
+        let _readahead = fields.u32()?;
         let first = u64::from(fields.u32()?);
         let offered = match Features(first).has(Features::EXTENDED) {
             true => first | u64::from(fields.u32()?) << 32,
@@ -71,7 +70,6 @@ impl Greeting {
         Some(Self {
             version,
             offered: Features(offered),
-            max_readahead,
         })
     }
 
@@ -94,7 +92,8 @@ impl Greeting {
         let mut answer = Vec::new();
         answer.extend(VERSION.0.to_ne_bytes());
         answer.extend(VERSION.1.to_ne_bytes());
-        answer.extend(self.max_readahead.to_ne_bytes());
+        // What was set for the mount stays: this could only lower it.
+        answer.extend(u32::MAX.to_ne_bytes());
         answer.extend((agreed.0 as u32).to_ne_bytes());
         answer.extend(max_background.to_ne_bytes());
         // From where on the kernel holds back what is not urgent.

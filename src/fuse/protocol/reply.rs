@@ -23,6 +23,10 @@ pub(in crate::fuse) trait Outlet {
     fn send_filled(&mut self, unique: u64, _length: usize, _busy: bool) {
         self.send(unique, Err(Errno::IO));
     }
+
+    /// Whether the kernel has more requests that wait for a thread to take them; where nobody can tell, whether it is to be
+    /// assumed.
+    fn more_wait(&self) -> bool;
 }
 
 /// A request's reply, which is owed: dropped without an answer, it says EIO, so that nobody waits for ever for a handler that
@@ -96,6 +100,12 @@ impl<'a> Reply<'a> {
     /// Where `length` bytes may be put for [`Reply::filled`], if this is a reply that has such a place.
     pub(in crate::fuse) fn room(&mut self, length: usize) -> Option<&mut [u8]> {
         self.outlet.as_mut()?.room()?.get_mut(..length)
+    }
+
+    /// As [`Outlet::more_wait`].
+    pub(in crate::fuse) fn more_wait(&self) -> bool {
+        let outlet = self.outlet.as_ref();
+        outlet.is_some_and(|outlet| outlet.more_wait())
     }
 
     /// The first `length` bytes of the room, as [`Outlet::send_filled`] is told.
@@ -359,6 +369,10 @@ mod tests {
         fn send(&mut self, unique: u64, outcome: Result<&[u8], Errno>) -> bool {
             self.0.push((unique, outcome.map(<[u8]>::to_vec)));
             true
+        }
+
+        fn more_wait(&self) -> bool {
+            false
         }
     }
 
