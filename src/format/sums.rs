@@ -1,14 +1,16 @@
 //! Running sums of sizes, in as little memory as they take.
 //!
 //! A table has one for every chunk, and a file of 100 GiB some million chunks. But all chunks of an original are of the same
-//! length, except for the last, and payloads are short: a sum is then a step from another close by, of half the bytes.
+//! length, except for the last. And payloads, though of all lengths, make sums that stay close to a straight line: of a few dozen at a
+//! time the line is kept, and how far each is from it in as few bits as that takes. That is the Elias-Fano code's size, without
+//! its search: a sum is looked up in one place.
 //!
 //! Invariant: sums ascend (not strictly: sizes may be 0).
 
 use std::ops::Range;
 
-/// How many sums are told from the same one before them.
-const GROUP: usize = 16;
+/// How many sums have a line in common. So many numbers of a given width fill whole words.
+const GROUP: usize = u32::BITS as usize;
 
 /// See the module's description.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,10 +26,29 @@ pub(super) struct Sums {
 enum Kind {
     /// So many sizes, each but the last of `size` bytes.
     Even { size: u64, count: usize },
-    /// What was before each group, and how much further each sum is than that.
-    Steps { groups: Vec<u64>, steps: Vec<u32> },
+    /// Lines, and how far sums are from them.
+    Lines(Lines),
     /// The sums themselves.
     Each(Vec<u64>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Lines {
+    lines: Vec<Line>,
+    /// Of each line's sums the distances from it, as many words as each of them has bits.
+    distances: Vec<u32>,
+    /// The sums that are not enough for a line yet.
+    rest: Vec<u64>,
+}
+
+/// A line that [`GROUP`] sums lie on, or above.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    start: u64,
+    /// How much it rises with each sum.
+    rise: u32,
+    /// Which word its distances begin at.
+    distances: u32,
 }
 
 impl Sums {
@@ -54,20 +75,14 @@ impl Sums {
                 *count += 1;
             }
             Kind::Even { .. } => {
-                self.give_each_a_step()?;
+                self.give_them_lines()?;
                 return self.push(size);
             }
-            Kind::Steps { groups, steps } => {
-                let begins = steps.len().is_multiple_of(GROUP);
-                let group = if begins { before } else { *groups.last()? };
-                let Ok(step) = u32::try_from(end - group) else {
+            Kind::Lines(lines) => {
+                if lines.push(end).is_none() {
                     self.give_each_a_sum()?;
                     return self.push(size);
-                };
-                if begins {
-                    groups.push(before);
                 }
-                steps.push(step);
             }
             Kind::Each(sums) => sums.push(end),
         }
@@ -75,10 +90,13 @@ impl Sums {
         Some(())
     }
 
-    fn give_each_a_step(&mut self) -> Option<()> {
-        let groups = room_for(self.expected.div_ceil(GROUP))?;
-        let steps = room_for(self.expected)?;
-        self.begin_anew_as(Kind::Steps { groups, steps })
+    fn give_them_lines(&mut self) -> Option<()> {
+        let lines = Lines {
+            lines: room_for(self.expected / GROUP)?,
+            distances: room_for(self.expected)?,
+            rest: room_for(self.expected.min(GROUP))?,
+        };
+        self.begin_anew_as(Kind::Lines(lines))
     }
 
     fn give_each_a_sum(&mut self) -> Option<()> {
@@ -105,9 +123,10 @@ impl Sums {
     pub(super) fn shrink(&mut self) {
         match &mut self.sums {
             Kind::Even { .. } => {}
-            Kind::Steps { groups, steps } => {
-                groups.shrink_to_fit();
-                steps.shrink_to_fit();
+            Kind::Lines(lines) => {
+                lines.lines.shrink_to_fit();
+                lines.distances.shrink_to_fit();
+                lines.rest.shrink_to_fit();
             }
             Kind::Each(sums) => sums.shrink_to_fit(),
         }
@@ -117,7 +136,7 @@ impl Sums {
     pub(super) fn len(&self) -> usize {
         match &self.sums {
             Kind::Even { count, .. } => *count,
-            Kind::Steps { steps, .. } => steps.len(),
+            Kind::Lines(lines) => lines.lines.len() * GROUP + lines.rest.len(),
             Kind::Each(sums) => sums.len(),
         }
     }
@@ -154,8 +173,10 @@ impl Sums {
     pub(super) fn memory(&self) -> usize {
         match &self.sums {
             Kind::Even { .. } => 0,
-            Kind::Steps { groups, steps } => {
-                groups.capacity() * size_of::<u64>() + steps.capacity() * size_of::<u32>()
+            Kind::Lines(lines) => {
+                lines.lines.capacity() * size_of::<Line>()
+                    + lines.distances.capacity() * size_of::<u32>()
+                    + lines.rest.capacity() * size_of::<u64>()
             }
             Kind::Each(sums) => sums.capacity() * size_of::<u64>(),
         }
@@ -169,13 +190,76 @@ impl Sums {
                 // Less than the last, which has not overflowed.
                 (index < *count).then(|| self.start.saturating_add(product(*size, index + 1)))
             }
-            Kind::Steps { groups, steps } => {
-                let group = groups.get(index / GROUP)?;
-                Some(group.saturating_add(u64::from(*steps.get(index)?)))
-            }
+            Kind::Lines(lines) => lines.sum(index),
             Kind::Each(sums) => sums.get(index).copied(),
         }
     }
+}
+
+impl Lines {
+    /// Adds a sum; `None` if those that wait are too far from any line, or there is no memory, and then nothing has been added.
+    fn push(&mut self, sum: u64) -> Option<()> {
+        self.rest.push(sum);
+        if self.rest.len() == GROUP && self.draw().is_none() {
+            self.rest.pop();
+            return None;
+        }
+        Some(())
+    }
+
+    /// Makes a line of the sums that wait.
+    fn draw(&mut self) -> Option<()> {
+        let (first, last) = (*self.rest.first()?, *self.rest.last()?);
+        let rise = u32::try_from(last.checked_sub(first)? / (GROUP - 1) as u64).ok()?;
+        let sums = || self.rest.iter().enumerate();
+        let farthest_below = sums()
+            .map(|(index, sum)| risen(first, rise, index).saturating_sub(*sum))
+            .max()?;
+        let start = first.checked_sub(farthest_below)?;
+        let distances = sums()
+            .map(|(index, sum)| u32::try_from(sum.checked_sub(risen(start, rise, index))?).ok())
+            .collect::<Option<Vec<_>>>()?;
+        let width = u32::BITS - distances.iter().max()?.leading_zeros();
+        self.lines.push(Line {
+            start,
+            rise,
+            distances: u32::try_from(self.distances.len()).ok()?,
+        });
+        let mut bits = 0_u64;
+        let mut filled = 0;
+        for distance in distances {
+            bits |= u64::from(distance) << filled;
+            filled += width;
+            if filled >= u32::BITS {
+                self.distances.push(bits as u32);
+                bits >>= u32::BITS;
+                filled -= u32::BITS;
+            }
+        }
+        self.rest.clear();
+        Some(())
+    }
+
+    fn sum(&self, index: usize) -> Option<u64> {
+        let (number, within) = (index / GROUP, index % GROUP);
+        let Some(line) = self.lines.get(number) else {
+            return self.rest.get(index - self.lines.len() * GROUP).copied();
+        };
+        let next = self.lines.get(number + 1);
+        let end = next.map_or(self.distances.len(), |next| next.distances as usize);
+        let distances = self.distances.get(line.distances as usize..end)?;
+        let width = distances.len();
+        let (place, shift) = (within * width / GROUP, within * width % GROUP);
+        let word = |place| u64::from(distances.get(place).copied().unwrap_or_default());
+        let bits = (word(place) | word(place + 1) << u32::BITS) >> shift;
+        let distance = bits & ((1 << width) - 1);
+        Some(risen(line.start, line.rise, within).saturating_add(distance))
+    }
+}
+
+/// Where a line is by then.
+fn risen(start: u64, rise: u32, sums: usize) -> u64 {
+    start.saturating_add(product(rise.into(), sums))
 }
 
 fn product(size: u64, count: usize) -> u64 {
@@ -205,7 +289,11 @@ mod tests {
             prop_oneof![8 => 0_u64..1 << 17, 1 => 0_u64..1 << 29, 1 => Just(7), 1 => any::<u64>()],
             0..100,
         );
-        prop_oneof![even, mixed]
+        let payloads = proptest::collection::vec(
+            prop_oneof![20 => 1_u64..1 << 17, 4 => Just(19), 1 => 0_u64..1 << 26],
+            0..500,
+        );
+        prop_oneof![even, mixed, payloads]
     }
 
     proptest! {
@@ -256,6 +344,6 @@ mod tests {
             originals.range(1_000_000),
             Some(131_072_000_000..131_072_000_017)
         );
-        assert!(payloads.memory() < 4_600_000);
+        assert!(payloads.memory() < 2_700_000, "{}", payloads.memory());
     }
 }

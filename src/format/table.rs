@@ -66,7 +66,7 @@ impl PayloadTable {
     }
 }
 
-/// Where every chunk lies, in the file and in the original, and how it is encoded: usually 4.5 bytes a chunk, 17 at most.
+/// Where every chunk lies, in the file and in the original, and how it is encoded: usually 2.7 bytes a chunk, 17 at most.
 ///
 /// Invariant: there are as many payloads as chunks.
 #[derive(Debug, PartialEq, Eq)]

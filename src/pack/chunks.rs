@@ -1,6 +1,7 @@
 //! The chunks of one input, from its bytes to the finished container.
 
 use std::io::{BufWriter, Write};
+use std::mem::take;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -8,13 +9,13 @@ use std::time::Instant;
 
 use super::choice::Choice;
 use super::record::Record;
-use super::spool::Aside;
+use super::spool::{Aside, Fingerprinted, Gathered};
 use super::{PackOptions, Summary};
 use crate::codec;
 use crate::digest::{
     Assembler, Content, Leaf, Subtrees, hashes_in_parallel, leaf_digests, subtrees,
 };
-use crate::error::{Error, IoContext, Result};
+use crate::error::{IoContext, Result};
 use crate::format::{Checksum, Fingerprint, FixedHeader, Footer, GROUP_LEN, Layout};
 use crate::job::{ChunkReport, Control, thread_count};
 use crate::ordered::{self, Buffers, Lent, resize};
@@ -87,8 +88,12 @@ pub(super) struct Encoder<'a> {
 
 /// All chunks encoded and written.
 pub(super) struct Done {
-    /// The payloads' sizes in bytes, for the table; 4 bytes a chunk, for there may be 2^32 of them.
-    pub(super) sizes: Vec<u32>,
+    /// How many they are.
+    pub(super) count: u32,
+    /// The payloads' sizes in bytes, as they stand in the table.
+    sizes: Gathered,
+    /// How many bytes all payloads take.
+    pub(super) payload_len: u64,
     chunk_size: u64,
     pub(super) original_size: u64,
     digest: Option<Footer>,
@@ -143,7 +148,8 @@ impl<'a> Encoder<'a> {
         let target_path = aside.result();
         let mut record = Record::new(self.layout);
         let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, target);
-        let mut sizes = Vec::new();
+        let mut sizes = Gathered::default();
+        let (mut count, mut payload_len) = (0_u32, 0_u64);
         let mut original_size = 0;
         let mut assembler = self
             .checksum
@@ -165,15 +171,16 @@ impl<'a> Encoder<'a> {
                 self.control.observer.chunk(
                     self.path,
                     &ChunkReport {
-                        chunk: u32::try_from(sizes.len()).unwrap_or(u32::MAX),
+                        chunk: count,
                         original_size: encoded.range.end - encoded.range.start,
                         packed_size: payload.len() as u64,
                         elapsed: encoded.started.elapsed(),
                     },
                 );
-                sizes.push(u32::try_from(payload.len()).map_err(|_| {
-                    Error::unusable("a chunk takes more than 4 GiB: choose a smaller --chunk-size")
-                })?);
+                let size = payload.len() as u64;
+                sizes.push(&size.to_le_bytes(), aside)?;
+                payload_len += size;
+                count = count.saturating_add(1);
                 original_size = encoded.range.end;
                 if let Payload::Own(payload) = encoded.payload {
                     self.payloads.give(payload);
@@ -210,7 +217,9 @@ impl<'a> Encoder<'a> {
         last_groups.retain(|_| self.layout.group_len.is_some());
         record.finish(original_size, last_groups, aside)?;
         Ok(Done {
+            count,
             sizes,
+            payload_len,
             chunk_size: self.choice.chunk_size,
             original_size,
             store_digest: self.checksum.is_some_and(|(_, stored)| stored),
@@ -309,36 +318,30 @@ impl<'a> Encoder<'a> {
 }
 
 impl Done {
-    /// How many bytes all payloads take.
-    pub(super) fn payload_len(&self) -> u64 {
-        self.sizes.iter().map(|&size| u64::from(size)).sum()
-    }
-
     /// Writes what goes in front of the payloads, the header and the table; gives its fingerprint.
     pub(super) fn write_beginning(
-        &self,
+        &mut self,
         header: &FixedHeader,
         output: impl Write,
-    ) -> std::io::Result<Fingerprint> {
-        let mut fingerprint = Fingerprint::default();
-        let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, output);
-        let mut write = |bytes: &[u8]| {
-            fingerprint.update(bytes);
-            writer.write_all(bytes)
+        path: &Path,
+    ) -> Result<Fingerprint> {
+        let mut output = Fingerprinted::new(output);
+        let mut writer = BufWriter::with_capacity(WRITE_BUFFER_LEN, &mut output);
+        let written = writer.write_all(&header.to_bytes());
+        written.context("cannot write", path)?;
+        take(&mut self.sizes).copy_to(&mut writer, path)?;
+        let mut originals = || {
+            let mut left = self.original_size;
+            for _ in 0..self.count {
+                let size = left.min(self.chunk_size);
+                writer.write_all(&size.to_le_bytes())?;
+                left -= size;
+            }
+            writer.flush()
         };
-        write(&header.to_bytes())?;
-        for &size in &self.sizes {
-            write(&u64::from(size).to_le_bytes())?;
-        }
-        let mut left = self.original_size;
-        for _ in &self.sizes {
-            let size = left.min(self.chunk_size);
-            write(&size.to_le_bytes())?;
-            left -= size;
-        }
-        writer.flush()?;
+        originals().context("cannot write", path)?;
         drop(writer);
-        Ok(fingerprint)
+        Ok(output.fingerprint)
     }
 
     /// Writes what goes behind the payloads, the footer and the record of digests; `beginning` is the fingerprint of what is in
@@ -350,9 +353,9 @@ impl Done {
         mut output: impl Write,
         path: &Path,
     ) -> Result<Packed> {
-        let mut packed_size = header.payload_start() + self.payload_len();
+        let mut packed_size = header.payload_start() + self.payload_len;
         // An empty file is a bare header.
-        if !self.sizes.is_empty() {
+        if self.count > 0 {
             let footer = match &self.digest {
                 Some(footer) if self.store_digest => footer.to_bytes(),
                 _ => Vec::new(),

@@ -71,18 +71,13 @@ pub(super) fn pack_sized(
     let target = Appender::new(new.file(), header.payload_start());
     let encoder = Encoder::new(choice, options, path, control);
     let threads = threads_for(encoder.threads, chunk_count);
-    let encoded = encoder.run(threads, next, read, target, new)?;
+    let mut encoded = encoder.run(threads, next, read, target, new)?;
     input.check_unchanged()?;
     let mut output = new.file();
-    let mut write = || {
-        output.rewind()?;
-        let beginning = encoded.write_beginning(&header, output)?;
-        output.seek(SeekFrom::Start(
-            header.payload_start() + encoded.payload_len(),
-        ))?;
-        Ok::<_, io::Error>(beginning)
-    };
-    let beginning = write().context("cannot write", new.target())?;
+    output.rewind().context("cannot write", new.target())?;
+    let beginning = encoded.write_beginning(&header, output, new.target())?;
+    let ending = SeekFrom::Start(header.payload_start() + encoded.payload_len);
+    output.seek(ending).context("cannot write", new.target())?;
     encoded.write_ending(&header, beginning, output, new.target())
 }
 

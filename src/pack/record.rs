@@ -7,22 +7,17 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
-use super::spool::{Aside, Spool};
+use super::spool::{Aside, Gathered};
 use crate::digest::{ChainingValue, Leaf};
 use crate::error::{IoContext, Result};
 use crate::format::{Fingerprint, Layout, RECORD_MAGIC, TAIL_LEN, Tail};
 use crate::record::Builder;
 
-/// How much is kept in memory before it is spooled, in bytes.
-const GATHERED_LEN: usize = 256 << 10;
-
 /// See the module's description.
 pub(super) struct Record {
     layout: Layout,
     builder: Builder,
-    /// Pages that were not spooled yet.
-    gathered: Vec<u8>,
-    spool: Option<Spool>,
+    pages: Gathered,
     directory: Vec<u8>,
 }
 
@@ -31,8 +26,7 @@ impl Record {
         Self {
             layout,
             builder: Builder::new(layout),
-            gathered: Vec::new(),
-            spool: None,
+            pages: Gathered::default(),
             directory: Vec::new(),
         }
     }
@@ -47,7 +41,7 @@ impl Record {
     ) -> Result<()> {
         self.builder.push(chunk, leaves, groups);
         while let Some(page) = self.builder.next_page() {
-            self.gather(&page, aside)?;
+            self.pages.push(&page, aside)?;
         }
         Ok(())
     }
@@ -62,45 +56,18 @@ impl Record {
         let builder = std::mem::replace(&mut self.builder, Builder::new(self.layout));
         let (pages, directory) = builder.finish(original_size, groups);
         for page in pages {
-            self.gather(&page, aside)?;
+            self.pages.push(&page, aside)?;
         }
         self.directory = directory;
         Ok(())
     }
 
-    fn gather(&mut self, page: &[u8], aside: &dyn Aside) -> Result<()> {
-        self.gathered.extend(page);
-        if self.gathered.len() < GATHERED_LEN {
-            return Ok(());
-        }
-        let mut spool = match self.spool.take() {
-            Some(spool) => spool,
-            None => Spool::new(aside)?,
-        };
-        spool
-            .write_all(&self.gathered)
-            .context("cannot write", aside.result())?;
-        self.gathered.clear();
-        self.spool = Some(spool);
-        Ok(())
-    }
-
     /// Writes the record to `output`, called `path` in messages; `beginning` is the fingerprint of header, table and footer. Says how
-    /// long it is, in
-    /// bytes.
-    pub(super) fn write(
-        mut self,
-        mut output: impl Write,
-        path: &Path,
-        beginning: u64,
-    ) -> Result<u64> {
-        output
-            .write_all(&RECORD_MAGIC)
-            .context("cannot write", path)?;
-        let mut pages_len = self.gathered.len() as u64;
-        if let Some(spool) = self.spool {
-            pages_len += spool.copy_to(&mut output, path)?;
-        }
+    /// long it is, in bytes.
+    pub(super) fn write(self, mut output: impl Write, path: &Path, beginning: u64) -> Result<u64> {
+        let written = output.write_all(&RECORD_MAGIC);
+        written.context("cannot write", path)?;
+        let pages_len = self.pages.copy_to(&mut output, path)?;
         let mut directory = Fingerprint::default();
         directory.update(&self.directory);
         let record_len = pages_len + (RECORD_MAGIC.len() + self.directory.len() + TAIL_LEN) as u64;
@@ -110,11 +77,9 @@ impl Record {
             beginning,
             directory: directory.digest(),
         };
-        self.gathered.extend(&self.directory);
-        self.gathered.extend(tail.to_bytes());
-        output
-            .write_all(&self.gathered)
-            .context("cannot write", path)?;
+        let mut ending = self.directory;
+        ending.extend(tail.to_bytes());
+        output.write_all(&ending).context("cannot write", path)?;
         Ok(record_len)
     }
 }

@@ -1,5 +1,5 @@
-//! Where the payloads of a stream, and the record of a large file, wait for what goes in front of them: in an unnamed file,
-//! beside the target if that has a place.
+//! Where the payloads of a stream, and the table and the record of a large file, wait until it is their turn to be written: in an
+//! unnamed file, beside the target if that has a place.
 //!
 //! A disk that cannot take what is written says so when that is synced, and to nobody who reads it back: then the bytes
 //! may be others. To sync a file that is to be thrown away would cost as much as writing it twice, so its bytes are hashed
@@ -16,6 +16,9 @@ use crate::output::NewFile;
 
 /// How much is copied at a time, in bytes.
 const BUFFER_LEN: usize = 256 << 10;
+
+/// How much is kept in memory before it is spooled, in bytes.
+const GATHERED_LEN: usize = 256 << 10;
 
 /// Where to set something aside while a result is made.
 pub(super) trait Aside: Sync {
@@ -52,17 +55,11 @@ impl Aside for Unnamed<'_> {
 }
 
 /// See the module's description.
-pub(super) struct Spool {
-    file: File,
-    written: Fingerprint,
-}
+pub(super) struct Spool(Fingerprinted<File>);
 
 impl Spool {
     pub(super) fn new(aside: &dyn Aside) -> Result<Self> {
-        Ok(Self {
-            file: aside.file()?,
-            written: Fingerprint::default(),
-        })
+        Ok(Self(Fingerprinted::new(aside.file()?)))
     }
 
     /// Copies all that was written to `target`, called `path` in messages, and says how many bytes that was.
@@ -70,14 +67,17 @@ impl Spool {
     /// # Errors
     /// It cannot be read or written, or what is read is not what was written.
     pub(super) fn copy_to(mut self, mut target: impl Write, path: &Path) -> Result<u64> {
+        let Fingerprinted {
+            target: file,
+            fingerprint: written,
+        } = &mut self.0;
         let mut read = Fingerprint::default();
         let mut copied = 0;
         let mut buffer = vec![0; BUFFER_LEN];
-        self.file
-            .rewind()
+        file.rewind()
             .context("cannot read back what was set aside for", path)?;
         loop {
-            let len = match self.file.read(&mut buffer) {
+            let len = match file.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -88,7 +88,7 @@ impl Spool {
             target.write_all(bytes).context("cannot write", path)?;
             copied += len as u64;
         }
-        if read.digest() != self.written.digest() {
+        if read.digest() != written.digest() {
             let why =
                 "the disk gave back other bytes than were written to it: it may be full or failing";
             return Err(Error::unusable(why).in_file(path));
@@ -99,12 +99,80 @@ impl Spool {
 
 impl Write for Spool {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let len = self.file.write(bytes)?;
-        self.written.update(bytes.get(..len).unwrap_or(&[]));
-        Ok(len)
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Bytes that come in small pieces: in memory while they are few, then in a spool.
+#[derive(Default)]
+pub(super) struct Gathered {
+    /// What was not spooled yet.
+    bytes: Vec<u8>,
+    spool: Option<Spool>,
+}
+
+impl Gathered {
+    /// Adds some more.
+    pub(super) fn push(&mut self, bytes: &[u8], aside: &dyn Aside) -> Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() < GATHERED_LEN {
+            return Ok(());
+        }
+        let mut spool = match self.spool.take() {
+            Some(spool) => spool,
+            None => Spool::new(aside)?,
+        };
+        spool
+            .write_all(&self.bytes)
+            .context("cannot write", aside.result())?;
+        self.bytes.clear();
+        self.spool = Some(spool);
+        Ok(())
+    }
+
+    /// As [`Spool::copy_to`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn copy_to(self, mut target: impl Write, path: &Path) -> Result<u64> {
+        let spooled = match self.spool {
+            Some(spool) => spool.copy_to(&mut target, path)?,
+            None => 0,
+        };
+        target
+            .write_all(&self.bytes)
+            .context("cannot write", path)?;
+        Ok(spooled + self.bytes.len() as u64)
+    }
+}
+
+/// Passes bytes on, and keeps a fingerprint of them.
+pub(super) struct Fingerprinted<W> {
+    target: W,
+    pub(super) fingerprint: Fingerprint,
+}
+
+impl<W> Fingerprinted<W> {
+    pub(super) fn new(target: W) -> Self {
+        Self {
+            target,
+            fingerprint: Fingerprint::default(),
+        }
+    }
+}
+
+impl<W: Write> Write for Fingerprinted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.target.write(bytes)?;
+        self.fingerprint.update(bytes.get(..len).unwrap_or(&[]));
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.target.flush()
     }
 }

@@ -9,7 +9,7 @@ use super::PackOptions;
 use super::choice::{Choice, SAMPLE_LEN, choose};
 use super::chunks::{Encoder, Item, Load, Packed};
 use super::spool::{Aside, Spool};
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Codec, FixedHeader, Version};
 use crate::job::{Control, thread_count};
 use crate::ordered::resize;
@@ -65,16 +65,14 @@ pub(super) fn pack_stream(
     };
     // Nothing is left to be read: the items bring their bytes.
     let read = |_: &Range<u64>, _: &mut [u8]| Ok(());
-    let encoded = encoder.run(encoder.threads, next, read, &mut spool, aside)?;
+    let mut encoded = encoder.run(encoder.threads, next, read, &mut spool, aside)?;
     let header = FixedHeader {
         version: Version::V2,
         codec: choice.codec,
         original_size: encoded.original_size,
-        chunk_count: u32::try_from(encoded.sizes.len()).unwrap_or(u32::MAX),
+        chunk_count: encoded.count,
     };
-    let beginning = encoded
-        .write_beginning(&header, &mut output)
-        .context("cannot write", aside.result())?;
+    let beginning = encoded.write_beginning(&header, &mut output, aside.result())?;
     spool.copy_to(&mut output, aside.result())?;
     encoded.write_ending(&header, beginning, output, aside.result())
 }
