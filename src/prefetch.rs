@@ -24,7 +24,7 @@ const PROOF: u64 = (1 << 20) + (128 << 10);
 const FIRST_WINDOW: u64 = 1 << 20;
 /// How long a read of a file's beginning is that is taken for that of a reader who goes on, where each request costs a round
 /// trip, in bytes: the kernel makes no other so long. Who reads but a header is content with less.
-const LONG_READ: u64 = 64 << 10;
+const LONG_BEGINNING: u64 = 64 << 10;
 /// How many units are named at once at most: a window of tiny chunks would be a list without end.
 const NAMED_AT_ONCE: usize = 64;
 /// As [`NAMED_AT_ONCE`], where each request costs a round trip.
@@ -115,7 +115,7 @@ impl Prefetch {
             Some(far) => far.first_window.max(FIRST_WINDOW),
         };
         let first_window = first_window.min(limit);
-        let likely = self.far.is_some() && read.start == 0 && read.end >= LONG_READ;
+        let likely = self.far.is_some() && read.start == 0 && read.end >= LONG_BEGINNING;
         if streams.continued_by(read).is_none() {
             let fresh = Stream {
                 start: read.start,

@@ -10,10 +10,13 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use common::place::said;
+use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::vectors::{self, EIO, PAGE, errno, forget_pages, read_by};
 use common::{Mounted, Random, mixed, pack, sample, shell, vector};
 use serde_json::Value;
@@ -31,6 +34,50 @@ fn mount_vectors(arguments: &[&str]) -> (tempfile::TempDir, Mounted) {
 fn every_good_file_reads_as_its_original_in_pieces_of_any_size() {
     let (_source, mounted) = mount_vectors(&[]);
     vectors::read_as_their_originals(&mounted);
+}
+
+#[test]
+fn files_are_read_in_order_alike_by_root_and_by_ordinary_users_announced_or_not() {
+    let original = sample(20 << 20, 5);
+    let work = tempfile::tempdir().unwrap();
+    let plain = work.path().join("x");
+    fs::write(&plain, &original).unwrap();
+    let files = [("short", "64K"), ("default", "128K"), ("long", "2M")];
+    for (name, chunk_size) in files {
+        let packed = work.path().join(name);
+        pack(&plain, &packed, &["--chunk-size", chunk_size]);
+    }
+    let _everybody = FuseForAll::new(false);
+    for user in [0, SOMEBODY] {
+        // cat announces that it reads in order, and dd does not.
+        for script in ["cat \"$1\"", "dd if=\"$1\" bs=100k status=none"] {
+            let (place, program) = place_of_somebody();
+            for (name, _) in files {
+                let packed = place.source().join(format!("{name}.warp"));
+                fs::copy(work.path().join(name), packed).unwrap();
+            }
+            let mounted = match user {
+                0 => place.mount(&[]),
+                _ => mount_as_somebody(&place, &program, &[]),
+            };
+            assert!(mounted.status.success(), "{}", said(&mounted));
+            for (name, _) in files {
+                let file = place.mount_point().join(name);
+                let words = ["sh", "-c", script, "sh"].map(OsStr::new);
+                let read = as_user(user, &[&words[..], &[file.as_os_str()]].concat());
+                assert!(read.stdout == original, "{user}: {script}, {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_kernel_reads_half_a_megabyte_ahead_in_roots_mounts() {
+    let (_source, mounted) = mount_vectors(&[]);
+    let device = fs::metadata(&mounted.mount_point).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let set = fs::read_to_string(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"));
+    assert_eq!(set.unwrap().trim(), "512");
 }
 
 #[test]

@@ -329,6 +329,29 @@ mod tests {
     }
 
     #[test]
+    fn sums_as_far_from_a_line_as_can_be_told_have_one_and_others_have_none() {
+        // The first of them is nearly a whole jump above a line that ends with it.
+        for (jump, have_one) in [(1_u64 << 32, true), (5 << 30, false)] {
+            let mut sums = Sums::new(1 << 40, GROUP + 2);
+            let sizes: Vec<_> = [9, 10]
+                .into_iter()
+                .chain([0; GROUP - 3])
+                .chain([jump, 11, 12])
+                .collect();
+            let mut model = vec![1 << 40];
+            for size in &sizes {
+                sums.push(*size).unwrap();
+                model.push(model.last().unwrap() + size);
+            }
+            assert_eq!(matches!(sums.sums, Kind::Lines(_)), have_one);
+            for index in 0..sizes.len() {
+                let range = model[index]..model[index + 1];
+                assert_eq!(sums.range(index), Some(range), "{index}");
+            }
+        }
+    }
+
+    #[test]
     fn a_million_chunks_of_one_length_take_nothing_and_their_payloads_little() {
         let (mut originals, mut payloads) =
             (Sums::new(0, 1_000_001), Sums::new(16 << 20, 1_000_001));

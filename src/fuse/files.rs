@@ -148,30 +148,31 @@ impl WarpFilesystem {
             counters.latency.add(answered, began.elapsed());
         };
         let size = size as usize;
-        let demand = Demand {
-            kept,
-            more_wait: size >= LONG_READ && reply.more_wait(),
-        };
+        let more_wait = |reply: &Reply<'_>| self.two_ahead || reply.more_wait();
         let mut reply = Some(reply);
         let outcome = match self.handles.get(number).as_deref() {
             Some(Handle::File {
                 reader: Some(reader),
                 activity,
                 ..
-            }) => match reply.as_mut().and_then(|reply| reply.room(size)) {
-                Some(room) => {
-                    let read = reader.read_into(offset, room, demand);
-                    read.map(|(length, origin)| {
-                        count(length, activity, answered_by(origin));
-                        let busy = origin == Origin::Straight;
-                        send(&mut reply, |reply| reply.filled(length, busy));
-                    })
+            }) => {
+                let more_wait = size >= LONG_READ && reply.as_ref().is_some_and(more_wait);
+                let demand = Demand { kept, more_wait };
+                match reply.as_mut().and_then(|reply| reply.room(size)) {
+                    Some(room) => {
+                        let read = reader.read_into(offset, room, demand);
+                        read.map(|(length, origin)| {
+                            count(length, activity, answered_by(origin));
+                            let busy = origin == Origin::Straight;
+                            send(&mut reply, |reply| reply.filled(length, busy));
+                        })
+                    }
+                    None => reader.read_with(offset, size, demand, |bytes, origin| {
+                        count(bytes.len(), activity, answered_by(origin));
+                        send(&mut reply, |reply| _ = reply.bytes(bytes));
+                    }),
                 }
-                None => reader.read_with(offset, size, demand, |bytes, origin| {
-                    count(bytes.len(), activity, answered_by(origin));
-                    send(&mut reply, |reply| _ = reply.bytes(bytes));
-                }),
-            },
+            }
             Some(Handle::File {
                 content, activity, ..
             }) => {

@@ -48,6 +48,8 @@ pub(super) struct WarpFilesystem {
     allow_other: bool,
     /// Whether the kernel takes files to read by itself.
     pub(super) passthrough: bool,
+    /// Whether a reader always has two of the longest reads under way; else it is found out.
+    pub(super) two_ahead: bool,
     /// Who answers what may have to wait for a network; nobody where nothing does.
     elsewhere: Option<Elsewhere>,
 }
@@ -77,6 +79,7 @@ impl WarpFilesystem {
             time_to_live,
             allow_other,
             passthrough: false,
+            two_ahead: false,
             elsewhere,
         }
     }
@@ -101,9 +104,11 @@ impl WarpFilesystem {
         }
     }
 
-    /// Takes notice of what the kernel can do of that.
-    pub(super) fn agreed(&mut self, features: Features) {
+    /// Takes notice of what the kernel can do of that, and whether it reads so far ahead that a reader always has `two` of the
+    /// longest reads under way.
+    pub(super) fn agreed(&mut self, features: Features, two: bool) {
         self.passthrough = features.has(Features::PASSTHROUGH);
+        self.two_ahead = two;
     }
 
     /// Whether other users than the one who mounts are let in.

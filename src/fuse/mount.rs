@@ -27,7 +27,7 @@ use crate::mount_table::{self, FILE_SYSTEM_TYPE, Mounted};
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
 
-/// How far the kernel reads ahead in a mount that nobody has set it for, in bytes (`VM_READAHEAD_PAGES`).
+/// How far the kernel reads ahead in a mount that nobody has set it for, in bytes (`VM_READAHEAD_PAGES`), where it does not say so.
 const FIRST_READAHEAD: u32 = 128 << 10;
 
 /// How often an unmount of a busy mount is tried, ten milliseconds apart: a request that was just answered keeps it busy
@@ -274,13 +274,13 @@ impl Mount {
     pub(super) fn set_readahead(&self, bytes: u32) -> u32 {
         let (major, minor) = self.device;
         let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-        match std::fs::write(&file, (bytes / 1024).to_string()) {
-            Ok(()) => bytes,
-            Err(error) => {
-                tracing::debug!("the kernel's readahead stays as it is: {file}: {error}");
-                FIRST_READAHEAD
-            }
-        }
+        let Err(error) = std::fs::write(&file, (bytes / 1024).to_string()) else {
+            return bytes;
+        };
+        tracing::debug!("the kernel's readahead stays as it is: {file}: {error}");
+        let set = std::fs::read_to_string(&file).ok();
+        let set: Option<u32> = set.and_then(|set| set.trim().parse().ok());
+        set.map_or(FIRST_READAHEAD, |kibibytes| kibibytes.saturating_mul(1024))
     }
 
     /// Unmounts, unless somebody else has done so, wherever it has come to lie meanwhile. A mount that is in use

@@ -349,10 +349,9 @@ impl Outlet for Slot<'_> {
         self.answer(unique, Ok(length));
     }
 
-    /// What waits in other processors' queues cannot be seen. Mounts that use io_uring are root's, where the kernel reads two
-    /// requests ahead.
+    /// What waits in the queues cannot be seen.
     fn more_wait(&self) -> bool {
-        true
+        false
     }
 }
 

@@ -122,15 +122,13 @@ impl Gathered {
         if self.bytes.len() < GATHERED_LEN {
             return Ok(());
         }
-        let mut spool = match self.spool.take() {
+        let spool = match &mut self.spool {
             Some(spool) => spool,
-            None => Spool::new(aside)?,
+            none => none.insert(Spool::new(aside)?),
         };
-        spool
-            .write_all(&self.bytes)
-            .context("cannot write", aside.result())?;
+        let written = spool.write_all(&self.bytes);
+        written.context("cannot write", aside.result())?;
         self.bytes.clear();
-        self.spool = Some(spool);
         Ok(())
     }
 

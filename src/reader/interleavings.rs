@@ -128,7 +128,11 @@ impl Case {
         self.threads.push(thread::spawn(move || {
             for unit in units {
                 let (from, to) = ((unit * len) as usize, ((unit + 1) * len) as usize);
-                let right = reader.read_with(unit * len, len as usize, kept, |bytes, _| {
+                let demand = Demand {
+                    kept,
+                    more_wait: true,
+                };
+                let right = reader.read_with(unit * len, len as usize, demand, |bytes, _| {
                     bytes == &packed.original[from..to]
                 });
                 assert!(right.unwrap(), "wrong bytes in unit {unit}");

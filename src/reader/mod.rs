@@ -77,7 +77,7 @@ struct Shared {
 pub(crate) struct Demand {
     /// Its bytes are kept there, so that nobody asks for them again soon.
     pub(crate) kept: bool,
-    /// Others wait already for a thread to take them up. Heeded of long reads only.
+    /// Others wait already for a thread to take them up, or are always under way. Heeded of long reads only.
     pub(crate) more_wait: bool,
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Abreast(AtomicU32);
 
 impl Abreast {
     const ALWAYS: u32 = 1 << 16;
+    /// Of a reader one by one it takes 5 MiB to tell. Nearer to the decision, the first few of two at a time, which idle threads
+    /// take up at once, were taken for such.
     const AT_FIRST: u32 = Self::ALWAYS / 3 * 2;
     /// Between what was measured of readers who have two at a time and of those who have not.
     const OFTEN: u32 = Self::ALWAYS / 100 * 45;
@@ -71,14 +73,18 @@ impl Shared {
         if !demand.kept || !is_long || self.archive.distant().is_some() {
             return false;
         }
-        self.abreast.observe(demand.more_wait);
         let first = self.unit_at(range.start).map_or(0..0, |(_, bytes)| bytes);
         let whole = match first.start < range.start {
             true => first.end,
             false => first.start,
         };
         let unit = self.unit_at(whole);
-        unit.is_some_and(|(unit, bytes)| unit.piece.is_none() && bytes.end <= range.end)
+        let straight =
+            unit.is_some_and(|(unit, bytes)| unit.piece.is_none() && bytes.end <= range.end);
+        if straight {
+            self.abreast.observe(demand.more_wait);
+        }
+        straight
     }
 
     /// Whether a read that goes straight leaves workers something to do ahead of it.

@@ -40,11 +40,15 @@ def streams(bench, section):
 
 
 def _files_each(bench, count, options):
-    parts = bench.inputs.parts("zstd", max(STREAMS))
+    most = max(STREAMS)
+    parts = bench.inputs.parts("zstd", most)
 
     def read(mounted):
         files = [mounted.path / f"part-{number}" for number in range(count)]
-        return numbers(mounted.read(bench.load, "read", *options, "--readers", count, *files))
+        sample = numbers(mounted.read(bench.load, "read", *options, "--readers", count, *files))
+        # As for all of the input.
+        sample["cpu"] *= most / count
+        return sample
 
     return reading(
         bench, f"{count}, a file each", parts, lambda: mounts.warpfs(bench, parts), read, ours=True)

@@ -101,7 +101,8 @@ impl Greeting {
         answer.extend(MAX_WRITE.to_ne_bytes());
         // Times are exact to a nanosecond.
         answer.extend(1_u32.to_ne_bytes());
-        let max_pages = u16::try_from(max_request / PAGE).unwrap_or(u16::MAX);
+        let max_pages = max_request as usize / rustix::param::page_size();
+        let max_pages = u16::try_from(max_pages.max(1)).unwrap_or(u16::MAX);
         answer.extend(max_pages.to_ne_bytes());
         answer.extend(0_u16.to_ne_bytes());
         answer.extend(((agreed.0 >> 32) as u32).to_ne_bytes());
@@ -116,8 +117,6 @@ impl Greeting {
 
 /// The length of the answer (`struct fuse_init_out`), in bytes.
 const ANSWER: usize = 64;
-/// The unit of the longest request, in bytes.
-const PAGE: u32 = 4096;
 /// The longest write, in bytes: there are none, but the kernel allows no less, and has room kept for it in every buffer.
 const MAX_WRITE: u32 = 4096;
 
@@ -144,10 +143,12 @@ mod tests {
             .and(Features::IO_URING);
         let (answer, agreed) = greeting.answer(wanted, 1 << 20, 64);
         assert_eq!(answer.len(), ANSWER);
+        assert_eq!(answer[8..12], [0xff; 4], "the readahead is not lowered");
         assert!(agreed.has(Features::READDIRPLUS.and(Features::PASSTHROUGH)));
         assert!(!agreed.has(Features::IO_URING) && !agreed.has(Features::ASYNC_READ));
         assert_eq!(answer[12..16], (1_u32 << 30 | 1 << 13).to_ne_bytes());
-        assert_eq!(answer[28..30], 256_u16.to_ne_bytes());
+        let pages = (1 << 20) / rustix::param::page_size();
+        assert_eq!(answer[28..30], (pages as u16).to_ne_bytes());
         assert_eq!(answer[32..36], (1_u32 << 5).to_ne_bytes());
         assert_eq!(answer[36..40], 1_u32.to_ne_bytes());
     }

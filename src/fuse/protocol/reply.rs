@@ -24,8 +24,7 @@ pub(in crate::fuse) trait Outlet {
         self.send(unique, Err(Errno::IO));
     }
 
-    /// Whether the kernel has more requests that wait for a thread to take them; where nobody can tell, whether it is to be
-    /// assumed.
+    /// Whether the kernel is seen to have more requests that wait for a thread to take them.
     fn more_wait(&self) -> bool;
 }
 
