@@ -6,17 +6,18 @@
 //!
 //! Only long reads go this way. The kernel makes them where it reads far ahead, and then mostly has two of them under way, whose threads
 //! keep two processors busy: with no more than those there is nothing left that workers could decode ahead of them, and what they
-//! would have to be copied once more. Whether there are two at a time is found out reader by reader, by how often another request
-//! waits when one is taken up. In an ordinary user's mount, whose readahead is a request long, it did in 72 of 100 long reads of
-//! `cat`, which announces that it reads in order and so is read twice as far ahead for, and in 20 of `dd`'s, which does not; and
-//! not to decode ahead then made the former a tenth faster and the latter a sixth slower.
+//! would have to be copied once more. Where two of them are not given, as in an ordinary user's mount, whose readahead is a request
+//! long, it is found out reader by reader. Another waited when one was taken up, or had just been taken up, in 75 of 100 long reads
+//! of `cat`, which announces that it reads in order and so is read twice as far ahead for; one waited in 20 of `dd`'s, which does
+//! not. Not to decode ahead made the former a tenth faster and the latter a sixth slower.
 //!
 //! Nobody else is told of such a decode while it lasts; who wants the same bytes at the same time decodes them as well. The
 //! kernel does not: it asks for a page once.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::{Duration, Instant};
 
 use super::{Demand, Shared};
 use crate::error::{ErrorKind, Result};
@@ -25,11 +26,17 @@ use crate::memory::Urgency;
 /// How long a long read is at least, in bytes: the longest that the kernel makes where it may not read farther ahead.
 pub(crate) const LONG_READ: usize = 128 << 10;
 
-/// Whether long reads come two at a time: how often another request waited when one was taken up, in fractions of
-/// [`Abreast::ALWAYS`], the last few counting most. Once they are found to come one by one they are taken to for good: what waits
-/// while workers keep the processors busy tells nothing.
+/// Whether long reads come two at a time: how often another request waited when one was taken up, or had just been taken up by
+/// another thread. Once they are found to come one by one they are taken to for good: what waits while workers keep the
+/// processors busy tells nothing.
 #[derive(Debug)]
-pub(super) struct Abreast(AtomicU32);
+pub(super) struct Abreast {
+    /// In fractions of [`Abreast::ALWAYS`], the last few counting most.
+    often: AtomicU32,
+    opened: Instant,
+    /// When the last was taken up, in microseconds since then.
+    last: AtomicU64,
+}
 
 impl Abreast {
     const ALWAYS: u32 = 1 << 16;
@@ -38,22 +45,31 @@ impl Abreast {
     const AT_FIRST: u32 = Self::ALWAYS / 3 * 2;
     /// Between what was measured of readers who have two at a time and of those who have not.
     const OFTEN: u32 = Self::ALWAYS / 100 * 45;
+    /// How far apart two are taken up that were made at once, at most, in microseconds. Who reads one by one has to be handed a
+    /// whole one in between, which takes as long at least.
+    const TOGETHER: u64 = 20;
     /// What one read counts: one in this many. Fewer would be mistaken once in a gigabyte.
     const LATEST: u32 = 64;
 
-    fn observe(&self, more_wait: bool) {
-        let latest = if more_wait { Self::ALWAYS } else { 0 } / Self::LATEST;
+    /// Takes notice of a read that was taken up `now`, counted from when the file was opened.
+    fn observe(&self, more_wait: bool, now: Duration) {
+        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let since_last = now.saturating_sub(self.last.swap(now, Relaxed));
+        let latest = match more_wait || since_last < Self::TOGETHER {
+            true => Self::ALWAYS / Self::LATEST,
+            false => 0,
+        };
         let next = |before| {
             let goes_on = before >= Self::OFTEN;
             goes_on.then_some(before - before / Self::LATEST + latest)
         };
         // A guess alone hangs on it.
-        let _ = self.0.fetch_update(Relaxed, Relaxed, next);
+        let _ = self.often.fetch_update(Relaxed, Relaxed, next);
     }
 
     /// How many long reads are under way for one reader.
     fn under_way(&self) -> usize {
-        match self.0.load(Relaxed) >= Self::OFTEN {
+        match self.often.load(Relaxed) >= Self::OFTEN {
             true => 2,
             false => 1,
         }
@@ -62,7 +78,11 @@ impl Abreast {
 
 impl Default for Abreast {
     fn default() -> Self {
-        Self(AtomicU32::new(Self::AT_FIRST))
+        Self {
+            often: AtomicU32::new(Self::AT_FIRST),
+            opened: Instant::now(),
+            last: AtomicU64::new(0),
+        }
     }
 }
 
@@ -82,7 +102,8 @@ impl Shared {
         let straight =
             unit.is_some_and(|(unit, bytes)| unit.piece.is_none() && bytes.end <= range.end);
         if straight {
-            self.abreast.observe(demand.more_wait);
+            let now = self.abreast.opened.elapsed();
+            self.abreast.observe(demand.more_wait, now);
         }
         straight
     }
@@ -305,19 +326,31 @@ mod tests {
 
     #[test]
     fn who_has_been_found_to_read_one_by_one_does_so_from_then_on() {
+        let apart = |number: u32| Duration::from_micros(100) * number;
         let abreast = Abreast::default();
         assert_eq!(abreast.under_way(), 2);
         for number in 0..10_000 {
-            abreast.observe(number % 10 < 7);
+            abreast.observe(number % 10 < 7, apart(number));
             assert_eq!(abreast.under_way(), 2, "{number}");
         }
         for number in 0..100 {
-            abreast.observe(number % 10 < 2);
+            abreast.observe(number % 10 < 2, apart(number));
         }
         assert_eq!(abreast.under_way(), 1);
-        for _ in 0..1000 {
-            abreast.observe(true);
+        for number in 0..1000 {
+            abreast.observe(true, apart(number));
         }
         assert_eq!(abreast.under_way(), 1);
+    }
+
+    #[test]
+    fn reads_that_two_threads_take_up_at_once_are_two_at_a_time() {
+        let abreast = Abreast::default();
+        for number in 0..1000 {
+            let together = Duration::from_micros(200) * number;
+            abreast.observe(false, together);
+            abreast.observe(false, together + Duration::from_micros(3));
+            assert_eq!(abreast.under_way(), 2, "{number}");
+        }
     }
 }
