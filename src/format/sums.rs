@@ -2,7 +2,7 @@
 //!
 //! A table has one for every chunk, and a file of 100 GiB some million chunks. But all chunks of an original are of the same
 //! length, except for the last. And payloads, though of all lengths, make sums that stay close to a straight line: of a few dozen at a
-//! time the line is kept, and how far each is from it in as few bits as that takes. That is the Elias-Fano code's size, without
+//! time the line is kept, and how far each is from it in as few bits as that takes. That is about the size of an Elias-Fano code, without
 //! its search: a sum is looked up in one place.
 //!
 //! Invariant: sums ascend (not strictly: sizes may be 0).
