@@ -158,7 +158,7 @@ impl Reader {
     /// Not even the first byte can be read.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let range = self.clip(offset, buffer.len());
-        let _fetched = self.begin(&range, false);
+        let _fetched = self.begin(&range, Demand::default(), false);
         let mut done = 0;
         while done < (range.end - range.start) as usize {
             let rest = range.start + done as u64..range.end;
@@ -191,7 +191,7 @@ impl Reader {
     ) -> Result<T> {
         let range = self.clip(offset, length);
         let straight = self.shared.goes_straight(&range, demand);
-        let _fetched = self.begin(&range, straight);
+        let _fetched = self.begin(&range, demand, straight);
         if let Some((_, first)) = self.shared.unit_at(range.start)
             && first.end >= range.end
             && let Some(unit) = self.unit_for(&range, &range, demand.kept)?
@@ -227,7 +227,7 @@ impl Reader {
     ) -> Result<(usize, Origin)> {
         let range = self.clip(offset, room.len());
         let straight = self.shared.goes_straight(&range, demand);
-        let _fetched = self.begin(&range, straight);
+        let _fetched = self.begin(&range, demand, straight);
         self.fill(&range, room, demand.kept, straight)
     }
 
@@ -288,8 +288,8 @@ impl Reader {
     }
 
     /// Takes notice of a read, and sends the workers ahead of it. The result keeps what was fetched for it.
-    fn begin(&self, range: &Range<u64>, straight: bool) -> Vec<Arc<Fetched>> {
-        if straight && !self.shared.has_workers_to_spare() {
+    fn begin(&self, range: &Range<u64>, demand: Demand, straight: bool) -> Vec<Arc<Fetched>> {
+        if straight && !self.shared.leaves_workers_to_spare(demand) {
             return Vec::new();
         }
         // In this order: once a reader has come to them, nobody else decodes the bytes and keeps what they are decoded from.

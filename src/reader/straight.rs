@@ -99,17 +99,13 @@ impl Shared {
             false => first.start,
         };
         let unit = self.unit_at(whole);
-        let straight =
-            unit.is_some_and(|(unit, bytes)| unit.piece.is_none() && bytes.end <= range.end);
-        if straight {
-            let now = self.abreast.opened.elapsed();
-            self.abreast.observe(demand.more_wait, now);
-        }
-        straight
+        unit.is_some_and(|(unit, bytes)| unit.piece.is_none() && bytes.end <= range.end)
     }
 
-    /// Whether a read that goes straight leaves workers something to do ahead of it.
-    pub(super) fn has_workers_to_spare(&self) -> bool {
+    /// Takes notice of a read that goes straight, and says whether it leaves workers something to do ahead of it.
+    pub(super) fn leaves_workers_to_spare(&self, demand: Demand) -> bool {
+        let now = self.abreast.opened.elapsed();
+        self.abreast.observe(demand.more_wait, now);
         self.engine.at_once > self.abreast.under_way()
     }
 
