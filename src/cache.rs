@@ -1,11 +1,11 @@
-//! What was decoded of all open files, under one byte budget, the least recently used given up first.
+//! What was decoded of all open files, under one byte budget, what was not used for longest given up first.
 //!
 //! A unit is what is decoded in one go: a chunk, or a piece of a large one. However many want a unit, it is decoded once:
 //! the first finds it vacant and gets the mark of a unit in flight, the others wait for that decode and get its result, its
 //! error included. The mark is a guard: it clears when it is dropped, on every path, panics included. No lock is held while
 //! anything is decoded. The cache does not know what a unit means; whoever finds one vacant brings it in.
 //!
-//! How many units are kept `units` decides. What was decoded ahead and has not been read yet may take half of the budget, so that speculation never drives out
+//! Which units are kept, and how many, `units` decides. What was decoded ahead and has not been read yet may take half of the budget, so that speculation never drives out
 //! all that is known to be useful. A unit whose every byte was handed to somebody who keeps it (the kernel, in its page
 //! cache) leaves at once: a sequential reader then needs little memory, and the same buffers, still in the processor's
 //! caches, are filled again and again.
@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use self::units::{Ready, Units};
+use self::units::{Ready, Standing, Units};
 use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
 use crate::memory::{Budget, Buffer};
@@ -107,6 +107,8 @@ pub(crate) struct Mark<'a> {
     flight: Arc<Flight>,
     /// The bytes this decode adds to those decoded ahead, if it is speculation.
     ahead: Option<Ahead<'a>>,
+    /// How the unit is to come in.
+    standing: Standing,
     outcome: Option<Result<Arc<Buffer>>>,
 }
 
@@ -147,7 +149,7 @@ impl Drop for Mark<'_> {
                 ahead: unread.then(Instant::now),
                 kept: self.flight.kept.load(Ordering::Relaxed),
             };
-            self.cache.put(&mut state, self.key, ready)
+            self.cache.put(&mut state, self.key, ready, self.standing)
         });
         drop(state);
         drop(leaving);
@@ -171,11 +173,12 @@ impl Drop for Mark<'_> {
 impl Cache {
     /// An empty cache under `budget`.
     pub(crate) fn new(budget: Arc<Budget>, counters: Arc<Counters>) -> Self {
+        let ready = Units::new(budget.total());
         Self {
             budget,
             counters,
             state: Mutex::new(State {
-                ready: Units::new(),
+                ready,
                 in_flight: HashMap::new(),
                 ahead: 0,
             }),
@@ -213,8 +216,12 @@ impl Cache {
             self.counters.cache_joined.add(1);
             return Ok(Entry::Found(flight.wait()?, Origin::Joined));
         }
-        state.ready.missed(key);
-        let mark = self.mark(&mut state, key, None);
+        let standing = match (state.ready.missed(key), key.unit.piece) {
+            (Standing::Newcomer, None) => Standing::Newcomer,
+            // What lies before a piece may have to be decoded to come by it again.
+            _ => Standing::Proved,
+        };
+        let mark = self.mark(&mut state, key, None, standing);
         mark.flight.kept.store(kept, Ordering::Relaxed);
         drop(state);
         self.counters.cache_misses.add(1);
@@ -237,7 +244,7 @@ impl Cache {
             kept: 0,
         };
         let mut state = self.lock();
-        let leaving = self.put(&mut state, key, ready);
+        let leaving = self.put(&mut state, key, ready, Standing::Proved);
         drop(state);
         drop(leaving);
         // It goes on counting, now as a unit that is ready.
@@ -253,7 +260,7 @@ impl Cache {
             drop(state);
             return None;
         }
-        Some(self.mark(&mut state, key, Some(ahead)))
+        Some(self.mark(&mut state, key, Some(ahead), Standing::Proved))
     }
 
     /// Whether the unit is decoded or being decoded.
@@ -281,10 +288,10 @@ impl Cache {
             .sum()
     }
 
-    /// Gives up the least recently used unit; says whether there was one.
+    /// Gives up a unit, the least useful one; says whether there was one.
     pub(crate) fn evict_one(&self) -> bool {
         let mut state = self.lock();
-        let Some(evicted) = state.ready.pop_lru() else {
+        let Some(evicted) = state.ready.give_up_one() else {
             return false;
         };
         if self.forget_ahead(&mut state, &evicted) {
@@ -349,13 +356,13 @@ impl Cache {
 
     /// Puts a unit in, unless all of it is kept elsewhere. The caller drops the result, units given up, when it has let go of
     /// the lock.
-    fn put(&self, state: &mut State, key: Key, ready: Ready) -> Vec<Ready> {
+    fn put(&self, state: &mut State, key: Key, ready: Ready, standing: Standing) -> Vec<Ready> {
         let leaving = if ready.kept >= ready.bytes.len() {
             self.counters.handed_over.add(1);
             // Somebody may have supplied it meanwhile.
             state.ready.pop(key).into_iter().collect()
         } else {
-            state.ready.put(key, ready)
+            state.ready.put(key, ready, standing)
         };
         for unit in &leaving {
             self.forget_ahead(state, unit);
@@ -371,7 +378,13 @@ impl Cache {
         leaving.ahead.is_some()
     }
 
-    fn mark<'a>(&'a self, state: &mut State, key: Key, ahead: Option<Ahead<'a>>) -> Mark<'a> {
+    fn mark<'a>(
+        &'a self,
+        state: &mut State,
+        key: Key,
+        ahead: Option<Ahead<'a>>,
+        standing: Standing,
+    ) -> Mark<'a> {
         let flight = Arc::new(Flight::default());
         state.in_flight.insert(key, Arc::clone(&flight));
         Mark {
@@ -379,6 +392,7 @@ impl Cache {
             key,
             flight,
             ahead,
+            standing,
             outcome: None,
         }
     }

@@ -1,11 +1,16 @@
-//! The decoded units, in the order of their last use, and how many of them are worth keeping.
+//! The decoded units, and which of them are worth keeping.
 //!
 //! To decode into memory that was in use before costs less than into fresh memory, whose every page faults first: a fifth of
 //! a cold random read of 4 KiB from LZ4 chunks of 64 KiB, measured. So those that nobody comes back to do not fill the budget
 //! for nothing. The room for units begins small; whenever one is wanted that was given up for want of room, there would have
 //! been a use for more, and it grows, as far as the budget lets it.
+//!
+//! Nor do they drive out those that somebody does come back to. Once the room is taken, what is decoded because it is wanted
+//! waits among the newcomers, which are few: the same buffers are filled again and again there, still in the processor's caches. What is wanted
+//! again after it left them has proved itself, and the unit used longest ago makes way for it. This is 2Q ("2Q: A Low Overhead High Performance
+//! Buffer Management Replacement Algorithm", T. Johnson and D. Shasha, 1994): a use while among the newcomers proves nothing, because a
+//! reader goes through a unit in several reads.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +19,14 @@ use lru::LruCache;
 use super::Key;
 use crate::memory::Buffer;
 
-/// The room that units have at first, in bytes: a few readers' windows.
+/// The room that units have at first, in bytes, if half of the budget is no less: a few readers' windows.
 const FIRST_ROOM: u64 = 64 << 20;
-/// How many units' lengths the room grows by when one is missed: soon there, if all of a file is read again and again.
-const GROWTH: u64 = 2;
+/// How many newcomers there may be: more than there are readers who go through a unit each, mostly.
+const NEWCOMERS: usize = 32;
+/// Which part of the budget they take at most, unless it is one alone.
+const NEWCOMERS_SHARE: u64 = 8;
 /// How many units are remembered that were given up for want of room: a hundred bytes each.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const REMEMBERED: usize = 16 << 10;
 
 /// How long what was decoded ahead may wait for its reader while others are refused.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,91 +42,206 @@ pub(super) struct Ready {
     pub(super) kept: usize,
 }
 
+/// How a unit comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It was decoded because somebody wants it, who may be the only one.
+    Newcomer,
+    /// It has been wanted before, or it was come by on the way to another and is not to be had as easily again, or its reader is
+    /// still to come.
+    Proved,
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct Units {
-    ready: LruCache<Key, Ready>,
-    bytes: u64,
+    proved: Queue<Ready>,
+    /// How many bytes the proved ones may take.
     room: u64,
-    /// Units that were given up for want of room, and their lengths.
-    given_up: LruCache<Key, u64>,
+    newcomers: Queue<Ready>,
+    /// Units that were given up for want of room.
+    given_up: Queue<()>,
+    /// All that units could ever take, in bytes.
+    budget: u64,
 }
 
 impl Units {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(budget: u64) -> Self {
         Self {
-            ready: LruCache::unbounded(),
-            bytes: 0,
-            room: FIRST_ROOM,
-            given_up: LruCache::new(REMEMBERED),
+            proved: Queue::new(),
+            room: first_room(budget),
+            newcomers: Queue::new(),
+            given_up: Queue::new(),
+            budget,
         }
     }
 
-    /// A unit, from now on the most recently used.
+    /// A unit, from now on the most recently used of those like it.
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Ready> {
-        self.ready.get_mut(&key)
+        match self.proved.get_mut(key) {
+            Some(ready) => Some(ready),
+            None => self.newcomers.get_mut(key),
+        }
     }
 
     pub(super) fn contains(&self, key: Key) -> bool {
-        self.ready.contains(&key)
+        self.proved.contains(key) || self.newcomers.contains(key)
     }
 
     /// All units' bytes.
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Buffer>> {
-        self.ready.iter().map(|(_, ready)| &ready.bytes)
+        let all = self.proved.iter().chain(self.newcomers.iter());
+        all.map(|(_, ready)| &ready.bytes)
     }
 
     /// The bytes that were decoded ahead and not read yet.
     #[cfg(all(test, shuttle))]
     pub(super) fn unread(&self) -> usize {
-        let unread = self.ready.iter().filter(|(_, ready)| ready.ahead.is_some());
+        let unread = self
+            .proved
+            .iter()
+            .filter(|(_, ready)| ready.ahead.is_some());
         unread.map(|(_, ready)| ready.bytes.len()).sum()
     }
 
     /// A unit that was decoded ahead of a reader who seems to have left it behind.
     pub(super) fn abandoned(&self) -> Option<Key> {
-        let mut oldest = self.ready.iter().rev().take(LOOKED_THROUGH);
+        let mut oldest = self.proved.iter().rev().take(LOOKED_THROUGH);
         let abandoned =
             oldest.find(|(_, ready)| ready.ahead.is_some_and(|since| since.elapsed() > PATIENCE));
-        abandoned.map(|(key, _)| *key)
+        abandoned.map(|(key, _)| key)
     }
 
-    /// Takes notice that a unit is wanted which is not there.
-    pub(super) fn missed(&mut self, key: Key) {
-        if let Some(length) = self.given_up.pop(&key) {
-            self.room = self.room.saturating_add(GROWTH.saturating_mul(length));
+    /// Takes notice that a unit is wanted which is not there; says how it is to come in.
+    pub(super) fn missed(&mut self, key: Key) -> Standing {
+        match self.given_up.pop(key) {
+            Some(((), length)) => {
+                self.room = self.room.saturating_add(length);
+                Standing::Proved
+            }
+            None => Standing::Newcomer,
         }
     }
 
     /// Puts a unit in; gives back what was in its place, and those for which there is no room.
-    pub(super) fn put(&mut self, key: Key, ready: Ready) -> Vec<Ready> {
-        let mut leaving = Vec::new();
-        self.bytes += ready.bytes.len() as u64;
-        leaving.extend(self.ready.put(key, ready).map(|old| self.left(old)));
-        while self.bytes > self.room
+    pub(super) fn put(&mut self, key: Key, ready: Ready, standing: Standing) -> Vec<Ready> {
+        let length = ready.bytes.len() as u64;
+        let mut leaving: Vec<_> = self.pop(key).into_iter().collect();
+        if standing == Standing::Newcomer && self.proved.bytes + length > self.room {
+            self.newcomers.put(key, ready, length);
+            while self.newcomers.len() > 1
+                && (self.newcomers.len() > NEWCOMERS || self.has_many_newcomers())
+                && let Some((key, oldest, length)) = self.newcomers.pop_oldest()
+            {
+                self.remember(key, length);
+                leaving.push(oldest);
+            }
+            return leaving;
+        }
+        self.proved.put(key, ready, length);
+        while self.proved.bytes > self.room
             // What was decoded ahead has its turn still to come.
-            && self.ready.peek_lru().is_some_and(|(_, oldest)| oldest.ahead.is_none())
-            && let Some((key, oldest)) = self.ready.pop_lru()
+            && self.proved.oldest().is_some_and(|oldest| oldest.ahead.is_none())
+            && let Some((key, oldest, length)) = self.proved.pop_oldest()
         {
-            self.given_up.put(key, oldest.bytes.len() as u64);
-            leaving.push(self.left(oldest));
+            self.remember(key, length);
+            leaving.push(oldest);
         }
         leaving
     }
 
     pub(super) fn pop(&mut self, key: Key) -> Option<Ready> {
-        let popped = self.ready.pop(&key)?;
-        Some(self.left(popped))
+        let popped = self.proved.pop(key).or_else(|| self.newcomers.pop(key));
+        popped.map(|(ready, _)| ready)
     }
 
-    pub(super) fn pop_lru(&mut self) -> Option<Ready> {
-        let (_, popped) = self.ready.pop_lru()?;
-        Some(self.left(popped))
+    /// Gives up a unit because the budget is used up: so much room there is not.
+    pub(super) fn give_up_one(&mut self) -> Option<Ready> {
+        let (first, second) = match self.has_many_newcomers() {
+            true => (&mut self.newcomers, &mut self.proved),
+            false => (&mut self.proved, &mut self.newcomers),
+        };
+        let oldest = first.pop_oldest().or_else(|| second.pop_oldest());
+        let (key, oldest, length) = oldest?;
+        self.room = self
+            .room
+            .min(self.proved.bytes)
+            .max(first_room(self.budget));
+        if oldest.ahead.is_none() {
+            self.remember(key, length);
+        }
+        Some(oldest)
     }
 
-    fn left(&mut self, ready: Ready) -> Ready {
-        self.bytes -= ready.bytes.len() as u64;
-        ready
+    fn has_many_newcomers(&self) -> bool {
+        self.newcomers.bytes > self.budget / NEWCOMERS_SHARE
+    }
+
+    /// Remembers a unit that is given up, as long as it would still be there if units had all of the budget.
+    fn remember(&mut self, key: Key, length: u64) {
+        self.given_up.put(key, (), length);
+        while self.given_up.len() > REMEMBERED || self.given_up.bytes > self.budget {
+            self.given_up.pop_oldest();
+        }
+    }
+}
+
+fn first_room(budget: u64) -> u64 {
+    FIRST_ROOM.min(budget / 2)
+}
+
+/// Something of units, in the order of their last use, and how many bytes the units are long.
+#[derive(Debug)]
+struct Queue<T> {
+    entries: LruCache<Key, (T, u64)>,
+    bytes: u64,
+}
+
+impl<T> Queue<T> {
+    fn new() -> Self {
+        Self {
+            entries: LruCache::unbounded(),
+            bytes: 0,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn contains(&self, key: Key) -> bool {
+        self.entries.contains(&key)
+    }
+
+    fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.entries.get_mut(&key).map(|(value, _)| value)
+    }
+
+    fn oldest(&self) -> Option<&T> {
+        self.entries.peek_lru().map(|(_, (value, _))| value)
+    }
+
+    /// The most recently used first.
+    fn iter(&self) -> impl DoubleEndedIterator<Item = (Key, &T)> {
+        self.entries.iter().map(|(key, (value, _))| (*key, value))
+    }
+
+    fn put(&mut self, key: Key, value: T, length: u64) {
+        self.pop(key);
+        self.bytes += length;
+        self.entries.put(key, (value, length));
+    }
+
+    fn pop(&mut self, key: Key) -> Option<(T, u64)> {
+        let (value, length) = self.entries.pop(&key)?;
+        self.bytes -= length;
+        Some((value, length))
+    }
+
+    fn pop_oldest(&mut self) -> Option<(Key, T, u64)> {
+        let (key, (value, length)) = self.entries.pop_lru()?;
+        self.bytes -= length;
+        Some((key, value, length))
     }
 }
 
@@ -129,65 +251,126 @@ mod tests {
     use crate::archive::Unit;
     use crate::memory::{Budget, Urgency};
 
-    const LENGTH: usize = 1 << 20;
+    const LENGTH: u64 = 1 << 20;
+    const BUDGET: u64 = 256 * LENGTH;
 
     fn key(chunk: u32) -> Key {
         let unit = Unit { chunk, piece: None };
         Key { contents: 1, unit }
     }
 
-    fn put(units: &mut Units, chunk: u32, ahead: bool) -> usize {
+    fn put(units: &mut Units, chunk: u32, ahead: bool, standing: Standing) -> usize {
         let budget = Budget::unlimited();
-        let buffers = budget.acquire([LENGTH], Urgency::Demand, || false);
+        let buffers = budget.acquire([LENGTH as usize], Urgency::Demand, || false);
         let [bytes] = buffers.unwrap().unwrap();
         let ready = Ready {
             bytes: Arc::new(bytes),
             ahead: ahead.then(Instant::now),
             kept: 0,
         };
-        units.put(key(chunk), ready).len()
+        units.put(key(chunk), ready, standing).len()
+    }
+
+    /// Reads a unit, as the cache does; says whether it was there.
+    fn read(units: &mut Units, chunk: u32) -> bool {
+        if units.get_mut(key(chunk)).is_some() {
+            return true;
+        }
+        let standing = units.missed(key(chunk));
+        put(units, chunk, false, standing);
+        false
     }
 
     #[test]
     fn units_that_nobody_comes_back_to_take_no_more_than_the_first_room() {
-        let mut units = Units::new();
+        let mut units = Units::new(BUDGET);
         for chunk in 0..200 {
-            units.missed(key(chunk));
-            put(&mut units, chunk, false);
+            assert!(!read(&mut units, chunk));
         }
-        assert_eq!(units.bytes, FIRST_ROOM);
-        assert_eq!(units.all().count(), 64);
+        assert_eq!(units.proved.bytes, FIRST_ROOM);
+        assert_eq!(units.all().count(), 64 + NEWCOMERS);
         assert!(units.contains(key(199)) && !units.contains(key(100)));
     }
 
     #[test]
-    fn reading_all_of_a_file_again_and_again_makes_room_for_it() {
-        let mut units = Units::new();
-        let mut missed = [0; 4];
-        for round in &mut missed {
-            for chunk in 0..150 {
-                if units.get_mut(key(chunk)).is_none() {
-                    *round += 1;
-                    units.missed(key(chunk));
-                    put(&mut units, chunk, false);
-                }
+    fn units_that_nobody_comes_back_to_drive_out_none_that_somebody_does() {
+        let mut units = Units::new(BUDGET);
+        for round in 0..10 {
+            for chunk in 0..64 {
+                assert_eq!(read(&mut units, chunk), round > 0);
+            }
+            for chunk in 0..500 {
+                read(&mut units, 1000 * (round + 1) + chunk);
             }
         }
+    }
+
+    #[test]
+    fn what_is_wanted_again_takes_the_place_of_what_no_longer_is() {
+        let mut units = Units::new(BUDGET);
+        for chunk in 0..64 {
+            read(&mut units, chunk);
+        }
+        // The budget is used up by others: there is no more room to be had.
+        let give_up = |units: &mut Units| {
+            while units.proved.bytes > FIRST_ROOM {
+                units.give_up_one();
+            }
+        };
+        for _ in 0..3 {
+            for chunk in 100..150 {
+                read(&mut units, chunk);
+                give_up(&mut units);
+            }
+        }
+        assert!((100..150).all(|chunk| units.contains(key(chunk))));
+        assert!(units.contains(key(63)) && !units.contains(key(0)));
+    }
+
+    #[test]
+    fn a_reader_who_goes_through_a_unit_in_many_reads_proves_nothing() {
+        let mut units = Units::new(BUDGET);
+        for chunk in 0..200 {
+            for _ in 0..32 {
+                read(&mut units, chunk);
+            }
+        }
+        assert_eq!(units.proved.bytes, FIRST_ROOM);
+        assert!(!units.contains(key(150)));
+    }
+
+    #[test]
+    fn reading_all_of_a_file_again_and_again_makes_room_for_it() {
+        let mut units = Units::new(BUDGET);
+        let missed: Vec<_> = (0..4)
+            .map(|_| (0..150).filter(|&chunk| !read(&mut units, chunk)).count())
+            .collect();
         assert_eq!(missed[0], 150);
-        assert_eq!(missed[3], 0, "{missed:?}");
+        assert_eq!(missed[2..], [0, 0], "{missed:?}");
+    }
+
+    #[test]
+    fn newcomers_take_an_eighth_of_a_small_budget() {
+        let mut units = Units::new(32 * LENGTH);
+        for chunk in 0..100 {
+            read(&mut units, chunk);
+        }
+        assert_eq!(units.proved.bytes, 16 * LENGTH);
+        assert_eq!(units.newcomers.bytes, 4 * LENGTH);
+        assert_eq!(units.given_up.bytes, 32 * LENGTH);
     }
 
     #[test]
     fn what_was_decoded_ahead_is_not_given_up_for_want_of_room() {
-        let mut units = Units::new();
+        let mut units = Units::new(BUDGET);
         for chunk in 0..100 {
-            assert_eq!(put(&mut units, chunk, true), 0);
+            assert_eq!(put(&mut units, chunk, true, Standing::Proved), 0);
         }
         units.get_mut(key(0)).unwrap().ahead = None;
-        assert_eq!(put(&mut units, 100, false), 0);
+        assert_eq!(put(&mut units, 100, false, Standing::Proved), 0);
         for chunk in 0..=100 {
             units.get_mut(key(chunk)).unwrap().ahead = None;
         }
-        assert_eq!(put(&mut units, 101, false), 38);
+        assert_eq!(put(&mut units, 101, false, Standing::Proved), 38);
     }
 }
