@@ -1,21 +1,21 @@
 //! What all readers of one mount, or of one program, share: the cache and its budget, the worker threads that decode
 //! ahead, and the contents of files that were open lately.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
 #[cfg(feature = "remote")]
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, Weak};
+#[cfg(feature = "remote")]
+use std::sync::{PoisonError, Weak};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
-
 use super::Reader;
 use super::distant::AllFetched;
+use super::shelf::Shelf;
 use super::streams::Streams;
 use crate::archive::{Archive, Conditions, Contents, Cut, Source, Verify, one_call};
 use crate::cache::Cache;
@@ -30,11 +30,11 @@ use crate::occasionally::Occasionally;
 #[cfg(feature = "remote")]
 use crate::remote::{AllPlanned, Location, Object, Store, StoreOptions};
 use crate::stats::{Counters, Stats};
-use crate::sync::{Mutex, MutexGuard, Workers};
+#[cfg(feature = "remote")]
+use crate::sync::Mutex;
+use crate::sync::Workers;
 
-/// How many files' contents are remembered when nobody has them open, at most.
-const REMEMBERED_FILES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// Which part of the budget those may take: one in this many bytes.
+/// Which part of the budget the contents of files that nobody has open may take: one in this many bytes.
 const REMEMBERED_PART: u64 = 16;
 /// How far ahead of a sequential reader chunks are decoded at most by default, in bytes; or the length of
 /// [`CHUNKS_AHEAD`] chunks, if that is more.
@@ -135,19 +135,8 @@ pub struct Engine {
     pub(super) failures: Occasionally,
     prefetch: Option<u64>,
     verify: Verify,
-    shelf: Mutex<Shelf>,
+    shelf: Shelf,
     started: Instant,
-}
-
-/// Contents by the file they were read from.
-#[derive(Debug)]
-struct Shelf {
-    /// Kept though nobody may have the file open, the least recently opened given up first.
-    remembered: LruCache<Identity, Arc<Contents>>,
-    /// The latest contents of each inode, for as long as anybody has them.
-    latest: HashMap<(u64, u64), Weak<Contents>>,
-    /// Files that could not be opened, and the log says so.
-    refused: LruCache<Identity, ()>,
 }
 
 /// How many processors this process may use.
@@ -192,11 +181,7 @@ impl Engine {
             failures: Occasionally::every(FAILURES_TOLD),
             prefetch: options.prefetch,
             verify: options.verify,
-            shelf: Mutex::new(Shelf {
-                remembered: LruCache::new(REMEMBERED_FILES),
-                latest: HashMap::new(),
-                refused: LruCache::new(REMEMBERED_FILES),
-            }),
+            shelf: Shelf::new(options.cache_size / REMEMBERED_PART),
             started: Instant::now(),
         }))
     }
@@ -257,7 +242,7 @@ impl Engine {
         source: Box<dyn Source>,
         identity: Identity,
     ) -> Result<Reader> {
-        let contents = match self.known(&identity) {
+        let contents = match self.shelf.find(&identity) {
             Some(contents) => contents,
             None => {
                 let read = || {
@@ -273,7 +258,7 @@ impl Engine {
                 };
                 let contents = match read() {
                     Err(error) if matches!(error.kind(), ErrorKind::OverBudget { .. }) => {
-                        self.lock().remembered.clear();
+                        self.shelf.clear();
                         read()
                     }
                     other => other,
@@ -285,7 +270,8 @@ impl Engine {
                         false => Err(ErrorKind::Changed.into()),
                     })
                     .map_err(|error| error.in_file(path));
-                self.remember(contents.inspect_err(|error| self.report(error, &identity))?)
+                self.shelf
+                    .put(contents.inspect_err(|error| self.report(error, &identity))?)
             }
         };
         let archive = Archive::new(path, source, contents);
@@ -354,7 +340,7 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         let budget = self.cache.budget();
         let used = budget.used();
-        let idle = budget.spare() + self.cache.idle() + self.streams.idle() + self.idle_tables();
+        let idle = budget.spare() + self.cache.idle() + self.streams.idle() + self.shelf.idle();
         Stats {
             memory_used: used,
             // Taken one after the other: while all goes on, they need not fit together.
@@ -366,69 +352,11 @@ impl Engine {
         }
     }
 
-    /// The bytes of the contents that are remembered and nobody has open.
-    fn idle_tables(&self) -> u64 {
-        let shelf = self.lock();
-        let remembered = shelf.remembered.iter().map(|(_, contents)| contents);
-        let idle = remembered.filter(|contents| Arc::strong_count(contents) == 1);
-        idle.map(|contents| contents.memory()).sum()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Logs why a file cannot be opened, once for as long as it stays the same.
     fn report(&self, error: &Error, identity: &Identity) {
-        let first = self.lock().refused.put(*identity, ()).is_none();
+        let first = self.shelf.refuse(*identity);
         if first && !matches!(error.kind(), ErrorKind::Changed) {
             tracing::error!("{error}; the file cannot be opened");
         }
-    }
-
-    fn known(&self, identity: &Identity) -> Option<Arc<Contents>> {
-        let mut shelf = self.lock();
-        if let Some(contents) = shelf.remembered.get(identity) {
-            return Some(Arc::clone(contents));
-        }
-        shelf
-            .latest
-            .get(&(identity.device, identity.inode))
-            .and_then(Weak::upgrade)
-            .filter(|contents| contents.identity == *identity)
-    }
-
-    /// Puts contents on the shelf, in the place of what their inode held before.
-    fn remember(&self, contents: Contents) -> Arc<Contents> {
-        let contents = Arc::new(contents);
-        let identity = contents.identity;
-        let mut shelf = self.lock();
-        let inode = (identity.device, identity.inode);
-        if let Some(before) = shelf.latest.get(&inode).and_then(Weak::upgrade) {
-            if before.identity == identity {
-                return before;
-            }
-            shelf.remembered.pop(&before.identity);
-        }
-        shelf.latest.insert(inode, Arc::downgrade(&contents));
-        let mut given_up = Vec::new();
-        given_up.extend(shelf.remembered.push(identity, Arc::clone(&contents)));
-        let memory = |shelf: &Shelf| -> u64 {
-            let known = shelf.remembered.iter();
-            known.map(|(_, known)| known.memory()).sum()
-        };
-        while memory(&shelf) > self.cache.budget().total() / REMEMBERED_PART {
-            match shelf.remembered.pop_lru() {
-                Some(oldest) => given_up.push(oldest),
-                None => break,
-            }
-        }
-        if shelf.latest.len() > 2 * REMEMBERED_FILES.get() {
-            shelf.latest.retain(|_, known| known.strong_count() > 0);
-        }
-        drop(shelf);
-        // Their tables are freed here, where no lock is held.
-        drop(given_up);
-        contents
     }
 }

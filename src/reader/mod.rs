@@ -12,6 +12,7 @@ mod holes;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod line;
+mod shelf;
 mod straight;
 mod streams;
 
