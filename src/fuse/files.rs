@@ -1,6 +1,5 @@
 //! Files: opened, looked at, read, sought in and let go. Packed ones are read by their reader, plain ones as they are.
 
-use std::path::Path;
 use std::time::Instant;
 
 use super::backing::BackingFile;
@@ -14,7 +13,7 @@ use crate::archive::Content;
 use crate::cache::Origin;
 use crate::error::{Error, IoContext, Result};
 use crate::reader::{Demand, LONG_READ, Reader};
-use crate::stats::{Activity, Answered};
+use crate::stats::{Activity, Answered, Counters};
 use crate::tree::{Attributes, NodeId, OpenedFile};
 
 impl WarpFilesystem {
@@ -138,58 +137,32 @@ impl WarpFilesystem {
         kept: bool,
         reply: Reply<'_>,
     ) {
-        let began = Instant::now();
-        let counters = self.engine.counters();
-        // Before the reply, so that who has it finds it counted.
-        let count = |bytes: usize, activity: &Activity, answered| {
-            counters.reads.add(1);
-            counters.bytes_read.add(bytes as u64);
-            activity.add(bytes as u64);
-            counters.latency.add(answered, began.elapsed());
-        };
         let size = size as usize;
-        let more_wait = |reply: &Reply<'_>| self.two_ahead || reply.more_wait();
-        let mut reply = Some(reply);
+        let mut answer = Answer {
+            counters: self.engine.counters(),
+            began: Instant::now(),
+            reply: Some(reply),
+        };
         let outcome = match self.handles.get(number).as_deref() {
             Some(Handle::File {
                 reader: Some(reader),
                 activity,
                 ..
             }) => {
-                let more_wait = size >= LONG_READ && reply.as_ref().is_some_and(more_wait);
+                let more_wait = size >= LONG_READ && (self.two_ahead || answer.more_wait());
                 let demand = Demand { kept, more_wait };
-                match reply.as_mut().and_then(|reply| reply.room(size)) {
-                    Some(room) => {
-                        let read = reader.read_into(offset, room, demand);
-                        read.map(|(length, origin)| {
-                            count(length, activity, answered_by(origin));
-                            let busy = origin == Origin::Straight;
-                            send(&mut reply, |reply| reply.filled(length, busy));
-                        })
-                    }
-                    None => reader.read_with(offset, size, demand, |bytes, origin| {
-                        count(bytes.len(), activity, answered_by(origin));
-                        send(&mut reply, |reply| _ = reply.bytes(bytes));
-                    }),
-                }
+                read_packed(reader, activity, offset, size, demand, &mut answer)
             }
             Some(Handle::File {
                 content, activity, ..
-            }) => {
-                let read = read_plain(content, activity.path(), offset, size, |bytes| {
-                    count(bytes.len(), activity, Answered::Plain);
-                    send(&mut reply, |reply| _ = reply.bytes(bytes));
-                });
-                read.inspect_err(|error| self.engine.tell_of_failure(error))
-            }
+            }) => read_plain(content, activity, offset, size, &mut answer)
+                .inspect_err(|error| self.engine.tell_of_failure(error)),
             _ => Err(bad_handle()),
         };
         if let Err(error) = outcome {
-            counters.errors.read.add(&error);
+            answer.counters.errors.read.add(&error);
             tracing::debug!("{error}");
-            if let Some(reply) = reply {
-                reply.error(errno(&error));
-            }
+            answer.send(|reply| reply.error(errno(&error)));
         }
     }
 
@@ -221,10 +194,53 @@ mod lseek {
     pub(super) const HOLE: u32 = 4;
 }
 
-fn send<'a>(reply: &mut Option<Reply<'a>>, answer: impl FnOnce(Reply<'a>)) {
-    if let Some(reply) = reply.take() {
-        answer(reply);
+/// The answer to a read that is being worked on.
+struct Answer<'a, 'r> {
+    counters: &'a Counters,
+    began: Instant,
+    /// Until it is sent.
+    reply: Option<Reply<'r>>,
+}
+
+impl Answer<'_, '_> {
+    /// Counts what was read. Before it is sent, so that who has it finds it counted.
+    fn count(&self, length: usize, activity: &Activity, answered: Answered) {
+        self.counters.reads.add(1);
+        self.counters.bytes_read.add(length as u64);
+        activity.add(length as u64);
+        self.counters.latency.add(answered, self.began.elapsed());
     }
+
+    fn more_wait(&self) -> bool {
+        self.reply.as_ref().is_some_and(Reply::more_wait)
+    }
+
+    fn send(&mut self, send: impl FnOnce(Reply<'_>)) {
+        if let Some(reply) = self.reply.take() {
+            send(reply);
+        }
+    }
+}
+
+fn read_packed(
+    reader: &Reader,
+    activity: &Activity,
+    offset: u64,
+    size: usize,
+    demand: Demand,
+    answer: &mut Answer<'_, '_>,
+) -> Result<()> {
+    let room = answer.reply.as_mut().and_then(|reply| reply.room(size));
+    let Some(room) = room else {
+        return reader.read_with(offset, size, demand, |bytes, origin| {
+            answer.count(bytes.len(), activity, answered_by(origin));
+            answer.send(|reply| _ = reply.bytes(bytes));
+        });
+    };
+    let (length, origin) = reader.read_into(offset, room, demand)?;
+    answer.count(length, activity, answered_by(origin));
+    answer.send(|reply| reply.filled(length, origin == Origin::Straight));
+    Ok(())
 }
 
 fn answered_by(origin: Origin) -> Answered {
@@ -236,16 +252,18 @@ fn answered_by(origin: Origin) -> Answered {
 
 fn read_plain(
     content: &Content,
-    path: &Path,
+    activity: &Activity,
     offset: u64,
     size: usize,
-    answer: impl FnOnce(&[u8]),
+    answer: &mut Answer<'_, '_>,
 ) -> Result<()> {
     let mut bytes = vec![0; size.min(LONGEST_REQUEST as usize)];
     // All that there is: a short answer would be taken for the file's end.
     let read = content.read_at(&mut bytes, offset);
-    let read = read.context("cannot read", path)?;
-    answer(bytes.get(..read).unwrap_or_default());
+    let read = read.context("cannot read", activity.path())?;
+    let bytes = bytes.get(..read).unwrap_or_default();
+    answer.count(read, activity, Answered::Plain);
+    answer.send(|reply| _ = reply.bytes(bytes));
     Ok(())
 }
 
