@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
@@ -558,5 +559,36 @@ fn a_server_told_to_end_after_its_mount_has_ended_takes_no_other_along() {
         kill_process(server, Signal::CONT).unwrap();
         assert!(ended.server.wait().unwrap().success());
         assert!(is_mounted(&other.mount_point));
+    }
+}
+
+/// The scheduling policies, as sched(7) numbers them, of the threads that answer requests and decode.
+fn policies(server: i32) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    for thread in fs::read_dir(format!("/proc/{server}/task")).unwrap() {
+        let line = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        let (name, fields) = line.rsplit_once(')').unwrap();
+        let works = ["prefetch-", "queue-", "requests-"];
+        if works.iter().any(|work| name.contains(work)) {
+            // proc_pid_stat(5): the 41st, counted from the number in front of the name.
+            let policy = fields.split_whitespace().nth(38).unwrap();
+            found.insert(policy.parse().unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_mounts_threads_displace_nobody_unless_somebody_has_decided_otherwise() {
+    let (other, batch, idle) = (0, 3, 5);
+    for (before, after) in [(other, batch), (idle, idle)] {
+        let place = Place::new();
+        let mount = place.command(&[]);
+        let option = if before == idle { "--idle" } else { "--other" };
+        let mut command = Command::new("chrt");
+        command.args([option, "0"]).arg(mount.get_program());
+        assert!(command.args(mount.get_args()).status().unwrap().success());
+        let servers = place.servers();
+        assert_eq!(policies(servers[0]), BTreeSet::from([after]), "{option}");
     }
 }

@@ -22,6 +22,7 @@ use super::metrics::{Listener, Service};
 use super::mount::{self, Mount, Reach};
 use super::notify::ServiceManager;
 use super::ring::{self, Permission};
+use super::schedule;
 use super::session::Session;
 use super::source::Source;
 use super::{COVERED_RETRY, MountOptions, place_of, shown_at, start};
@@ -71,6 +72,8 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let threads = options.engine.threads.max(2);
     let descriptors = Descriptors::take_all(threads + ring::threads());
 
+    // Before there are threads.
+    schedule::displace_nobody();
     let engine = Engine::new(&options.engine)?;
     let (tree, elsewhere) = source.tree(options, &mount_point, &engine)?;
     let onto_file = tree.root_kind() == Kind::File;

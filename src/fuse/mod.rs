@@ -1,6 +1,6 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
-//! `source` is what is mounted, `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `idle` knows when nobody
+//! `source` is what is mounted, `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `schedule` to the scheduler, `idle` knows when nobody
 //! uses the mount, `guard` who cleans up after it, and `life` puts all together. `filesystem` answers requests, `files` those about files and
 //! `attributes` those about extended attributes, `elsewhere` those that wait for a network, of which `interrupts` knows who waits;
 //! `handles` knows what is open, `descriptors` how much may be, `directories` what the kernel keeps of listings, `curiosity` who wants to
@@ -33,6 +33,7 @@ mod notify;
 mod observation;
 mod protocol;
 mod ring;
+mod schedule;
 mod session;
 mod source;
 
