@@ -104,6 +104,34 @@ class Inputs:
 
         return self._once(f"tree-{count}.img", make)
 
+    def cuttings(self, count):
+        """A tree of this many small files cut out of the input, of half a KiB to 32 in directories of 100."""
+        def make(target):
+            target.mkdir()
+            with open(self.data(), "rb") as data:
+                for number in range(count):
+                    directory = target / f"directory-{number // 100:03}"
+                    directory.mkdir(exist_ok=True)
+                    # All lengths come by, none in a row.
+                    length = 512 + number * 7919 % (32 << 10)
+                    (directory / f"file-{number:06}").write_bytes(data.read(length))
+
+        return self._once(f"cuttings-{count}", make)
+
+    def cuttings_packed(self, count):
+        """Such a tree packed by warpfs; what does not shrink stays as it is."""
+        def make(target):
+            machine.run(self.bench.warpfs, "pack", "-q", "-r", "-o", target, self.cuttings(count))
+
+        return self._once(f"warpfs-cuttings-{count}", make)
+
+    def cuttings_image(self, count):
+        """A squashfs image of such a tree."""
+        def make(target):
+            machine.run(*squashfs_command("zstd", "128K", self.cuttings(count), target))
+
+        return self._once(f"cuttings-{count}.img", make)
+
     def pack(self, source, target, codec, chunk_size=None, purpose=None):
         chunks = ["--chunk-size", chunk_size] if chunk_size else []
         aim = ["--for", purpose] if purpose else []

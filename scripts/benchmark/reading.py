@@ -15,10 +15,10 @@ def cold(bench, source, mount, read):
         return read(mounted)
 
 
-def sequential(bench):
-    """The whole file, as `cat` reads it."""
+def sequential(bench, command="cat"):
+    """The whole file, as `cat` reads it, or another command."""
     def read(mounted):
-        finished = mounted.read("cat", mounted.file(), discard=True)
+        finished = mounted.read(command, mounted.file(), discard=True)
         return {
             "seconds": finished.seconds,
             "rate": bench.size / finished.seconds,

@@ -1,4 +1,5 @@
-"""A whole file read from start to end through a cold mount: as root, as an ordinary user, and in large chunks."""
+"""A whole file read from start to end through a cold mount: as root, as an ordinary user, in large chunks, and by somebody
+who works on it."""
 
 import charts
 import machine
@@ -78,6 +79,17 @@ def large_chunks(bench, section):
             value = contender.median["first_byte"]
             section.target_row(
                 "first byte of a 32 MiB zstd chunk", milliseconds(value), "", "", "below 3 ms", value < 0.003)
+
+
+def busy_reader(bench, section):
+    """`b2sum` needs a processor for about as long as decoding zstd does: the one is to go on beside the other."""
+    read = sequential(bench, "b2sum")
+    for codec in ("zstd", "lz4"):
+        ours = warpfs(bench, codec, None, read)
+        others = [each for each in peers(bench, codec, read) if "btrfs" not in each.name]
+        contenders = rounds.compare(bench, [ours, *others, plain(bench, read)])
+        _table(section, contenders)
+        _targets(section, f"{codec}, by b2sum", [ours], contenders, 1)
 
 
 def _targets(section, what, ours, contenders, wanted):
