@@ -45,7 +45,7 @@ def size(text):
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true",
-                        help="a smaller input, one round, in less than two minutes; changes no page")
+                        help="a smaller input, one round, in less than two minutes once all is built; changes no page")
     parser.add_argument("--only", nargs="+", metavar="CASE", default=[], help="these cases, or those that begin so")
     parser.add_argument("--list", action="store_true", help="name the cases")
     parser.add_argument("--rounds", type=int,
