@@ -1,4 +1,4 @@
-//! What was decoded of all open files, under one byte budget, what was not used for longest given up first.
+//! What was decoded of all open files, under one byte budget.
 //!
 //! A unit is what is decoded in one go: a chunk, or a piece of a large one. However many want a unit, it is decoded once:
 //! the first finds it vacant and gets the mark of a unit in flight, the others wait for that decode and get its result, its
@@ -217,9 +217,9 @@ impl Cache {
             return Ok(Entry::Found(flight.wait()?, Origin::Joined));
         }
         let standing = match (state.ready.missed(key), key.unit.piece) {
-            (Standing::Newcomer, None) => Standing::Newcomer,
             // What lies before a piece may have to be decoded to come by it again.
-            _ => Standing::Proved,
+            (Standing::Newcomer, Some(_)) => Standing::Proved,
+            (standing, _) => standing,
         };
         let mark = self.mark(&mut state, key, None, standing);
         mark.flight.kept.store(kept, Ordering::Relaxed);
@@ -288,7 +288,7 @@ impl Cache {
             .sum()
     }
 
-    /// Gives up a unit, the least useful one; says whether there was one.
+    /// Gives up a unit, the one least likely to be wanted; says whether there was one.
     pub(crate) fn evict_one(&self) -> bool {
         let mut state = self.lock();
         let Some(evicted) = state.ready.give_up_one() else {

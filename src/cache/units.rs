@@ -19,7 +19,7 @@ use lru::LruCache;
 use super::Key;
 use crate::memory::Buffer;
 
-/// The room that units have at first, in bytes, if half of the budget is no less: a few readers' windows.
+/// The room that units have at first, in bytes, if the budget is no less: a few readers' windows.
 const FIRST_ROOM: u64 = 64 << 20;
 /// How many newcomers there may be: more than there are readers who go through a unit each, mostly.
 const NEWCOMERS: usize = 32;
@@ -47,8 +47,9 @@ pub(super) struct Ready {
 pub(super) enum Standing {
     /// It was decoded because somebody wants it, who may be the only one.
     Newcomer,
-    /// It has been wanted before, or it was come by on the way to another and is not to be had as easily again, or its reader is
-    /// still to come.
+    /// It is wanted again: had there been room for it, it would still be there.
+    Returning,
+    /// It was come by on the way to another and is not to be had as easily again, or its reader is still to come.
     Proved,
 }
 
@@ -115,10 +116,7 @@ impl Units {
     /// Takes notice that a unit is wanted which is not there; says how it is to come in.
     pub(super) fn missed(&mut self, key: Key) -> Standing {
         match self.given_up.pop(key) {
-            Some(((), length)) => {
-                self.room = self.room.saturating_add(length);
-                Standing::Proved
-            }
+            Some(_) => Standing::Returning,
             None => Standing::Newcomer,
         }
     }
@@ -138,8 +136,13 @@ impl Units {
             }
             return leaving;
         }
+        if standing == Standing::Returning {
+            // Here, where it takes it: what makes way for its decode takes from the room.
+            self.room = self.room.saturating_add(length);
+        }
         self.proved.put(key, ready, length);
         while self.proved.bytes > self.room
+            && self.proved.len() > 1
             // What was decoded ahead has its turn still to come.
             && self.proved.oldest().is_some_and(|oldest| oldest.ahead.is_none())
             && let Some((key, oldest, length)) = self.proved.pop_oldest()
@@ -157,7 +160,10 @@ impl Units {
 
     /// Gives up a unit because the budget is used up: so much room there is not.
     pub(super) fn give_up_one(&mut self) -> Option<Ready> {
-        let (first, second) = match self.has_many_newcomers() {
+        // What was decoded ahead has its turn still to come.
+        let is_unread = |oldest: &Ready| oldest.ahead.is_some();
+        let unread = self.proved.oldest().is_some_and(is_unread);
+        let (first, second) = match unread || self.has_many_newcomers() {
             true => (&mut self.newcomers, &mut self.proved),
             false => (&mut self.proved, &mut self.newcomers),
         };
@@ -187,7 +193,7 @@ impl Units {
 }
 
 fn first_room(budget: u64) -> u64 {
-    FIRST_ROOM.min(budget / 2)
+    FIRST_ROOM.min(budget)
 }
 
 /// Something of units, in the order of their last use, and how many bytes the units are long.
@@ -350,14 +356,54 @@ mod tests {
     }
 
     #[test]
-    fn newcomers_take_an_eighth_of_a_small_budget() {
-        let mut units = Units::new(32 * LENGTH);
-        for chunk in 0..100 {
+    fn newcomers_take_an_eighth_of_the_budget_at_most() {
+        let mut units = Units::new(128 * LENGTH);
+        for chunk in 0..300 {
             read(&mut units, chunk);
         }
-        assert_eq!(units.proved.bytes, 16 * LENGTH);
-        assert_eq!(units.newcomers.bytes, 4 * LENGTH);
-        assert_eq!(units.given_up.bytes, 32 * LENGTH);
+        assert_eq!(units.proved.bytes, FIRST_ROOM);
+        assert_eq!(units.newcomers.bytes, 16 * LENGTH);
+        assert_eq!(units.given_up.bytes, 128 * LENGTH);
+    }
+
+    #[test]
+    fn a_unit_that_returns_takes_the_place_of_one_and_not_of_two() {
+        let mut units = Units::new(BUDGET);
+        for chunk in 0..200 {
+            read(&mut units, chunk);
+        }
+        for chunk in 100..110 {
+            read(&mut units, chunk);
+        }
+        let before = units.proved.bytes;
+        assert_eq!(before, FIRST_ROOM + 10 * LENGTH);
+        // As where the budget is used up: one is given up for the memory to decode into.
+        let standing = units.missed(key(120));
+        assert!(units.give_up_one().is_some());
+        assert_eq!(put(&mut units, 120, false, standing), 0);
+        assert_eq!((units.proved.bytes, units.room), (before, before));
+        assert!(units.contains(key(1)) && !units.contains(key(0)));
+    }
+
+    #[test]
+    fn a_unit_longer_than_the_room_does_not_drive_itself_out() {
+        let mut units = Units::new(LENGTH / 2);
+        for standing in [Standing::Newcomer, Standing::Proved, Standing::Returning] {
+            put(&mut units, 0, false, standing);
+            assert!(units.contains(key(0)), "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn newcomers_make_way_before_what_was_decoded_ahead() {
+        let mut units = Units::new(BUDGET);
+        for chunk in 0..64 {
+            put(&mut units, chunk, true, Standing::Proved);
+        }
+        read(&mut units, 100);
+        assert!(units.contains(key(100)));
+        units.give_up_one();
+        assert!(!units.contains(key(100)) && units.contains(key(0)));
     }
 
     #[test]

@@ -42,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// foreground, the calling process exits here when the mount answers, and only a child of it returns.
 ///
 /// `begin_logging` is called once in the process that serves, before anything is logged. Must be called while the
-/// process has one thread.
+/// process has one thread, whose scheduling policy becomes `SCHED_BATCH` if it is the ordinary one.
 ///
 /// # Errors
 /// The source or the mount point cannot be used, or the system does not let us mount.

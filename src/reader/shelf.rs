@@ -32,8 +32,8 @@ struct State {
     bytes: u64,
     /// The latest contents of each inode, for as long as anybody has them.
     latest: HashMap<(u64, u64), Weak<Contents>>,
-    /// At how many of these those that nobody has any more are looked for.
-    sweep_at: usize,
+    /// How many were put there since those that nobody has any more were looked for.
+    unswept: usize,
     /// Files that could not be opened, and the log says so.
     refused: LruCache<Identity, ()>,
 }
@@ -69,7 +69,7 @@ impl Shelf {
                 remembered: LruCache::new(REMEMBERED_FILES),
                 bytes: 0,
                 latest: HashMap::new(),
-                sweep_at: 2 * REMEMBERED_FILES.get(),
+                unswept: 0,
                 refused: LruCache::new(REMEMBERED_FILES),
             }),
         }
@@ -86,11 +86,11 @@ impl Shelf {
         if let Some((contents, _)) = state.remembered.get(identity) {
             return Some(Arc::clone(contents));
         }
-        state
-            .latest
-            .get(&(identity.device, identity.inode))
-            .and_then(Weak::upgrade)
-            .filter(|contents| contents.identity == *identity)
+        let inode = (identity.device, identity.inode);
+        let latest = state.latest.get(&inode).and_then(Weak::upgrade);
+        // Before it is let go of: its last holder may have done so meanwhile.
+        drop(state);
+        latest.filter(|contents| contents.identity == *identity)
     }
 
     /// Puts contents on the shelf, in the place of what their inode held before. Whoever was faster has the same.
@@ -105,6 +105,7 @@ impl Shelf {
                 return before;
             }
             given_up.extend(state.pop(&before.identity));
+            given_up.push(before);
         }
         state.latest.insert(inode, Arc::downgrade(&contents));
         given_up.extend(state.put(identity, Arc::clone(&contents)));
@@ -113,10 +114,11 @@ impl Shelf {
         {
             given_up.push(oldest);
         }
-        if state.latest.len() > state.sweep_at {
+        state.unswept += 1;
+        if state.unswept > REMEMBERED_FILES.get() {
+            // Seldom: as many may be open, and to look at all of them for each one more would take ever longer.
+            state.unswept = 0;
             state.latest.retain(|_, known| known.strong_count() > 0);
-            // As many may be open: to look at all of them for each one more would take ever longer.
-            state.sweep_at = 2 * state.latest.len().max(REMEMBERED_FILES.get());
         }
         drop(state);
         // Their tables are freed here, where no lock is held.
@@ -233,14 +235,13 @@ mod tests {
     fn open_files_beyond_those_remembered_are_found_and_swept_when_closed() {
         let (_directory, contents) = many(3);
         let shelf = Shelf::new(0);
-        shelf.lock().sweep_at = 1;
         let mut open: Vec<_> = contents.into_iter().map(|each| shelf.put(each)).collect();
         for contents in &open {
             assert!(shelf.find(&contents.identity).is_some());
         }
         let kept = open.pop().unwrap();
         drop(open);
-        shelf.lock().sweep_at = 1;
+        shelf.lock().unswept = REMEMBERED_FILES.get();
         let (_other, more) = many(1);
         for contents in more {
             shelf.put(contents);
