@@ -15,6 +15,15 @@ use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
 use crate::memory::Urgency;
 
+/// Ahead of what something is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// Of a reader, who may have gone elsewhere by now.
+    OfReader,
+    /// Of the thread that answers a read.
+    OfThisRead,
+}
+
 impl Shared {
     /// Has the workers decode original bytes ahead of their reader.
     pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>) {
@@ -45,7 +54,7 @@ impl Shared {
             } else {
                 let fetched = fetched.cloned();
                 self.spawn(move |shared| {
-                    shared.decode_unit_ahead(unit, &bytes);
+                    shared.decode_unit_ahead(unit, &bytes, Ahead::OfReader);
                     drop(fetched);
                 });
                 offset = self.bytes(chunk).end;
@@ -54,7 +63,7 @@ impl Shared {
     }
 
     /// Hands work to the workers, who drop it when the reader is gone by then.
-    fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+    pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let shared = Arc::downgrade(self);
         self.engine.workers.spawn(move || {
             if let Some(shared) = shared.upgrade() {
@@ -63,14 +72,13 @@ impl Shared {
         });
     }
 
-    fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>) {
+    /// Decodes a whole unit into the cache, unless it is there, or there is no room for it.
+    pub(super) fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>, of: Ahead) {
         let cache = &self.engine.cache;
         let key = self.key(unit);
         // What is missing is reported to who asks for it.
-        if !self.prefetch.still_wants(bytes)
-            || cache.knows(key)
-            || self.check_whole(unit.chunk).is_err()
-        {
+        let wanted = of == Ahead::OfThisRead || self.prefetch.still_wants(bytes);
+        if !wanted || cache.knows(key) || self.check_whole(unit.chunk).is_err() {
             return;
         }
         let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
@@ -111,7 +119,8 @@ impl Shared {
         match self.go_on_ahead(chunk, from, to, &fetched) {
             Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
                 self.archive.contents().decode_only_whole(chunk);
-                self.decode_unit_ahead(Unit { chunk, piece: None }, &self.bytes(chunk));
+                let unit = Unit { chunk, piece: None };
+                self.decode_unit_ahead(unit, &self.bytes(chunk), Ahead::OfReader);
             }
             Err(error) => drop(self.report(error, chunk)),
             Ok(()) => {}

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::Reader;
 use super::distant::AllFetched;
+use super::helpers::Answering;
 use super::shelf::Shelf;
 use super::streams::Streams;
 use crate::archive::{Archive, Conditions, Contents, Cut, Source, Verify, one_call};
@@ -118,6 +119,7 @@ pub struct Engine {
     pub(super) workers: Workers,
     /// How many of those can be at work at once: there may be more than processors.
     pub(super) at_once: usize,
+    pub(super) answering: Answering,
     pub(super) streams: Streams,
     pub(super) fetches: AllFetched,
     /// What was asked for ahead of readers of objects as they are.
@@ -166,6 +168,7 @@ impl Engine {
         };
         Ok(Arc::new(Self {
             cache: Cache::new(budget, Arc::clone(&counters)),
+            answering: Answering::default(),
             streams: Streams::new(options.cache_size / 2),
             fetches: AllFetched::default(),
             #[cfg(feature = "remote")]

@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 const SMALL: u64 = 8 << 10;
+const MEDIUM: u64 = 32 << 10;
 /// How long the pieces of a large chunk are (archive/units.rs).
 const PIECE_LEN: u64 = 128 << 10;
 /// A budget for a chunk of four pieces, its payload and the tables of two files.
@@ -74,6 +75,12 @@ impl Packed {
     fn large() -> Arc<Self> {
         static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
         Arc::clone(FILE.get_or_init(|| Self::new(8 * PIECE_LEN, 8 * PIECE_LEN, Codec::Snappy)))
+    }
+
+    /// Six chunks, three of which are a read that is worth help.
+    fn medium() -> Arc<Self> {
+        static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
+        Arc::clone(FILE.get_or_init(|| Self::new(6 * MEDIUM, MEDIUM, Codec::Snappy)))
     }
 
     /// One chunk of four pieces that takes less memory to decode whole than piece by piece.
@@ -189,6 +196,29 @@ fn readers_and_read_ahead_share_a_budget_that_has_room_for_two_chunks() {
         drop((one, other));
         case.end();
     });
+}
+
+#[test]
+fn a_read_that_workers_help_with_is_whole_within_any_budget() {
+    let packed = Packed::medium();
+    for budget in [1 << 20, 5 * MEDIUM] {
+        let packed = Arc::clone(&packed);
+        explore(0.15, move || {
+            let mut case = Case::new(&packed, budget, 0);
+            for _ in 0..2 {
+                let (reader, packed) = (case.open(), Arc::clone(&packed));
+                case.threads.push(thread::spawn(move || {
+                    for from in [3 * MEDIUM, 0] {
+                        let mut bytes = vec![0; 3 * MEDIUM as usize];
+                        reader.read_at(&mut bytes, from).unwrap();
+                        let from = from as usize;
+                        assert!(bytes == packed.original[from..from + bytes.len()]);
+                    }
+                }));
+            }
+            case.end();
+        });
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod ahead;
 mod decode;
 mod distant;
 mod engine;
+mod helpers;
 mod holes;
 #[cfg(all(test, shuttle))]
 mod interleavings;
@@ -30,6 +31,7 @@ pub(crate) use straight::LONG_READ;
 
 use self::decode::Decoded;
 use self::distant::Fetched;
+use self::helpers::{Habit, Shares};
 use self::holes::ZeroPayloads;
 use self::line::Line;
 use self::straight::Abreast;
@@ -71,6 +73,7 @@ struct Shared {
     line: Line,
     zeros: ZeroPayloads,
     abreast: Abreast,
+    habit: Habit,
 }
 
 /// What a read is to whoever asks for it.
@@ -80,6 +83,15 @@ pub(crate) struct Demand {
     pub(crate) kept: bool,
     /// Others wait already for a thread to take them up, or are always under way. Heeded of long reads only.
     pub(crate) more_wait: bool,
+}
+
+/// A read that is being answered, until it is dropped.
+#[derive(Debug)]
+struct UnderWay<'a> {
+    /// Whether its whole units are decoded to where they are wanted.
+    straight: bool,
+    shares: Shares<'a>,
+    _fetched: Vec<Arc<Fetched>>,
 }
 
 thread_local! {
@@ -112,6 +124,7 @@ impl Reader {
                 line: Line::default(),
                 zeros: ZeroPayloads::default(),
                 abreast: Abreast::default(),
+                habit: Habit::default(),
             }),
             position: 0,
         }
@@ -159,10 +172,11 @@ impl Reader {
     /// Not even the first byte can be read.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let range = self.clip(offset, buffer.len());
-        let _fetched = self.begin(&range, Demand::default(), false);
+        let under_way = self.begin(&range, Demand::default());
         let mut done = 0;
         while done < (range.end - range.start) as usize {
             let rest = range.start + done as u64..range.end;
+            under_way.shares.take_next(rest.start);
             // Who reads into a buffer may throw it away and read again.
             let decoded = match self.unit_for(&rest, &range, false) {
                 Ok(Some(decoded)) => decoded,
@@ -191,8 +205,7 @@ impl Reader {
         with: impl FnOnce(&[u8], Origin) -> T,
     ) -> Result<T> {
         let range = self.clip(offset, length);
-        let straight = self.shared.goes_straight(&range, demand);
-        let _fetched = self.begin(&range, demand, straight);
+        let under_way = self.begin(&range, demand);
         if let Some((_, first)) = self.shared.unit_at(range.start)
             && first.end >= range.end
             && let Some(unit) = self.unit_for(&range, &range, demand.kept)?
@@ -205,7 +218,7 @@ impl Reader {
                 assembly.resize(length, 0);
             }
             let room = assembly.get_mut(..length).unwrap_or_default();
-            let (length, origin) = self.fill(&range, room, demand.kept, straight)?;
+            let (length, origin) = self.fill(&range, room, demand.kept, &under_way)?;
             Ok(with(room.get(..length).unwrap_or_default(), origin))
         });
         if self.shared.archive.distant().is_some() {
@@ -227,26 +240,28 @@ impl Reader {
         demand: Demand,
     ) -> Result<(usize, Origin)> {
         let range = self.clip(offset, room.len());
-        let straight = self.shared.goes_straight(&range, demand);
-        let _fetched = self.begin(&range, demand, straight);
-        self.fill(&range, room, demand.kept, straight)
+        let under_way = self.begin(&range, demand);
+        self.fill(&range, room, demand.kept, &under_way)
     }
 
-    /// Fills `room` with the bytes of `range`, whole units straight if that is how it goes; says how many bytes there are, and
-    /// how the unit was come by that took longest.
+    /// Fills `room` with the bytes of `range`; says how many there are, and how the unit was come by that took longest.
     fn fill(
         &self,
         range: &Range<u64>,
         room: &mut [u8],
         kept: bool,
-        straight: bool,
+        under_way: &UnderWay<'_>,
     ) -> Result<(usize, Origin)> {
         let mut origin = Origin::Hit;
         let mut place = range.start;
         while place < range.end {
             let done = (place - range.start) as usize;
             let room = room.get_mut(done..).unwrap_or_default();
-            if straight && let Some(length) = self.shared.decode_straight(place, room)? {
+            let ours = under_way.shares.take_next(place);
+            if under_way.straight
+                && ours
+                && let Some(length) = self.shared.decode_straight(place, room)?
+            {
                 place += length as u64;
                 origin = Origin::Straight;
                 self.shared.prefetch.outran(range);
@@ -288,11 +303,23 @@ impl Reader {
         offset.min(end)..end
     }
 
-    /// Takes notice of a read, and sends the workers ahead of it. The result keeps what was fetched for it.
-    fn begin(&self, range: &Range<u64>, demand: Demand, straight: bool) -> Vec<Arc<Fetched>> {
-        if straight && !self.shared.leaves_workers_to_spare(demand) {
-            return Vec::new();
+    /// Takes notice of a read that is about to be answered, and sends the workers ahead of it.
+    fn begin(&self, range: &Range<u64>, demand: Demand) -> UnderWay<'_> {
+        let straight = self.shared.goes_straight(range, demand);
+        let shares = self.shared.share_out(range);
+        let fetched = match straight && !self.shared.leaves_workers_to_spare(demand) {
+            true => Vec::new(),
+            false => self.look_ahead(range),
+        };
+        UnderWay {
+            straight,
+            shares,
+            _fetched: fetched,
         }
+    }
+
+    /// Has decoded, and fetched, what a read and its reader's next ones need; the result keeps what was fetched for the read.
+    fn look_ahead(&self, range: &Range<u64>) -> Vec<Arc<Fetched>> {
         // In this order: once a reader has come to them, nobody else decodes the bytes and keeps what they are decoded from.
         let mut fetched = self.shared.line.fetched_for(range);
         let unit_end = |offset| self.shared.unit_at(offset).map(|(_, bytes)| bytes.end);

@@ -193,7 +193,7 @@ mod tests {
     fn engine() -> Arc<Engine> {
         Engine::new(&EngineOptions {
             cache_size: 4 << 20,
-            threads: 2,
+            threads: 1,
             ..EngineOptions::default()
         })
         .unwrap()

@@ -9,6 +9,8 @@ from report import mebibytes, megabytes, megabytes_per_second, microseconds, per
 CHUNKS = {"zstd": ("32K", "64K", "128K", "1M"), "lz4": ("16K", "64K", "128K", "1M")}
 # How many times another file a file may be and count as not larger.
 SAME_SIZE = 1.005
+LENGTHS = (64 << 10, 256 << 10, 1 << 20)
+READ_IN_ALL = 256 << 20
 CURVE = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M", "4M")
 
 
@@ -64,6 +66,26 @@ def _target(section, codec, who, ours, contenders):
 
 def random_reads(bench, readers, reads):
     return load(bench, "--pattern", "random", "--readers", readers, "--reads", reads)
+
+
+def sizes(bench, section):
+    """Longer reads, each of more than one chunk but the shortest."""
+    columns = {}
+    for length in LENGTHS:
+        reads = max(READ_IN_ALL // (8 if bench.quick else 1) // length, 1)
+        read = load(bench, "--pattern", "random", "--block", length, "--reads", reads)
+        contenders = rounds.compare(bench, [warpfs(bench, "zstd", None, read), *peers(bench, "zstd", read)])
+        if not contenders:
+            return
+        for each in contenders:
+            columns.setdefault((each.name, megabytes(each.size)), []).append(
+                megabytes_per_second(each.median["rate"]))
+        for peer, among in rounds.best(contenders, "rate"):
+            figure = f"cold, random {length >> 10} KiB, zstd, one reader{among}"
+            section.higher(figure, contenders[0], peer, 1, "rate", megabytes_per_second)
+    section.table(["mount", "file", *(f"{length >> 10} KiB" for length in LENGTHS)], [
+        [*mount, *rates] for mount, rates in columns.items()
+    ])
 
 
 def chunk_sizes(codec):
