@@ -263,6 +263,19 @@ impl Cache {
         Some(self.mark(&mut state, key, Some(ahead), Standing::Proved))
     }
 
+    /// The task to decode a whole unit for somebody who is about to want it; `None` if it is there or in flight.
+    pub(crate) fn enter_for_another(&self, key: Key) -> Option<Mark<'_>> {
+        let mut state = self.lock();
+        if state.in_flight.contains_key(&key) || state.ready.contains(key) {
+            return None;
+        }
+        let standing = state.ready.missed(key);
+        let mark = self.mark(&mut state, key, None, standing);
+        drop(state);
+        self.counters.cache_misses.add(1);
+        Some(mark)
+    }
+
     /// Whether the unit is decoded or being decoded.
     pub(crate) fn knows(&self, key: Key) -> bool {
         let state = self.lock();

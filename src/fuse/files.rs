@@ -8,7 +8,7 @@ use super::errno::errno;
 use super::filesystem::WarpFilesystem;
 use super::handles::{Backing, Handle};
 use super::protocol::{Opened, Reply};
-use super::session::{LOCAL_REQUEST, LONGEST_REQUEST};
+use super::session::LONGEST_REQUEST;
 use crate::archive::Content;
 use crate::cache::Origin;
 use crate::error::{Error, IoContext, Result};
@@ -149,10 +149,10 @@ impl WarpFilesystem {
                 activity,
                 ..
             }) => {
-                let more_wait = match self.two_ahead {
+                let more_wait = match self.always_two {
                     // A shorter one is all that was wanted: the kernel cuts nothing off that could come beside it.
-                    true => size >= LOCAL_REQUEST as usize,
-                    false => size >= LONG_READ && answer.more_wait(),
+                    Some(longest) => size >= longest as usize,
+                    None => size >= LONG_READ && answer.more_wait(),
                 };
                 let demand = Demand { kept, more_wait };
                 read_packed(reader, activity, offset, size, demand, &mut answer)

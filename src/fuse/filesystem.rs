@@ -48,8 +48,8 @@ pub(super) struct WarpFilesystem {
     allow_other: bool,
     /// Whether the kernel takes files to read by itself.
     pub(super) passthrough: bool,
-    /// Whether a reader always has two of the longest reads under way; else it is found out.
-    pub(super) two_ahead: bool,
+    /// The longest request, in bytes, if a reader always has two of that length under way; else that is found out.
+    pub(super) always_two: Option<u32>,
     /// Who answers what may have to wait for a network; nobody where nothing does.
     elsewhere: Option<Elsewhere>,
 }
@@ -79,7 +79,7 @@ impl WarpFilesystem {
             time_to_live,
             allow_other,
             passthrough: false,
-            two_ahead: false,
+            always_two: None,
             elsewhere,
         }
     }
@@ -104,11 +104,11 @@ impl WarpFilesystem {
         }
     }
 
-    /// Takes notice of what the kernel can do of that, and whether it reads so far ahead that a reader always has `two` of the
-    /// longest reads under way.
-    pub(super) fn agreed(&mut self, features: Features, two: bool) {
+    /// Takes notice of what the kernel can do of that, and how long the longest request is, in bytes, if it reads so far ahead that
+    /// a reader always has two of them under way.
+    pub(super) fn agreed(&mut self, features: Features, always_two: Option<u32>) {
         self.passthrough = features.has(Features::PASSTHROUGH);
-        self.two_ahead = two;
+        self.always_two = always_two;
     }
 
     /// Whether other users than the one who mounts are let in.

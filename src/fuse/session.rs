@@ -98,7 +98,7 @@ impl Session {
             wanted = wanted.and(Features::IO_URING);
         }
         let (answer, agreed) = greeting.answer(wanted, longest, MAX_BACKGROUND);
-        filesystem.agreed(agreed, readahead >= 2 * longest);
+        filesystem.agreed(agreed, (readahead >= 2 * longest).then_some(longest));
         Reply::new(request.unique, &mut Device(&connection)).bytes(&answer);
         Ok(Self {
             filesystem: Arc::new(filesystem),

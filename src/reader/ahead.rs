@@ -15,15 +15,6 @@ use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
 use crate::memory::Urgency;
 
-/// Ahead of what something is decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ahead {
-    /// Of a reader, who may have gone elsewhere by now.
-    OfReader,
-    /// Of the thread that answers a read.
-    OfThisRead,
-}
-
 impl Shared {
     /// Has the workers decode original bytes ahead of their reader.
     pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>) {
@@ -54,7 +45,7 @@ impl Shared {
             } else {
                 let fetched = fetched.cloned();
                 self.spawn(move |shared| {
-                    shared.decode_unit_ahead(unit, &bytes, Ahead::OfReader);
+                    shared.decode_unit_ahead(unit, &bytes);
                     drop(fetched);
                 });
                 offset = self.bytes(chunk).end;
@@ -72,13 +63,14 @@ impl Shared {
         });
     }
 
-    /// Decodes a whole unit into the cache, unless it is there, or there is no room for it.
-    pub(super) fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>, of: Ahead) {
+    fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>) {
         let cache = &self.engine.cache;
         let key = self.key(unit);
         // What is missing is reported to who asks for it.
-        let wanted = of == Ahead::OfThisRead || self.prefetch.still_wants(bytes);
-        if !wanted || cache.knows(key) || self.check_whole(unit.chunk).is_err() {
+        if !self.prefetch.still_wants(bytes)
+            || cache.knows(key)
+            || self.check_whole(unit.chunk).is_err()
+        {
             return;
         }
         let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
@@ -119,8 +111,7 @@ impl Shared {
         match self.go_on_ahead(chunk, from, to, &fetched) {
             Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
                 self.archive.contents().decode_only_whole(chunk);
-                let unit = Unit { chunk, piece: None };
-                self.decode_unit_ahead(unit, &self.bytes(chunk), Ahead::OfReader);
+                self.decode_unit_ahead(Unit { chunk, piece: None }, &self.bytes(chunk));
             }
             Err(error) => drop(self.report(error, chunk)),
             Ok(()) => {}

@@ -1,10 +1,10 @@
 //! Workers who help with a read.
 //!
-//! While one reader waits for a long read, all processors but the one that answers would be idle. So the thread that answers
-//! takes the read's units from the front, and workers take them from the back, until they meet. Nobody waits for a worker
-//! that has not begun: by the time it comes there may be nothing left for it. What it decodes goes through the cache. On two
-//! processors, chunks of 128 KiB, medians of three in turn: 256 KiB in random places 1.24 times as fast (lz4 1.16), with O_DIRECT
-//! 1.5 (1.26), a memory map read backwards 1.37 (1.2).
+//! While a reader who is alone waits for a long read, all processors but the one that answers would be idle. So the thread that
+//! answers takes the read's units from the front, and workers take them from the back, until they meet. Nobody waits for a worker
+//! that has not begun: by the time it comes there may be nothing left for it. What it decodes goes through the cache, as if the
+//! read had been made by both. On two processors, chunks of 128 KiB, medians of three in turn: 256 KiB in random places
+//! 1.24 times as fast (lz4 1.16), with O_DIRECT 1.5 (1.26), a memory map read backwards 1.37 (1.2).
 //!
 //! Who reads on where he stopped is not helped: the kernel asks ahead for him, mostly two requests at a time, or workers decode
 //! ahead of him. Somebody who works on what he reads (`b2sum`) was a fortieth slower with help, because a worker needs the processor
@@ -16,12 +16,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, PoisonError};
 
 use super::Shared;
-use super::ahead::Ahead;
 use crate::archive::Unit;
+use crate::memory::Urgency;
 use crate::sync::Mutex;
 
-/// How much of a read has to lie behind its first unit, in bytes: less is decoded before a worker has woken up.
+/// How long what lies behind a read's first unit has to be, in bytes: less is decoded before a worker has woken up.
 const WORTH_HELP: u64 = 64 << 10;
+/// How far into a read workers help, in bytes: four times the longest request of a mount of local files. What they decoded farther
+/// off might be given up before the read comes there.
+const HELPED_AT_MOST: u64 = 1 << 20;
 
 /// How many reads of an engine are being answered.
 #[derive(Debug, Default)]
@@ -29,13 +32,13 @@ pub(super) struct Answering(AtomicUsize);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Counted<'a>(&'a Answering);
+struct Counted<'a>(&'a Answering);
 
 impl Answering {
-    /// Counts one more, and says how many there were.
-    fn begin(&self) -> (Counted<'_>, usize) {
+    /// Counts one more, and says whether it is the only one.
+    fn begin(&self) -> (Counted<'_>, bool) {
         let others = self.0.fetch_add(1, Relaxed);
-        (Counted(self), others)
+        (Counted(self), others == 0)
     }
 }
 
@@ -76,7 +79,7 @@ impl Habit {
     }
 }
 
-/// A read that is being answered, until it is dropped.
+/// A read's units, shared out between the thread that answers and those who help it, who stop when this is dropped.
 #[derive(Debug)]
 pub(super) struct Shares<'a> {
     _counted: Counted<'a>,
@@ -91,17 +94,36 @@ impl Shares<'_> {
     }
 }
 
-/// What of a read nobody has taken yet, in bytes of the original. It ends with a unit, and begins behind the first byte of the one
-/// that was taken last, or anywhere before.
+impl Drop for Shares<'_> {
+    fn drop(&mut self) {
+        if let Some(rest) = &self.rest {
+            rest.take_first(u64::MAX);
+        }
+    }
+}
+
+/// What of the part of a read that is helped with nobody has taken yet, in bytes of the original.
 #[derive(Debug)]
-struct Rest(Mutex<Range<u64>>);
+struct Rest {
+    /// It ends with a unit, and begins behind the first byte of the one that was taken last, or anywhere before.
+    left: Mutex<Range<u64>>,
+    /// Where that part ends.
+    end: u64,
+}
 
 impl Rest {
-    /// Leaves what ends at `place`, and the unit behind that, to the thread that answers.
+    fn new(part: Range<u64>) -> Self {
+        Self {
+            end: part.end,
+            left: Mutex::new(part),
+        }
+    }
+
+    /// Leaves what ends at `place`, and the unit that holds it, to the thread that answers, unless a worker has it.
     fn take_first(&self, place: u64) -> bool {
-        let mut rest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        rest.start = rest.start.max(place.saturating_add(1));
-        place < rest.end
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.start = left.start.max(place.saturating_add(1));
+        place < left.end || place >= self.end
     }
 
     /// Takes the last unit, unless it is a piece: those of a chunk are decoded one after the other.
@@ -109,23 +131,28 @@ impl Rest {
         &self,
         unit_at: impl Fn(u64) -> Option<(Unit, Range<u64>)>,
     ) -> Option<(Unit, Range<u64>)> {
-        let mut rest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (unit, bytes) = unit_at(rest.end.checked_sub(1)?)?;
-        if unit.piece.is_some() || bytes.start < rest.start {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let (unit, bytes) = unit_at(left.end.checked_sub(1)?)?;
+        if unit.piece.is_some() || bytes.start < left.start {
             return None;
         }
-        rest.end = bytes.start;
+        left.end = bytes.start;
         Some((unit, bytes))
+    }
+
+    /// Whether the thread that answers has yet to come to a unit that begins there.
+    fn is_ahead(&self, start: u64) -> bool {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        start >= left.start
     }
 }
 
 impl Shared {
-    /// Takes notice of a read that is about to be answered, and has idle workers help with it.
+    /// Takes notice of a read that is about to be answered, and has workers help with it if it is one to be helped with.
     pub(super) fn share_out(self: &Arc<Self>, range: &Range<u64>) -> Shares<'_> {
-        let (counted, others) = self.engine.answering.begin();
-        let idle = self.engine.at_once.saturating_sub(others + 1);
-        let rest = match self.habit.observe(range, others == 0) && idle > 0 {
-            true => self.have_helped(range, idle),
+        let (counted, alone) = self.engine.answering.begin();
+        let rest = match self.habit.observe(range, alone) {
+            true => self.have_helped(range),
             false => None,
         };
         Shares {
@@ -134,28 +161,32 @@ impl Shared {
         }
     }
 
-    fn have_helped(self: &Arc<Self>, range: &Range<u64>, idle: usize) -> Option<Arc<Rest>> {
-        let help = self.worth_help(range)?;
-        let helpers = (help.end - help.start) / WORTH_HELP;
-        let rest = Arc::new(Rest(Mutex::new(help)));
-        for _ in 0..idle.min(helpers as usize) {
+    fn have_helped(self: &Arc<Self>, range: &Range<u64>) -> Option<Arc<Rest>> {
+        // One thread answers.
+        let most = self
+            .engine
+            .at_once
+            .checked_sub(1)
+            .filter(|most| *most > 0)?;
+        let part = self.worth_help(range)?;
+        let (_, last) = self.unit_at(part.end - 1)?;
+        let units = (part.end - part.start).div_ceil(last.end - last.start);
+        let rest = Arc::new(Rest::new(part));
+        for _ in 0..most.min(units as usize) {
             let rest = Arc::clone(&rest);
-            self.spawn(move |shared| {
-                while let Some((unit, bytes)) = rest.take_last(|offset| shared.unit_at(offset)) {
-                    shared.decode_unit_ahead(unit, &bytes, Ahead::OfThisRead);
-                }
-            });
+            self.spawn(move |shared| while shared.help(&rest) {});
         }
         Some(rest)
     }
 
     /// The units of a read that others might decode: those behind the first, without those at the end that are there.
     fn worth_help(&self, range: &Range<u64>) -> Option<Range<u64>> {
-        if range.end - range.start <= WORTH_HELP || self.archive.distant().is_some() {
+        let length = range.end - range.start;
+        if length <= WORTH_HELP || self.archive.distant().is_some() {
             return None;
         }
         let (_, first) = self.unit_at(range.start)?;
-        let mut end = range.end;
+        let mut end = range.start + length.min(HELPED_AT_MOST);
         loop {
             let (unit, bytes) = self.unit_at(end - 1)?;
             let length = bytes.end.checked_sub(first.end)?;
@@ -168,6 +199,46 @@ impl Shared {
             end = bytes.start;
         }
     }
+
+    /// Decodes one unit of a read; says whether there may be more to do.
+    fn help(&self, rest: &Rest) -> bool {
+        let Some((unit, bytes)) = rest.take_last(|offset| self.unit_at(offset)) else {
+            return false;
+        };
+        let cache = &self.engine.cache;
+        let key = self.key(unit);
+        if cache.knows(key) {
+            return true;
+        }
+        // What is missing is reported to who asks for it.
+        if self.check_whole(unit.chunk).is_err() {
+            return false;
+        }
+        let lengths = self.room_lengths(unit.chunk);
+        let make_room = || self.engine.make_room();
+        let acquired = cache
+            .budget()
+            .acquire(lengths, Urgency::Speculation, make_room);
+        // The thread that answers may wait for memory.
+        let Ok(Some(buffers)) = acquired else {
+            return false;
+        };
+        if !rest.is_ahead(bytes.start) {
+            return false;
+        }
+        let Some(mark) = cache.enter_for_another(key) else {
+            return true;
+        };
+        let outcome = self.fill(unit.chunk, buffers);
+        mark.land(outcome.clone());
+        match outcome {
+            Ok(_) => true,
+            Err(error) => {
+                self.report(error, unit.chunk);
+                false
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -176,13 +247,19 @@ mod tests {
     use super::*;
     use crate::job::Control;
     use crate::pack::{PackOptions, pack_file};
-    use crate::reader::{Engine, EngineOptions, Reader};
+    use crate::reader::{Demand, Engine, EngineOptions, Reader};
     use proptest::prelude::*;
     use std::fs;
+    use std::os::unix::fs::FileExt;
     use std::thread;
+    use std::time::{Duration, Instant};
 
     const CHUNK: u64 = 64 << 10;
     const CHUNKS: u64 = 12;
+    const KEPT: Demand = Demand {
+        kept: true,
+        more_wait: true,
+    };
 
     proptest! {
         #[test]
@@ -197,7 +274,7 @@ mod tests {
                 Some((unit, chunk * 10..(chunk + 1) * 10))
             };
             // The read begins within its first unit.
-            let rest = Rest(Mutex::new(10..units * 10));
+            let rest = Rest::new(10..units * 10);
             let (mut place, mut front, mut back) = (cut, Vec::new(), Vec::new());
             for workers in workers_turn.into_iter().chain([false; 12]) {
                 if workers {
@@ -295,11 +372,17 @@ mod tests {
                         for number in 1..8_u64 {
                             let place = (round * 7919 + reading * 977 + number * 104_729)
                                 % original.len() as u64;
-                            let mut bytes = vec![0; 5 * CHUNK as usize];
-                            let length = reader.read_at(&mut bytes, place).unwrap();
                             let whole = &original[place as usize..];
-                            assert_eq!(length, whole.len().min(bytes.len()));
-                            assert!(bytes[..length] == whole[..length], "{place}");
+                            let whole = &whole[..whole.len().min(5 * CHUNK as usize)];
+                            let mut bytes = vec![0; 5 * CHUNK as usize];
+                            if number % 2 == 0 {
+                                let length = reader.read_at(&mut bytes, place).unwrap();
+                                assert!(&bytes[..length] == whole, "{place}");
+                            } else {
+                                let right = |bytes: &[u8], _| bytes == whole;
+                                let right = reader.read_with(place, bytes.len(), KEPT, right);
+                                assert!(right.unwrap(), "{place}");
+                            }
                         }
                     });
                 }
@@ -308,17 +391,57 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_comes_alone_is_decoded_by_workers_too() {
+    fn workers_decode_all_but_the_first_unit_for_who_does_not_come_there() {
         let (directory, _) = file();
-        let decoded_by_workers = |_| {
+        let reader = reader(&directory);
+        let shared = &reader.shared;
+        let decoded = || shared.engine.stats().decoded_chunks;
+        let shares = shared.share_out(&(CHUNK..6 * CHUNK));
+        let began = Instant::now();
+        while decoded() < 4 && began.elapsed() < Duration::from_secs(60) {
+            thread::yield_now();
+        }
+        let (known, answered) = (2..6, shares.take_next(CHUNK));
+        assert!(answered && !shares.take_next(2 * CHUNK));
+        for chunk in known {
+            let key = shared.key(Unit { chunk, piece: None });
+            assert!(shared.engine.cache.knows(key), "{chunk}");
+        }
+        let stats = shared.engine.stats();
+        assert_eq!((stats.cache_misses, stats.prefetched_chunks), (4, 0));
+    }
+
+    #[test]
+    fn workers_leave_a_read_that_is_over() {
+        let (directory, _) = file();
+        let reader = reader(&directory);
+        let rest = Rest::new(CHUNK..6 * CHUNK);
+        rest.take_first(u64::MAX);
+        assert!(!reader.shared.help(&rest));
+        assert_eq!(reader.shared.engine.stats().decoded_chunks, 0);
+    }
+
+    #[test]
+    fn a_damaged_chunk_in_a_read_that_is_helped_with_is_named() {
+        let (directory, original) = file();
+        let path = directory.path().join("x.warp");
+        let payload = {
             let reader = reader(&directory);
-            reader
-                .read_at(&mut [0; 10 * CHUNK as usize], CHUNK)
-                .unwrap();
-            reader.shared.engine.stats().prefetched_chunks
+            let table = reader.shared.archive.table();
+            table.compressed_range(4).unwrap()
         };
-        // Where others keep all processors busy, workers may be late.
-        let most = (0..100).map(decoded_by_workers).max();
-        assert!(most > Some(0));
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[0xff; 16], payload.start).unwrap();
+        for _ in 0..20 {
+            let reader = reader(&directory);
+            let mut bytes = vec![0; 5 * CHUNK as usize];
+            let (from, until) = (CHUNK as usize, 4 * CHUNK as usize);
+            assert_eq!(reader.read_at(&mut bytes, CHUNK).unwrap(), until - from);
+            assert!(bytes[..until - from] == original[from..until]);
+            let error = reader
+                .read_with(CHUNK, 5 * CHUNK as usize, KEPT, |_, _| ())
+                .unwrap_err();
+            assert_eq!(error.chunk(), Some(4));
+        }
     }
 }

@@ -77,10 +77,10 @@ impl Packed {
         Arc::clone(FILE.get_or_init(|| Self::new(8 * PIECE_LEN, 8 * PIECE_LEN, Codec::Snappy)))
     }
 
-    /// Six chunks, three of which are a read that is worth help.
+    /// Eight chunks, five of which are a long read that is worth help.
     fn medium() -> Arc<Self> {
         static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
-        Arc::clone(FILE.get_or_init(|| Self::new(6 * MEDIUM, MEDIUM, Codec::Snappy)))
+        Arc::clone(FILE.get_or_init(|| Self::new(8 * MEDIUM, MEDIUM, Codec::Snappy)))
     }
 
     /// One chunk of four pieces that takes less memory to decode whole than piece by piece.
@@ -105,9 +105,12 @@ impl Case {
             prefetch: Some(prefetch),
             ..EngineOptions::default()
         };
+        let mut engine = Engine::new(&options).unwrap();
+        // Whatever processors there are.
+        Arc::get_mut(&mut engine).unwrap().at_once = 2;
         Self {
             packed: Arc::clone(packed),
-            engine: Engine::new(&options).unwrap(),
+            engine,
             threads: Vec::new(),
         }
     }
@@ -201,16 +204,20 @@ fn readers_and_read_ahead_share_a_budget_that_has_room_for_two_chunks() {
 #[test]
 fn a_read_that_workers_help_with_is_whole_within_any_budget() {
     let packed = Packed::medium();
-    for budget in [1 << 20, 5 * MEDIUM] {
+    for budget in [1 << 20, 8 * MEDIUM] {
         let packed = Arc::clone(&packed);
         explore(0.15, move || {
             let mut case = Case::new(&packed, budget, 0);
-            for _ in 0..2 {
+            for kept in [true, false] {
                 let (reader, packed) = (case.open(), Arc::clone(&packed));
                 case.threads.push(thread::spawn(move || {
                     for from in [3 * MEDIUM, 0] {
-                        let mut bytes = vec![0; 3 * MEDIUM as usize];
-                        reader.read_at(&mut bytes, from).unwrap();
+                        let mut bytes = vec![0; 5 * MEDIUM as usize];
+                        let demand = Demand {
+                            kept,
+                            more_wait: true,
+                        };
+                        reader.read_into(from, &mut bytes, demand).unwrap();
                         let from = from as usize;
                         assert!(bytes == packed.original[from..from + bytes.len()]);
                     }

@@ -85,7 +85,7 @@ pub(crate) struct Demand {
     pub(crate) more_wait: bool,
 }
 
-/// A read that is being answered, until it is dropped.
+/// What a read holds as long as it is worked on.
 #[derive(Debug)]
 struct UnderWay<'a> {
     /// Whether its whole units are decoded to where they are wanted.
@@ -210,6 +210,8 @@ impl Reader {
             && first.end >= range.end
             && let Some(unit) = self.unit_for(&range, &range, demand.kept)?
         {
+            // Before the next read can come, which is to find itself alone.
+            drop(under_way);
             return Ok(with(unit.part(&range), unit.origin));
         }
         let outcome = ASSEMBLY.with_borrow_mut(|assembly| {
@@ -219,6 +221,7 @@ impl Reader {
             }
             let room = assembly.get_mut(..length).unwrap_or_default();
             let (length, origin) = self.fill(&range, room, demand.kept, &under_way)?;
+            drop(under_way);
             Ok(with(room.get(..length).unwrap_or_default(), origin))
         });
         if self.shared.archive.distant().is_some() {
