@@ -76,12 +76,7 @@ impl Shared {
         let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
             return self.engine.counters.prefetch_refused.add(1);
         };
-        let lengths = self.room_lengths(unit.chunk);
-        let make_room = || self.engine.make_room();
-        let acquired = cache
-            .budget()
-            .acquire(lengths, Urgency::Speculation, make_room);
-        let Ok(Some(buffers)) = acquired else {
+        let Ok(Some(buffers)) = self.room_for(unit.chunk, Urgency::Speculation) else {
             drop(ahead);
             return self.engine.counters.prefetch_refused.add(1);
         };

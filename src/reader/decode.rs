@@ -135,10 +135,15 @@ impl Shared {
     }
 
     fn decode_whole(&self, chunk: u32) -> Result<Arc<Buffer>> {
+        let buffers = self.room_for(chunk, Urgency::Demand)?;
+        self.fill(chunk, buffers.ok_or(ErrorKind::Cancelled)?)
+    }
+
+    /// The buffers to decode a whole chunk with; `None` if there is no memory for speculation.
+    pub(super) fn room_for(&self, chunk: u32, urgency: Urgency) -> Result<Option<[Buffer; 2]>> {
         let lengths = self.room_lengths(chunk);
         let budget = self.engine.cache.budget();
-        let buffers = budget.acquire(lengths, Urgency::Demand, || self.engine.make_room())?;
-        self.fill(chunk, buffers.ok_or(ErrorKind::Cancelled)?)
+        budget.acquire(lengths, urgency, || self.engine.make_room())
     }
 
     /// The lengths of a chunk's payload and of what it decodes to, in bytes.

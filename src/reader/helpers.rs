@@ -214,13 +214,8 @@ impl Shared {
         if self.check_whole(unit.chunk).is_err() {
             return false;
         }
-        let lengths = self.room_lengths(unit.chunk);
-        let make_room = || self.engine.make_room();
-        let acquired = cache
-            .budget()
-            .acquire(lengths, Urgency::Speculation, make_room);
         // The thread that answers may wait for memory.
-        let Ok(Some(buffers)) = acquired else {
+        let Ok(Some(buffers)) = self.room_for(unit.chunk, Urgency::Speculation) else {
             return false;
         };
         if !rest.is_ahead(bytes.start) {

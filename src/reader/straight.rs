@@ -9,7 +9,8 @@
 //! would have to be copied once more. Where two of them are not given, as in an ordinary user's mount, whose readahead is a request
 //! long, it is found out reader by reader. Another waited when one was taken up, or had just been taken up, in 75 of 100 long reads
 //! of `cat`, which announces that it reads in order and so is read twice as far ahead for; one waited in 20 of `dd`'s, which does
-//! not. Not to decode ahead made the former a tenth faster and the latter a sixth slower.
+//! not. Not to decode ahead made the former a tenth faster and the latter a sixth slower. Where the kernel always has two of its
+//! longest requests under way, as in root's mounts, a shorter one counts as alone: it was not cut off anything.
 //!
 //! Nobody else is told of such a decode while it lasts; who wants the same bytes at the same time decodes them as well. The
 //! kernel does not: it asks for a page once.
