@@ -7,6 +7,9 @@
 //! large read, which the kernel cuts into several requests, does not yet look like a stream either. Where each request costs a
 //! round trip, too much depends on the first of them: there, who reads much of a file's beginning is believed to go on.
 //!
+//! Who reads backwards is followed in the same way, with all places seen in a mirror ([`Backwards`]). Who leaves out
+//! as much each time makes no stream, and has the places named that he will come to ([`Strides`]).
+//!
 //! A stream's window begins small and doubles whenever its reader had to wait (four times as much where that is for a round
 //! trip, and begins with what the way holds), up to a limit: a slow reader is kept a little ahead, a fast one as far as it needs.
 
@@ -14,6 +17,12 @@ use std::ops::Range;
 use std::sync::PoisonError;
 
 use crate::sync::{Mutex, MutexGuard};
+
+mod backwards;
+mod strides;
+
+pub(crate) use backwards::Backwards;
+pub(crate) use strides::Strides;
 
 /// How many streams a handle follows.
 const STREAMS: usize = 8;
@@ -141,7 +150,6 @@ impl Prefetch {
             return 0..0;
         };
         stream.last_used = now;
-        stream.start = stream.start.min(read.start);
         stream.next = stream.next.max(read.end);
         if stream.window == 0 {
             if stream.next - stream.start <= PROOF.min(limit) {
@@ -155,8 +163,8 @@ impl Prefetch {
         if stream.unnamed.saturating_add(least) >= wanted {
             return 0..0;
         }
-        // The units this read needs itself end here.
-        let behind = unit_end(read.end - 1).unwrap_or(read.end);
+        // The units that were asked for end here.
+        let behind = unit_end(stream.next - 1).unwrap_or(stream.next);
         let first = stream.unnamed.max(behind);
         let mut end = first;
         let most = match self.far {
@@ -165,7 +173,7 @@ impl Prefetch {
         };
         for _ in 0..most {
             match unit_end(end) {
-                // The unit next to those of the read is named however short the window is.
+                // The unit next to those is named however short the window is.
                 Some(further) if end < wanted || end == behind => end = further,
                 _ => break,
             }

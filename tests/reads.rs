@@ -18,7 +18,7 @@ use std::path::Path;
 use common::place::said;
 use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::vectors::{self, EIO, PAGE, errno, forget_pages, read_by};
-use common::{Mounted, Random, mixed, pack, sample, shell, vector};
+use common::{Mounted, Random, mixed, pack, sample, shell, vector, wait_until};
 use serde_json::Value;
 
 fn mount_vectors(arguments: &[&str]) -> (tempfile::TempDir, Mounted) {
@@ -348,6 +348,35 @@ fn a_damaged_chunk_that_looks_like_a_hole_is_data() {
     let found = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0));
     assert_eq!(found, Ok(2 << 20));
     assert_eq!(errno(file.read_at(&mut [0; 10], 2 << 20)), EIO);
+}
+
+#[test]
+fn what_is_read_backwards_or_in_strides_is_decoded_ahead() {
+    let source = tempfile::tempdir().unwrap();
+    let original = sample(16 << 20, 8);
+    let plain = source.path().join("original");
+    fs::write(&plain, &original).unwrap();
+    pack(&plain, &source.path().join("x.warp"), &["--codec", "zstd"]);
+    let backwards = || (0..original.len()).step_by(64 << 10).rev();
+    let strides = || (0..original.len()).step_by(256 << 10);
+    for (length, places) in [
+        (64 << 10, backwards().collect()),
+        (4 << 10, strides().collect()),
+        (4 << 10, strides().rev().collect::<Vec<_>>()),
+    ] {
+        let mounted = Mounted::new(source.path(), &[]);
+        // A machine that has other things to do may have it decoded too late once.
+        wait_until("anything is decoded ahead", || {
+            mounted.drop_caches();
+            let file = File::open(mounted.path("x")).unwrap();
+            for &at in &places {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, at as u64).unwrap();
+                assert!(bytes == original[at..at + length], "at {at}");
+            }
+            mounted.stats()["prefetched_chunks"].as_u64() > Some(0)
+        });
+    }
 }
 
 #[test]

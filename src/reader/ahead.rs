@@ -53,6 +53,31 @@ impl Shared {
         }
     }
 
+    /// Has the workers decode original bytes before their reader, who goes backwards: whole units of one chunk each.
+    pub(super) fn decode_before(self: &Arc<Self>, before: Range<u64>) {
+        let mut end = before.end;
+        while end > before.start
+            && let Some((unit, bytes)) = self.unit_at(end - 1)
+        {
+            end = bytes.start;
+            self.spawn(move |shared| shared.decode_unit_ahead(unit, &bytes));
+        }
+    }
+
+    /// Takes notice that a read had to wait for what it needs.
+    pub(super) fn outran(&self, read: &Range<u64>) {
+        self.prefetch.outran(read);
+        self.backwards.outran(read);
+        self.strides.outran(read);
+    }
+
+    /// Whether a reader has yet to come to these original bytes, whichever way he goes.
+    fn still_wants(&self, bytes: &Range<u64>) -> bool {
+        self.prefetch.still_wants(bytes)
+            || self.backwards.still_wants(bytes)
+            || self.strides.still_wants(bytes)
+    }
+
     /// Hands work to the workers, who drop it when the reader is gone by then.
     pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let shared = Arc::downgrade(self);
@@ -67,10 +92,7 @@ impl Shared {
         let cache = &self.engine.cache;
         let key = self.key(unit);
         // What is missing is reported to who asks for it.
-        if !self.prefetch.still_wants(bytes)
-            || cache.knows(key)
-            || self.check_whole(unit.chunk).is_err()
-        {
+        if !self.still_wants(bytes) || cache.knows(key) || self.check_whole(unit.chunk).is_err() {
             return;
         }
         let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
@@ -197,7 +219,7 @@ impl Shared {
     /// Whether a reader has yet to come to the piece that holds the byte at `position`, in bytes from the chunk's beginning.
     fn wants_piece(&self, chunk: u32, position: u64) -> bool {
         let (_, piece) = self.piece_at(chunk, position);
-        self.prefetch.still_wants(&piece)
+        self.still_wants(&piece)
     }
 
     /// Decodes the next piece ahead of any reader; says whether it did. It does not if memory is short.

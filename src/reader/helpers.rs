@@ -4,7 +4,7 @@
 //! answers takes the read's units from the front, and workers take them from the back, until they meet. Nobody waits for a worker
 //! that has not begun: by the time it comes there may be nothing left for it. What it decodes goes through the cache, as if the
 //! read had been made by both. On two processors, chunks of 128 KiB, medians of three in turn: 256 KiB in random places
-//! 1.22 times as fast (lz4 1.12), with O_DIRECT 1.38 (1.21), a memory map read backwards 1.35 (lz4 as before).
+//! 1.22 times as fast (lz4 1.12), with O_DIRECT 1.38 (1.21).
 //!
 //! Who reads on where he stopped is not helped: the kernel asks ahead for him, mostly two requests at a time, or workers decode
 //! ahead of him. Somebody who works on what he reads (`b2sum`) was a fortieth slower with help, because a worker needs the processor

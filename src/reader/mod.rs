@@ -39,7 +39,7 @@ use crate::archive::{Archive, Evidence};
 use crate::cache::Origin;
 use crate::error::Result;
 use crate::format::{Checksum, Description};
-use crate::prefetch::Prefetch;
+use crate::prefetch::{Backwards, Prefetch, Strides};
 
 /// A `.warp` file open for reading its original bytes, at any offset and by many threads: [`Reader::read_at`] takes `&self`.
 /// [`Read`] and [`Seek`] are for one thread that goes through it.
@@ -70,6 +70,8 @@ struct Shared {
     engine: Arc<Engine>,
     archive: Archive,
     prefetch: Prefetch,
+    backwards: Backwards,
+    strides: Strides,
     line: Line,
     zeros: ZeroPayloads,
     abreast: Abreast,
@@ -115,12 +117,16 @@ impl Reader {
             .map_or(0, |first| first.end);
         let far = distant::way(&archive);
         let limit = engine.prefetch_limit(chunk_len, far.is_some());
+        // What comes from afar is fetched from front to back.
+        let limit_if_near = if far.is_some() { 0 } else { limit };
         let prefetch = Prefetch::new(limit, far);
         Self {
             shared: Arc::new(Shared {
                 engine,
                 archive,
                 prefetch,
+                backwards: Backwards::new(limit_if_near),
+                strides: Strides::new(limit_if_near),
                 line: Line::default(),
                 zeros: ZeroPayloads::default(),
                 abreast: Abreast::default(),
@@ -267,7 +273,7 @@ impl Reader {
             {
                 place += length as u64;
                 origin = Origin::Straight;
-                self.shared.prefetch.outran(range);
+                self.shared.outran(range);
                 continue;
             }
             let rest = place..range.end;
@@ -314,6 +320,7 @@ impl Reader {
             true => Vec::new(),
             false => self.look_ahead(range),
         };
+        self.look_around(range);
         UnderWay {
             straight,
             shares,
@@ -330,6 +337,25 @@ impl Reader {
         self.shared.decode_ahead(ahead);
         fetched.extend(self.shared.bring_read(range));
         fetched
+    }
+
+    /// Has decoded what a reader will need next whom the kernel does not read ahead of: he goes backwards, or in strides.
+    fn look_around(&self, range: &Range<u64>) {
+        let shared = &self.shared;
+        // The pieces of a chunk are decoded from front to back.
+        let whole_unit = |offset| {
+            let (unit, bytes) = shared.unit_at(offset)?;
+            unit.piece.is_none().then_some(bytes)
+        };
+        let before = shared
+            .backwards
+            .observe(range, |offset| whole_unit(offset).map(|bytes| bytes.start));
+        shared.decode_before(before);
+        if let Some(unit) = whole_unit(range.start) {
+            for bytes in shared.strides.observe(range, unit.end - unit.start) {
+                shared.send_ahead(bytes, None);
+            }
+        }
     }
 
     /// The unit that holds the first byte of `rest`, which a read of `range` needs; `None` if there is no such byte.
@@ -351,7 +377,7 @@ impl Reader {
             .as_ref()
             .is_some_and(|found| found.origin != Origin::Hit)
         {
-            self.shared.prefetch.outran(range);
+            self.shared.outran(range);
         }
         Ok(found)
     }
