@@ -252,15 +252,26 @@ impl Cache {
         self.budget.announce();
     }
 
-    /// The task to decode a unit ahead of any reader; `None` if it is there or in flight.
-    pub(crate) fn enter_ahead<'a>(&'a self, key: Key, ahead: Ahead<'a>) -> Option<Mark<'a>> {
+    /// The task to decode a unit ahead of any reader, who is going to read `all` of it or a part; `None` if it is there or in
+    /// flight.
+    pub(crate) fn enter_ahead<'a>(
+        &'a self,
+        key: Key,
+        ahead: Ahead<'a>,
+        all: bool,
+    ) -> Option<Mark<'a>> {
         let mut state = self.lock();
         if state.in_flight.contains_key(&key) || state.ready.contains(key) {
             // Before what gives bytes back takes the lock.
             drop(state);
             return None;
         }
-        Some(self.mark(&mut state, key, Some(ahead), Standing::Proved))
+        // What is read all of leaves when it has been. A part may be all that is ever wanted.
+        let standing = match all {
+            true => Standing::Proved,
+            false => state.ready.missed(key),
+        };
+        Some(self.mark(&mut state, key, Some(ahead), standing))
     }
 
     /// The task to decode a whole unit for somebody who is about to want it; `None` if it is there or in flight.
@@ -378,7 +389,9 @@ impl Cache {
             state.ready.put(key, ready, standing)
         };
         for unit in &leaving {
-            self.forget_ahead(state, unit);
+            if self.forget_ahead(state, unit) {
+                self.counters.prefetch_wasted.add(1);
+            }
         }
         leaving
     }
@@ -468,13 +481,18 @@ mod tests {
 
     /// Decodes a unit ahead as a worker does; says whether it was let.
     fn ahead(cache: &Cache, chunk: u32, decode: impl FnOnce() -> Result<()>) -> bool {
+        ahead_of(cache, chunk, true, decode)
+    }
+
+    /// The same for a reader who is going to read `all` of it or not.
+    fn ahead_of(cache: &Cache, chunk: u32, all: bool, decode: impl FnOnce() -> Result<()>) -> bool {
         let Some(ahead) = cache.go_ahead(LENGTH as u64) else {
             return false;
         };
         let Some(buffer) = buffer(cache, 7, Urgency::Speculation) else {
             return false;
         };
-        let Some(mark) = cache.enter_ahead(key(chunk), ahead) else {
+        let Some(mark) = cache.enter_ahead(key(chunk), ahead, all) else {
             return false;
         };
         let outcome = decode().map(|()| Arc::new(buffer));
@@ -575,6 +593,24 @@ mod tests {
         assert_eq!(let_in, 4);
         assert_eq!(read(&cache, 0, 0), Origin::Hit);
         assert!(ahead(&cache, 7, || Ok(())));
+    }
+
+    #[test]
+    fn what_a_part_is_read_of_drives_out_none_that_are_wanted_again() {
+        let cache = cache(256 << 20);
+        // As many as there is room for at first.
+        let hot = 0..(64 << 20) / LENGTH as u32;
+        for chunk in hot.clone() {
+            assert_eq!(read(&cache, chunk, 1), Origin::Decoded);
+        }
+        for chunk in 100_000..101_000 {
+            assert!(ahead_of(&cache, chunk, false, || Ok(())));
+            assert_eq!(read(&cache, chunk, 7), Origin::Hit);
+        }
+        for chunk in hot {
+            assert_eq!(read(&cache, chunk, 1), Origin::Hit, "{chunk}");
+        }
+        assert_eq!(cache.counters.prefetch_wasted.get(), 0);
     }
 
     #[test]

@@ -7,8 +7,7 @@
 //! large read, which the kernel cuts into several requests, does not yet look like a stream either. Where each request costs a
 //! round trip, too much depends on the first of them: there, who reads much of a file's beginning is believed to go on.
 //!
-//! Who reads backwards is followed in the same way, with all places seen in a mirror ([`Backwards`]). Who leaves out
-//! as much each time makes no stream, and has the places named that he will come to ([`Strides`]).
+//! Who goes backwards ([`Backwards`]), or leaves out as much each time ([`Strides`]), makes no stream: others follow him.
 //!
 //! A stream's window begins small and doubles whenever its reader had to wait (four times as much where that is for a round
 //! trip, and begins with what the way holds), up to a limit: a slow reader is kept a little ahead, a fast one as far as it needs.

@@ -75,7 +75,7 @@ impl Case {
     fn read_ahead(&self, chunk: u32) {
         if let Some(ahead) = self.cache.go_ahead(LENGTH as u64)
             && let Some(buffer) = self.buffer(chunk, Urgency::Speculation)
-            && let Some(mark) = self.cache.enter_ahead(Self::key(chunk), ahead)
+            && let Some(mark) = self.cache.enter_ahead(Self::key(chunk), ahead, true)
         {
             self.count(chunk);
             mark.land(Ok(Arc::new(buffer)));
@@ -153,7 +153,7 @@ fn a_decode_that_fails_or_panics_wakes_all_who_wait_with_the_error() {
         };
         let ahead = case.start(|case| {
             if let Some(ahead) = case.cache.go_ahead(LENGTH as u64)
-                && let Some(mark) = case.cache.enter_ahead(Case::key(0), ahead)
+                && let Some(mark) = case.cache.enter_ahead(Case::key(0), ahead, true)
             {
                 case.count(0);
                 mark.land(Err(ErrorKind::NotWarp.into()));

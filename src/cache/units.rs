@@ -45,7 +45,7 @@ pub(super) struct Ready {
 /// How a unit comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It was decoded because somebody wants it, who may be the only one.
+    /// It was decoded because somebody wants it, or a part of it, who may be the only one.
     Newcomer,
     /// It is wanted again: had there been room for it, it would still be there.
     Returning,
@@ -98,16 +98,15 @@ impl Units {
     /// The bytes that were decoded ahead and not read yet.
     #[cfg(all(test, shuttle))]
     pub(super) fn unread(&self) -> usize {
-        let unread = self
-            .proved
-            .iter()
-            .filter(|(_, ready)| ready.ahead.is_some());
+        let units = self.proved.iter().chain(self.newcomers.iter());
+        let unread = units.filter(|(_, ready)| ready.ahead.is_some());
         unread.map(|(_, ready)| ready.bytes.len()).sum()
     }
 
     /// A unit that was decoded ahead of a reader who seems to have left it behind.
     pub(super) fn abandoned(&self) -> Option<Key> {
-        let mut oldest = self.proved.iter().rev().take(LOOKED_THROUGH);
+        let proved = self.proved.iter().rev().take(LOOKED_THROUGH);
+        let mut oldest = proved.chain(self.newcomers.iter().rev());
         let abandoned =
             oldest.find(|(_, ready)| ready.ahead.is_some_and(|since| since.elapsed() > PATIENCE));
         abandoned.map(|(key, _)| key)
@@ -131,7 +130,9 @@ impl Units {
                 && (self.newcomers.len() > NEWCOMERS || self.has_many_newcomers())
                 && let Some((key, oldest, length)) = self.newcomers.pop_oldest()
             {
-                self.remember(key, length);
+                if oldest.ahead.is_none() {
+                    self.remember(key, length);
+                }
                 leaving.push(oldest);
             }
             return leaving;

@@ -71,13 +71,6 @@ impl Shared {
         self.strides.outran(read);
     }
 
-    /// Whether a reader has yet to come to these original bytes, whichever way he goes.
-    fn still_wants(&self, bytes: &Range<u64>) -> bool {
-        self.prefetch.still_wants(bytes)
-            || self.backwards.still_wants(bytes)
-            || self.strides.still_wants(bytes)
-    }
-
     /// Hands work to the workers, who drop it when the reader is gone by then.
     pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let shared = Arc::downgrade(self);
@@ -91,8 +84,12 @@ impl Shared {
     fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>) {
         let cache = &self.engine.cache;
         let key = self.key(unit);
+        let in_a_row = self.prefetch.still_wants(bytes) || self.backwards.still_wants(bytes);
         // What is missing is reported to who asks for it.
-        if !self.still_wants(bytes) || cache.knows(key) || self.check_whole(unit.chunk).is_err() {
+        if !(in_a_row || self.strides.still_wants(bytes))
+            || cache.knows(key)
+            || self.check_whole(unit.chunk).is_err()
+        {
             return;
         }
         let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
@@ -102,7 +99,7 @@ impl Shared {
             drop(ahead);
             return self.engine.counters.prefetch_refused.add(1);
         };
-        let Some(mark) = cache.enter_ahead(key, ahead) else {
+        let Some(mark) = cache.enter_ahead(key, ahead, in_a_row) else {
             return;
         };
         let outcome = self.fill(unit.chunk, buffers);
@@ -219,7 +216,7 @@ impl Shared {
     /// Whether a reader has yet to come to the piece that holds the byte at `position`, in bytes from the chunk's beginning.
     fn wants_piece(&self, chunk: u32, position: u64) -> bool {
         let (_, piece) = self.piece_at(chunk, position);
-        self.still_wants(&piece)
+        self.prefetch.still_wants(&piece)
     }
 
     /// Decodes the next piece ahead of any reader; says whether it did. It does not if memory is short.

@@ -1,8 +1,8 @@
 //! `read_at(offset, length)` of an original: archive, cache and prefetch put together.
 //!
 //! A read goes unit by unit (a chunk, or a piece of a large one) and holds one at a time, so that it can wait for memory
-//! without keeping any. What a unit's decoding costs is paid on the thread that asks; the units a sequential reader will want
-//! next are decoded meanwhile by the engine's workers.
+//! without keeping any. What a unit's decoding costs is paid on the thread that asks; the units that a reader will want next who
+//! goes on in some order are decoded meanwhile by the engine's workers.
 
 mod ahead;
 mod decode;
@@ -78,6 +78,9 @@ struct Shared {
     habit: Habit,
 }
 
+/// Which part of the budget may be decoded ahead of who reads in strides: half of what there may be of what is wanted once.
+const STRIDES_PART: u64 = 16;
+
 /// What a read is to whoever asks for it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Demand {
@@ -119,6 +122,7 @@ impl Reader {
         let limit = engine.prefetch_limit(chunk_len, far.is_some());
         // What comes from afar is fetched from front to back.
         let limit_if_near = if far.is_some() { 0 } else { limit };
+        let budget = engine.cache.budget().total();
         let prefetch = Prefetch::new(limit, far);
         Self {
             shared: Arc::new(Shared {
@@ -126,7 +130,7 @@ impl Reader {
                 archive,
                 prefetch,
                 backwards: Backwards::new(limit_if_near),
-                strides: Strides::new(limit_if_near),
+                strides: Strides::new(limit_if_near.min(budget / STRIDES_PART)),
                 line: Line::default(),
                 zeros: ZeroPayloads::default(),
                 abreast: Abreast::default(),
@@ -351,10 +355,8 @@ impl Reader {
             .backwards
             .observe(range, |offset| whole_unit(offset).map(|bytes| bytes.start));
         shared.decode_before(before);
-        if let Some(unit) = whole_unit(range.start) {
-            for bytes in shared.strides.observe(range, unit.end - unit.start) {
-                shared.send_ahead(bytes, None);
-            }
+        for unit in shared.strides.observe(range, whole_unit) {
+            shared.send_ahead(unit, None);
         }
     }
 
