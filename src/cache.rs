@@ -603,9 +603,15 @@ mod tests {
         for chunk in hot.clone() {
             assert_eq!(read(&cache, chunk, 1), Origin::Decoded);
         }
-        for chunk in 100_000..101_000 {
-            assert!(ahead_of(&cache, chunk, false, || Ok(())));
-            assert_eq!(read(&cache, chunk, 7), Origin::Hit);
+        // Three readers, of whom each has some decoded ahead.
+        for step in 0..400 {
+            for reader in 1..=3 {
+                let chunk = reader * 100_000 + step;
+                assert!(ahead_of(&cache, chunk, false, || Ok(())));
+                if step >= 16 {
+                    assert_eq!(read(&cache, chunk - 16, 7), Origin::Hit);
+                }
+            }
         }
         for chunk in hot {
             assert_eq!(read(&cache, chunk, 1), Origin::Hit, "{chunk}");

@@ -21,7 +21,8 @@ use crate::memory::Buffer;
 
 /// The room that units have at first, in bytes, if the budget is no less: a few readers' windows.
 const FIRST_ROOM: u64 = 64 << 20;
-/// How many newcomers there may be: more than there are readers who go through a unit each, mostly.
+/// How many newcomers there may be, those left out that were decoded ahead: more than there are readers who go through a unit
+/// each, mostly.
 const NEWCOMERS: usize = 32;
 /// Which part of the budget they take at most, unless it is one alone.
 const NEWCOMERS_SHARE: u64 = 8;
@@ -40,6 +41,13 @@ pub(super) struct Ready {
     pub(super) ahead: Option<Instant>,
     /// How many of the bytes were handed to somebody who keeps them.
     pub(super) kept: usize,
+}
+
+impl Ready {
+    /// Whether it was decoded ahead of a reader who may still come.
+    fn is_awaited(&self) -> bool {
+        self.ahead.is_some_and(|since| since.elapsed() <= PATIENCE)
+    }
 }
 
 /// How a unit comes in.
@@ -107,8 +115,7 @@ impl Units {
     pub(super) fn abandoned(&self) -> Option<Key> {
         let proved = self.proved.iter().rev().take(LOOKED_THROUGH);
         let mut oldest = proved.chain(self.newcomers.iter().rev());
-        let abandoned =
-            oldest.find(|(_, ready)| ready.ahead.is_some_and(|since| since.elapsed() > PATIENCE));
+        let abandoned = oldest.find(|(_, ready)| ready.ahead.is_some() && !ready.is_awaited());
         abandoned.map(|(key, _)| key)
     }
 
@@ -127,12 +134,10 @@ impl Units {
         if standing == Standing::Newcomer && self.proved.bytes + length > self.room {
             self.newcomers.put(key, ready, length);
             while self.newcomers.len() > 1
-                && (self.newcomers.len() > NEWCOMERS || self.has_many_newcomers())
-                && let Some((key, oldest, length)) = self.newcomers.pop_oldest()
+                && let Some(key) = self.superfluous_newcomer()
+                && let Some((oldest, length)) = self.newcomers.pop(key)
             {
-                if oldest.ahead.is_none() {
-                    self.remember(key, length);
-                }
+                self.remember(key, &oldest, length);
                 leaving.push(oldest);
             }
             return leaving;
@@ -145,10 +150,10 @@ impl Units {
         while self.proved.bytes > self.room
             && self.proved.len() > 1
             // What was decoded ahead has its turn still to come.
-            && self.proved.oldest().is_some_and(|oldest| oldest.ahead.is_none())
+            && self.proved.oldest().is_some_and(|oldest| !oldest.is_awaited())
             && let Some((key, oldest, length)) = self.proved.pop_oldest()
         {
-            self.remember(key, length);
+            self.remember(key, &oldest, length);
             leaving.push(oldest);
         }
         leaving
@@ -162,9 +167,8 @@ impl Units {
     /// Gives up a unit because the budget is used up: so much room there is not.
     pub(super) fn give_up_one(&mut self) -> Option<Ready> {
         // What was decoded ahead has its turn still to come.
-        let is_unread = |oldest: &Ready| oldest.ahead.is_some();
-        let unread = self.proved.oldest().is_some_and(is_unread);
-        let (first, second) = match unread || self.has_many_newcomers() {
+        let is_awaited = self.proved.oldest().is_some_and(Ready::is_awaited);
+        let (first, second) = match is_awaited || self.has_many_newcomers() {
             true => (&mut self.newcomers, &mut self.proved),
             false => (&mut self.proved, &mut self.newcomers),
         };
@@ -174,9 +178,7 @@ impl Units {
             .room
             .min(self.proved.bytes)
             .max(first_room(self.budget));
-        if oldest.ahead.is_none() {
-            self.remember(key, length);
-        }
+        self.remember(key, &oldest, length);
         Some(oldest)
     }
 
@@ -184,8 +186,24 @@ impl Units {
         self.newcomers.bytes > self.budget / NEWCOMERS_SHARE
     }
 
-    /// Remembers a unit that is given up, as long as it would still be there if units had all of the budget.
-    fn remember(&mut self, key: Key, length: u64) {
+    /// Which newcomer is to leave, if there are too many: those that were decoded ahead are no more than their bytes allow.
+    fn superfluous_newcomer(&self) -> Option<Key> {
+        let mut oldest = self.newcomers.iter().rev();
+        let superfluous = match self.has_many_newcomers() {
+            true => oldest.next(),
+            false if self.newcomers.len() > NEWCOMERS => {
+                oldest.find(|(_, ready)| ready.ahead.is_none())
+            }
+            false => None,
+        };
+        superfluous.map(|(key, _)| key)
+    }
+
+    /// Remembers a unit that is given up, if it was read, as long as it would still be there if units had all of the budget.
+    fn remember(&mut self, key: Key, unit: &Ready, length: u64) {
+        if unit.ahead.is_some() {
+            return;
+        }
         self.given_up.put(key, (), length);
         while self.given_up.len() > REMEMBERED || self.given_up.bytes > self.budget {
             self.given_up.pop_oldest();

@@ -1,21 +1,22 @@
 //! Readers who go backwards, from the end of a file or of a record to its beginning.
 //!
-//! Each block they read lies before the last one, or leaves out no more than that was long; and no less than half of the whole way
-//! must have been asked for. Within a block they go forwards: the kernel cuts a long read into requests, the first of its
-//! bytes first. One reader of a handle is followed; any other read is taken for the beginning of another way.
+//! Each read ends where the last one began, or hardly farther off. One reader of a handle is followed; any other read is taken for
+//! the beginning of another way.
 //!
 //! The kernel reads ahead of nobody who goes this way, so that without it one thread decodes and the others wait. On two processors,
-//! chunks of 128 KiB, cold, in a mount made by root, medians of five in turn: 64 KiB backwards 2.10 s before and 1.18 with it
-//! (lz4 1.97 and 0.83), 1 MiB 1.18 and 1.03 (0.74 and 0.70), a memory map 1.71 and 1.10 (1.24 and 0.76).
+//! chunks of 128 KiB, cold, in a mount made by root, medians of three in turn: 64 KiB backwards 1.95 s before and 1.04 with it
+//! (lz4 1.89 and 0.85), a memory map 1.65 and 1.03 (1.22 and 0.79).
 
 use std::ops::Range;
 use std::sync::PoisonError;
 
-use super::{FIRST_WINDOW, NAMED_AT_ONCE, PROOF, TOLERANCE};
+use super::{FIRST_WINDOW, NAMED_AT_ONCE, PROOF};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many blocks have to lie before each other: who goes back once may be anybody.
-const PROOF_IN_BLOCKS: u32 = 2;
+/// How many steps back are proof of more, besides their length: who goes back once may be anybody.
+const PROOF_IN_STEPS: u32 = 2;
+/// Which part of a read's length may be left out behind it.
+const LEFT_OUT: u64 = 4;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -28,18 +29,12 @@ pub(crate) struct Backwards {
 /// What was read by a reader who may be going backwards.
 #[derive(Debug, Default)]
 struct Way {
-    /// The first byte asked for so far: where the last block begins.
+    /// Where the last read began, the first byte asked for so far.
     start: u64,
-    /// Behind what was asked for of the last block.
-    block_end: u64,
-    /// How long the block before that was, in bytes.
-    block: u64,
-    /// How many times a block was before the last one.
-    went_back: u32,
-    /// Behind the last byte of the first block.
+    /// Behind the first read.
     end: u64,
-    /// How many bytes were asked for.
-    asked: u64,
+    /// How many steps back there were.
+    steps: u32,
     /// All from here on has been named.
     named: u64,
     /// How far before `start` bytes are named; 0 until there is proof that the reader goes backwards.
@@ -47,48 +42,25 @@ struct Way {
 }
 
 impl Way {
-    fn beginning_with(read: &Range<u64>) -> Self {
-        Self {
-            start: read.start,
-            block_end: read.end,
-            end: read.end,
-            asked: read.end - read.start,
-            named: read.start,
-            ..Self::default()
+    /// Takes notice of a read; says whether it is one step farther back.
+    fn goes_back_with(&mut self, read: &Range<u64>) -> bool {
+        let left_out = self.start.saturating_sub(read.end);
+        if read.start >= self.start || left_out > (read.end - read.start) / LEFT_OUT {
+            *self = Self {
+                start: read.start,
+                end: read.end,
+                named: read.start,
+                ..Self::default()
+            };
+            return false;
         }
-    }
-
-    /// Takes notice of a read; says whether it begins another block, farther back. No block is longer than `longest`.
-    fn goes_back_with(&mut self, read: &Range<u64>, longest: u64) -> bool {
-        let length = read.end - read.start;
-        let block = length.max(self.block_end - self.start);
-        if read.start < self.start && read.end.saturating_add(block) >= self.start {
-            self.block = self.block_end - self.start;
-            self.start = read.start;
-            self.block_end = read.end;
-            self.end = self.end.max(read.end);
-            self.went_back = self.went_back.saturating_add(1);
-            self.asked = self.asked.saturating_add(length);
-            return true;
-        }
-        // Requests overtake each other.
-        let slack = length.saturating_mul(TOLERANCE);
-        let goes_on = read.start >= self.start
-            && read.start <= self.block_end.saturating_add(slack)
-            && read.end - self.start <= longest.max(length);
-        if goes_on {
-            self.block_end = self.block_end.max(read.end);
-            self.end = self.end.max(read.end);
-            self.asked = self.asked.saturating_add(length);
-        } else {
-            *self = Self::beginning_with(read);
-        }
-        false
+        self.start = read.start;
+        self.steps = self.steps.saturating_add(1);
+        true
     }
 
     fn is_certain(&self) -> bool {
-        let way = self.end - self.start;
-        self.went_back >= PROOF_IN_BLOCKS && way > PROOF && self.asked >= way / 2
+        self.steps >= PROOF_IN_STEPS && self.end - self.start > PROOF
     }
 }
 
@@ -116,7 +88,7 @@ impl Backwards {
             return 0..0;
         }
         let mut way = self.lock();
-        if !way.goes_back_with(read, self.limit) || (way.window == 0 && !way.is_certain()) {
+        if !way.goes_back_with(read) || !way.is_certain() {
             return 0..0;
         }
         if way.window == 0 {
@@ -124,8 +96,7 @@ impl Backwards {
         }
         // The units that were asked for begin here.
         let before = unit_start(way.start).unwrap_or(way.start);
-        let window = way.window.max(way.block).min(self.limit);
-        let wanted = way.start.saturating_sub(window);
+        let wanted = way.start.saturating_sub(way.window);
         let end = way.named.min(before);
         let mut start = end;
         for _ in 0..NAMED_AT_ONCE {
@@ -142,7 +113,7 @@ impl Backwards {
     /// Widens the window of the reader who made this read: he had to wait for a unit.
     pub(crate) fn outran(&self, read: &Range<u64>) {
         let mut way = self.lock();
-        if (way.start..way.block_end).contains(&read.start) {
+        if way.start == read.start {
             way.window = way.window.saturating_mul(2).min(self.limit);
         }
     }
@@ -150,8 +121,7 @@ impl Backwards {
     /// Whether the reader has yet to come to these original bytes: they may have been named long ago.
     pub(crate) fn still_wants(&self, bytes: &Range<u64>) -> bool {
         let way = self.lock();
-        let window = way.window.max(way.block).saturating_mul(2);
-        let farthest = way.start.saturating_sub(window);
+        let farthest = way.start.saturating_sub(way.window.saturating_mul(2));
         way.window > 0 && bytes.start < way.start && bytes.end > farthest.min(way.named)
     }
 }
@@ -167,17 +137,17 @@ mod tests {
         Some(offset / UNIT * UNIT)
     }
 
-    /// Reads blocks backwards in requests of so many bytes, from the front of each; what was named is to be new and unread.
-    fn read_in_blocks(backwards: &Backwards, block: u64, request: u64) -> u64 {
-        let mut named_from = None;
-        let (mut named, mut end) = (0, FILE + 12_345);
-        while end > 0 {
-            let start = end.saturating_sub(block);
-            for at in (start..end).step_by(request as usize) {
-                let read = at..end.min(at + request);
+    #[test]
+    fn who_reads_backwards_has_every_unit_named_once_before_he_comes_there() {
+        for length in [4 << 10, 64 << 10, 100_000, 512 << 10, 2 << 20] {
+            let backwards = Backwards::new(8 << 20);
+            let (mut named, mut named_from) = (0, None);
+            let mut end = FILE + 12_345;
+            while end > 0 {
+                let read = end.saturating_sub(length)..end;
                 let before = backwards.observe(&read, unit_start);
                 if !before.is_empty() {
-                    assert!(before.end <= start, "{before:?} for {read:?}");
+                    assert!(before.end <= read.start, "{before:?} for {read:?}");
                     assert!(before.start.is_multiple_of(UNIT));
                     assert!(named_from.is_none_or(|from| from >= before.end));
                     assert!(backwards.still_wants(&before));
@@ -185,45 +155,12 @@ mod tests {
                     named += before.end - before.start;
                 }
                 backwards.outran(&read);
+                end = read.start;
             }
-            end = start;
+            assert_eq!(named_from, Some(0), "in reads of {length}");
+            let unproved = (2 << 20) + 5 * length;
+            assert!(named >= FILE - unproved, "{named} in reads of {length}");
         }
-        assert_eq!(named_from, Some(0), "in blocks of {block}");
-        named
-    }
-
-    #[test]
-    fn who_reads_backwards_has_every_unit_named_once_before_he_comes_there() {
-        for (block, request) in [
-            (4 << 10, 4 << 10),
-            (64 << 10, 64 << 10),
-            (100_000, 100_000),
-            (512 << 10, 512 << 10),
-            (1 << 20, 128 << 10),
-            (1 << 20, 256 << 10),
-            (2 << 20, 256 << 10),
-            (4 << 20, 128 << 10),
-        ] {
-            let backwards = Backwards::new(8 << 20);
-            let named = read_in_blocks(&backwards, block, request);
-            let unproved = (2 << 20) + 3 * block;
-            assert!(named >= FILE - unproved, "{named} in blocks of {block}");
-        }
-    }
-
-    #[test]
-    fn requests_of_a_block_that_overtake_each_other_are_no_end_of_the_way() {
-        let backwards = Backwards::new(8 << 20);
-        let mut named = 0;
-        for block in (0..FILE >> 20).rev().map(|number| number << 20) {
-            for request in [1, 0, 3, 2] {
-                let at = block + request * (256 << 10);
-                let before = backwards.observe(&(at..at + (256 << 10)), unit_start);
-                assert!(before.is_empty() || before.end <= at);
-                named += before.end - before.start;
-            }
-        }
-        assert!(named >= FILE - (5 << 20), "{named}");
     }
 
     #[test]
@@ -294,11 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_out_most_is_not_taken_for_one_who_goes_backwards() {
+    fn who_leaves_out_much_is_not_taken_for_one_who_goes_backwards() {
         let backwards = Backwards::new(8 << 20);
-        for at in (0..50).rev().map(|number| number * (1280 << 10)) {
-            let before = backwards.observe(&(at..at + (256 << 10)), unit_start);
-            assert!(before.is_empty());
+        for step in [384 << 10, 512 << 10, 1280 << 10] {
+            for at in (0..50).rev().map(|number| number * step) {
+                let before = backwards.observe(&(at..at + (256 << 10)), unit_start);
+                assert!(before.is_empty());
+            }
         }
     }
 }

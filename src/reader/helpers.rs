@@ -83,6 +83,8 @@ impl Habit {
 #[derive(Debug)]
 pub(super) struct Shares<'a> {
     _counted: Counted<'a>,
+    /// Whether nothing else is going to be done for the read, and workers are idle.
+    pub(super) is_alone: bool,
     rest: Option<Arc<Rest>>,
 }
 
@@ -151,12 +153,14 @@ impl Shared {
     /// Takes notice of a read that is about to be answered, and has workers help with it if it is one to be helped with.
     pub(super) fn share_out(self: &Arc<Self>, range: &Range<u64>) -> Shares<'_> {
         let (counted, alone) = self.engine.answering.begin();
-        let rest = match self.habit.observe(range, alone) {
+        let is_alone = self.habit.observe(range, alone);
+        let rest = match is_alone {
             true => self.have_helped(range),
             false => None,
         };
         Shares {
             _counted: counted,
+            is_alone,
             rest,
         }
     }
