@@ -276,10 +276,17 @@ fn links_in_the_target_of_a_tree_lead_nowhere() {
     }
 }
 
-/// While a job runs, a directory of its tree is exchanged for a link to `outside` and back, again and again.
+/// While a job runs, a directory of its tree is exchanged for a link to `outside` and back, again and again. The name is
+/// there all the time: where it were not, a job that makes its tree would rightly make the directory anew.
 fn swapping(directory: &Path, swapped: &str, words: &[&str]) -> usize {
-    let at = |name: &str| directory.join(name);
-    let held = format!("{swapped} held");
+    let swapped = directory.join(swapped);
+    let link = directory.join("link");
+    symlink(directory.join("outside"), &link).unwrap();
+    let exchange = || {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        renameat_with(CWD, &swapped, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+        std::thread::sleep(Duration::from_micros(200));
+    };
     let mut job = warpfs()
         .current_dir(directory)
         .args(words)
@@ -288,16 +295,11 @@ fn swapping(directory: &Path, swapped: &str, words: &[&str]) -> usize {
         .unwrap();
     let mut times = 0;
     while job.try_wait().unwrap().is_none() {
-        if fs::rename(at(swapped), at(&held)).is_err() {
-            continue;
-        }
-        symlink(at("outside"), at(swapped)).unwrap();
-        std::thread::sleep(Duration::from_micros(200));
-        fs::remove_file(at(swapped)).unwrap();
-        fs::rename(at(&held), at(swapped)).unwrap();
-        std::thread::sleep(Duration::from_micros(200));
+        exchange();
+        exchange();
         times += 1;
     }
+    fs::remove_file(&link).unwrap();
     times
 }
 
