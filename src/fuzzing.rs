@@ -1,6 +1,7 @@
 //! What the fuzz targets under `tests/fuzz` reach of the library beside what everybody does: one chunk's payload, decoded
 //! in each of the ways there are. Compiled with `--cfg fuzzing` alone, which `cargo fuzz` sets; no promise to anybody else.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use crate::codec::{self, Payload, Settings, Stream};
@@ -103,6 +104,18 @@ impl<'a> Pieces<'a> {
     /// The payload cannot be read.
     pub fn seek(&mut self, offset: u64) -> Result<u64> {
         self.stream.seek(&self.payload, offset)
+    }
+
+    /// Decoded apart from these, the `bytes` of the chunk; `None` if they cannot be.
+    ///
+    /// # Errors
+    /// The payload cannot be read.
+    pub fn branch(&mut self, bytes: &Range<u64>) -> Result<Option<Self>> {
+        self.stream.survey(&self.payload)?;
+        Ok(self.stream.branch(bytes).map(|stream| Self {
+            payload: InMemory(self.payload.0),
+            stream,
+        }))
     }
 
     /// Decodes the next `output.len()` bytes, not beyond the chunk's end.

@@ -15,6 +15,7 @@ mod source;
 mod units;
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -234,6 +235,22 @@ impl Archive {
         self.with_payload(chunk, |payload, _| stream.seek(payload, offset))
     }
 
+    /// Finds out where branches of a chunk's stream can begin, for a few bytes' reading a block: but only if all of the
+    /// payload seems to be at hand, for otherwise who reads its beginning would have to wait for all of it.
+    ///
+    /// # Errors
+    /// As [`Archive::decode`], and it is not at hand.
+    pub(crate) fn survey_stream(&self, chunk: u32, stream: &mut Stream) -> Result<()> {
+        self.with_payload(chunk, |payload, _| {
+            let payload = AtHand(payload);
+            // Where only its beginning is, the end tells at once.
+            if let Some(last) = payload.len().checked_sub(1) {
+                payload.read_at(last, &mut [0])?;
+            }
+            stream.survey(&payload)
+        })
+    }
+
     /// Decodes what comes next in a chunk's stream into all of `output`.
     ///
     /// # Errors
@@ -252,7 +269,7 @@ impl Archive {
     fn with_payload<T>(
         &self,
         chunk: u32,
-        work: impl FnOnce(&dyn Payload, u64) -> Result<T>,
+        work: impl FnOnce(&ChunkPayload<'_>, u64) -> Result<T>,
     ) -> Result<T> {
         let attempt = || {
             let range = self.payload_range(chunk)?;
@@ -389,6 +406,26 @@ impl Payload for ChunkPayload<'_> {
             true => Err(ErrorKind::EndsInside(Part::Payload).into()),
             false => Ok(()),
         }
+    }
+}
+
+/// A payload that is read only as far as that takes no waiting.
+struct AtHand<'a>(&'a ChunkPayload<'a>);
+
+impl Payload for AtHand<'_> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let archive = self.0.archive;
+        let place = self.0.range.start.saturating_add(offset);
+        let read = archive.source.read_at_hand(buffer, place);
+        let read = read.and_then(|read| match read {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        read.context("cannot read", &archive.path)
     }
 }
 

@@ -32,6 +32,12 @@ pub(crate) trait Source: Debug + Send + Sync {
         self.read_at(buffer, offset)
     }
 
+    /// Reads at `offset` into all of `buffer` if that takes no waiting; says whether it did.
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        let _ = (buffer, offset);
+        Ok(false)
+    }
+
     /// Takes notice that what was read is damaged: a payload, or what describes them all. What the source remembers of it may be
     /// to blame.
     fn doubt(&self, _payload: Option<&Range<u64>>) {}
@@ -96,6 +102,16 @@ impl Source for File {
         Ok(done)
     }
 
+    /// What is in the page cache is at hand; some file systems do not tell, and then nothing is.
+    #[cfg(all(feature = "files", target_os = "linux"))]
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let wanted = buffer.len();
+        let mut room = [io::IoSliceMut::new(buffer)];
+        let read = preadv2(self, &mut room, offset, ReadWriteFlags::NOWAIT);
+        Ok(read.is_ok_and(|read| read == wanted))
+    }
+
     fn identity(&self) -> io::Result<Identity> {
         Identity::of(self)
     }
@@ -126,6 +142,10 @@ impl<S: Source> Source for Arc<S> {
 
     fn read_part(&self, buffer: &mut [u8], offset: u64, whole: &Range<u64>) -> io::Result<usize> {
         (**self).read_part(buffer, offset, whole)
+    }
+
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        (**self).read_at_hand(buffer, offset)
     }
 
     fn doubt(&self, payload: Option<&Range<u64>>) {

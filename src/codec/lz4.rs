@@ -47,6 +47,7 @@ thread_local! {
 }
 
 /// What a frame's descriptor says.
+#[derive(Clone, Copy)]
 struct Descriptor {
     linked: bool,
     block_checksums: bool,

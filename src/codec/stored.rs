@@ -35,8 +35,8 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn open() -> Self {
-        Self { position: 0 }
+    pub(super) fn at(position: u64) -> Self {
+        Self { position }
     }
 
     pub(super) fn seek(&mut self, offset: u64) -> u64 {
@@ -63,9 +63,14 @@ pub(super) struct Zeros {
 impl Zeros {
     pub(super) fn open(payload_len: u64, announced: u64) -> Result<Self> {
         match payload_len {
-            0 => Ok(Self { left: announced }),
+            0 => Ok(Self::at(0, announced)),
             _ => Err(with_payload()),
         }
+    }
+
+    pub(super) fn at(position: u64, announced: u64) -> Self {
+        let left = announced.saturating_sub(position);
+        Self { left }
     }
 
     pub(super) fn seek(&mut self, offset: u64, announced: u64) -> u64 {

@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 
 use super::{brotli, larger_than, lz4, shorter, snappy, stored, zstd};
 use crate::error::{ErrorKind, Result};
@@ -74,7 +75,7 @@ impl Stream {
             Encoding::Lz4Block => {
                 return Err(ErrorKind::Unstreamable { codec: encoding }.into());
             }
-            Encoding::Stored => Decoder::Stored(stored::Decoder::open()),
+            Encoding::Stored => Decoder::Stored(stored::Decoder::at(0)),
             Encoding::Zeros => Decoder::Zeros(stored::Zeros::open(payload.len(), announced)?),
         };
         Ok(Self {
@@ -153,6 +154,37 @@ impl Stream {
             self.ended = false;
         }
         Ok(self.position)
+    }
+
+    /// Finds out where branches can begin, for a few bytes' reading a block.
+    ///
+    /// # Errors
+    /// The source's.
+    pub(crate) fn survey(&mut self, payload: &dyn Payload) -> Result<()> {
+        match &mut self.decoder {
+            Decoder::Lz4(decoder) => decoder.survey(payload),
+            _ => Ok(()),
+        }
+    }
+
+    /// A stream of its own for `bytes` of the chunk, which goes no further and takes no memory worth counting; `None` unless they
+    /// can be decoded without what lies before them, and a [`Stream::survey`] has found where they are.
+    ///
+    /// Where a frame has a checksum over its content, a branch does not look at it.
+    pub(crate) fn branch(&self, bytes: &Range<u64>) -> Option<Self> {
+        let decoder = match &self.decoder {
+            Decoder::Lz4(decoder) => Decoder::Lz4(decoder.branch(bytes)?),
+            Decoder::Stored(_) => Decoder::Stored(stored::Decoder::at(bytes.start)),
+            Decoder::Zeros(_) => Decoder::Zeros(stored::Zeros::at(bytes.start, self.announced)),
+            Decoder::Zstd(_) | Decoder::Snappy(_) | Decoder::Brotli(_) => return None,
+        };
+        Some(Self {
+            encoding: self.encoding,
+            announced: self.announced,
+            position: bytes.start,
+            ended: false,
+            decoder,
+        })
     }
 
     /// Decodes the next `output.len()` bytes, which must not go beyond the chunk's end. With the chunk's last byte it is

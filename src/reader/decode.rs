@@ -11,6 +11,7 @@ use super::Shared;
 use super::streams::{ChunkKey, Lease, Taken};
 use crate::archive::{Unit, piece_bytes, piece_number};
 use crate::cache::{Entry, Key, Mark, Origin};
+use crate::codec::Stream;
 use crate::error::{Error, ErrorKind, Part, Result};
 use crate::memory::{Buffer, Urgency};
 use crate::stats::Decoding;
@@ -117,7 +118,11 @@ impl Shared {
             Entry::Found(found, origin) => Ok((found, origin)),
             Entry::Vacant(mark) => {
                 let decoded = match unit.piece {
-                    Some(_) => self.decode_piece(&mark, unit.chunk, bytes),
+                    Some(_) => match self.decode_branch(unit.chunk, bytes) {
+                        Ok(Some(piece)) => Ok((piece, None)),
+                        Ok(None) => self.decode_piece(&mark, unit.chunk, bytes),
+                        Err(error) => Err(error),
+                    },
                     None => self.decode_whole(unit.chunk).map(|bytes| (bytes, None)),
                 };
                 let (outcome, lease) = match decoded {
@@ -355,10 +360,21 @@ impl Shared {
         chunk: u32,
         output: &mut [u8],
     ) -> Result<()> {
-        let began = Instant::now();
-        if let Some(stream) = lease.stream() {
-            self.archive.decode_on(chunk, stream, output)?;
+        match lease.stream() {
+            Some(stream) => self.decode_stream(stream, chunk, output),
+            None => Ok(()),
         }
+    }
+
+    /// Decodes what comes next in a stream of a chunk into all of `output`.
+    pub(super) fn decode_stream(
+        &self,
+        stream: &mut Stream,
+        chunk: u32,
+        output: &mut [u8],
+    ) -> Result<()> {
+        let began = Instant::now();
+        self.archive.decode_on(chunk, stream, output)?;
         let took = began.elapsed();
         let counters = &self.engine.counters;
         counters.decoded_pieces.add(1);

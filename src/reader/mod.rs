@@ -5,6 +5,7 @@
 //! goes on in some order are decoded meanwhile by the engine's workers.
 
 mod ahead;
+mod branches;
 mod decode;
 mod distant;
 mod engine;
@@ -29,6 +30,7 @@ pub use engine::{Engine, EngineOptions};
 #[cfg(feature = "fuse")]
 pub(crate) use straight::LONG_READ;
 
+use self::branches::Branching;
 use self::decode::Decoded;
 use self::distant::Fetched;
 use self::helpers::{Habit, Shares};
@@ -75,6 +77,7 @@ struct Shared {
     line: Line,
     zeros: ZeroPayloads,
     abreast: Abreast,
+    branching: Branching,
     habit: Habit,
 }
 
@@ -134,6 +137,7 @@ impl Reader {
                 line: Line::default(),
                 zeros: ZeroPayloads::default(),
                 abreast: Abreast::default(),
+                branching: Branching::default(),
                 habit: Habit::default(),
             }),
             position: 0,

@@ -10,6 +10,7 @@
 //! least recently first; together they take no more than half of the budget, unless it is one alone.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::PoisonError;
 
 use crate::codec::Stream;
@@ -176,6 +177,41 @@ impl Streams {
         })
     }
 
+    /// A decoder of its own for `bytes` of a chunk, from the chunk's beginning, off one that was put aside, which stays where it
+    /// is for others; `None` if there is none to branch off, or another is at work on just these bytes.
+    pub(super) fn branch(&self, chunk: ChunkKey, bytes: &Range<u64>) -> Option<Box<Stream>> {
+        let mut state = self.lock();
+        let mut at_work = state.at_work.iter();
+        if at_work.any(|at_work| at_work.chunk == chunk && bytes.contains(&at_work.position)) {
+            return None;
+        }
+        let mut idle = state.idle.iter().enumerate();
+        let (at, branch) = idle.find_map(|(at, (of, decoder))| {
+            let branch = (*of == chunk).then(|| decoder.stream.branch(bytes))?;
+            Some((at, branch?))
+        })?;
+        // It was used now.
+        let used = state.idle.remove(at);
+        state.idle.push(used);
+        Some(Box::new(branch))
+    }
+
+    /// Whether a decoder was put aside that parts of the chunk can be branched off.
+    pub(super) fn can_branch(&self, chunk: ChunkKey) -> bool {
+        let state = self.lock();
+        let mut idle = state.idle.iter();
+        idle.any(|(of, decoder)| *of == chunk && decoder.stream.branch(&(0..0)).is_some())
+    }
+
+    /// Puts a decoder aside that was begun without a lease; it counts as `room`.
+    pub(super) fn keep(&self, chunk: ChunkKey, stream: Stream, room: Room) {
+        let mut state = self.lock();
+        let given_up = state.put_aside(chunk, Box::new(Decoder { stream, room }), self.limit);
+        drop(state);
+        // Freed without the lock.
+        drop(given_up);
+    }
+
     /// The bytes that the decoders put aside count as.
     pub(super) fn idle(&self) -> u64 {
         let state = self.lock();
@@ -204,6 +240,28 @@ impl State {
             .filter(|at_work| at_work.chunk == chunk && at_work.position <= offset)
             .max_by_key(|at_work| at_work.position)
             .filter(|at_work| Some(at_work.position) >= closest_idle)
+    }
+
+    /// Puts a decoder aside, and returns those that have to be given up for it, so that they take no more than `limit` bytes
+    /// together.
+    #[must_use]
+    fn put_aside(
+        &mut self,
+        chunk: ChunkKey,
+        decoder: Box<Decoder>,
+        limit: u64,
+    ) -> Vec<(ChunkKey, Box<Decoder>)> {
+        self.idle.push((chunk, decoder));
+        let mut given_up = Vec::new();
+        let bytes = self.idle.iter().map(|(_, decoder)| decoder.room.bytes());
+        let mut taken: u64 = bytes.sum();
+        // The last one stays however large: without it, every read would begin anew.
+        while (taken > limit || self.idle.len() > MOST_IDLE) && self.idle.len() > 1 {
+            let oldest = self.idle.remove(0);
+            taken -= oldest.1.room.bytes();
+            given_up.push(oldest);
+        }
+        given_up
     }
 
     /// Which decoder that was put aside stands closest before `offset`, and where.
@@ -251,27 +309,14 @@ impl Lease<'_> {
 
     /// Is no longer at work, and puts a decoder aside, in the same moment: whoever looks finds it here or there.
     fn end(&mut self, aside: Option<Box<Decoder>>) {
-        let mut given_up = Vec::new();
         let mut state = self.streams.lock();
         let mut at_work = state.at_work.iter();
         let Some(at) = at_work.position(|at_work| at_work.number == self.number) else {
             return;
         };
         let errands = state.at_work.remove(at).errands;
-        state
-            .idle
-            .extend(aside.map(|decoder| (self.chunk, decoder)));
-        let mut taken: u64 = state
-            .idle
-            .iter()
-            .map(|(_, decoder)| decoder.room.bytes())
-            .sum();
-        // The last one stays however large: without it, every read would begin anew.
-        while (taken > self.streams.limit || state.idle.len() > MOST_IDLE) && state.idle.len() > 1 {
-            let oldest = state.idle.remove(0);
-            taken -= oldest.1.room.bytes();
-            given_up.push(oldest);
-        }
+        let given_up =
+            aside.map(|decoder| state.put_aside(self.chunk, decoder, self.streams.limit));
         let anybody = state.waiting > 0;
         drop(state);
         if anybody {

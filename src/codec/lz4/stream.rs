@@ -7,6 +7,8 @@
 //! payload and the length of the last block show.
 
 use std::hash::Hasher;
+use std::ops::Range;
+use std::sync::Arc;
 
 use twox_hash::XxHash32;
 
@@ -48,7 +50,7 @@ enum Places {
     /// Nobody asked yet.
     Unknown,
     /// The places of the blocks' sizes in the payload; all blocks but the last are full. The last place is the end mark's.
-    Full(Box<[u64]>),
+    Full(Arc<[u64]>),
     /// It cannot be told without decoding.
     Untold,
 }
@@ -181,9 +183,7 @@ impl Decoder {
             self.taken = usize::try_from(offset - held_from).unwrap_or_default();
             return Ok(Some(offset));
         }
-        if matches!(self.places, Places::Unknown) {
-            self.places = self.find_blocks(payload)?;
-        }
+        self.survey(payload)?;
         let block_len = self.descriptor.block_len as u64;
         let index = offset / block_len;
         let Places::Full(places) = &self.places else {
@@ -205,6 +205,40 @@ impl Decoder {
         self.taken = 0;
         self.ended = false;
         Ok(Some(self.decoded))
+    }
+
+    /// See [`crate::codec::Stream::survey`].
+    pub(in crate::codec) fn survey(&mut self, payload: &dyn Payload) -> Result<()> {
+        if matches!(self.places, Places::Unknown) {
+            self.places = self.find_blocks(payload)?;
+        }
+        Ok(())
+    }
+
+    /// See [`crate::codec::Stream::branch`].
+    pub(in crate::codec) fn branch(&self, bytes: &Range<u64>) -> Option<Self> {
+        let Places::Full(places) = &self.places else {
+            return None;
+        };
+        let block_len = self.descriptor.block_len as u64;
+        let ends_with_a_block = bytes.end.is_multiple_of(block_len) || bytes.end == self.announced;
+        if !bytes.start.is_multiple_of(block_len) || !ends_with_a_block {
+            return None;
+        }
+        let index = usize::try_from(bytes.start / block_len).ok()?;
+        Some(Self {
+            descriptor: self.descriptor,
+            first_block: self.first_block,
+            announced: self.announced,
+            consumed: *places.get(index)?,
+            decoded: bytes.start,
+            window: Window::default(),
+            block: Vec::new(),
+            taken: 0,
+            hasher: None,
+            ended: false,
+            places: Places::Full(Arc::clone(places)),
+        })
     }
 
     /// Hands out what is left of the last block.
@@ -287,7 +321,7 @@ impl Decoder {
             last_len => self.last_block_len(payload, &places)? == Some(last_len),
         };
         Ok(match full {
-            true => Places::Full(places.into_boxed_slice()),
+            true => Places::Full(places.into()),
             false => Places::Untold,
         })
     }
@@ -367,6 +401,30 @@ mod tests {
                 assert!(output == input[position..][..output.len()]);
             }
         }
+    }
+
+    #[test]
+    fn whole_independent_blocks_are_branched_off_and_nothing_else() {
+        let len = BLOCK_LEN * 5 + 9;
+        let input = input(len);
+        let payload = frame(&input, &[]);
+        let mut stream = Stream::open(Codec::Lz4, &payload, len as u64).unwrap();
+        assert!(stream.branch(&(0..len as u64)).is_none(), "not surveyed");
+        stream.survey(&payload).unwrap();
+        let starts = (0..5).map(|block| block * BLOCK_LEN);
+        for (start, end) in starts.flat_map(|start| [(start, start + BLOCK_LEN), (start, len)]) {
+            let mut branch = stream.branch(&(start as u64..end as u64)).unwrap();
+            let mut output = vec![0; end - start];
+            branch.decode(&payload, &mut output).unwrap();
+            assert!(output == input[start..end]);
+        }
+        for (start, end) in [(1, BLOCK_LEN), (0, BLOCK_LEN + 1), (0, len - 1)] {
+            assert!(stream.branch(&(start as u64..end as u64)).is_none());
+        }
+        let payload = frame(&input, &[BLOCK_LEN * 2 + 7]);
+        let mut stream = Stream::open(Codec::Lz4, &payload, len as u64).unwrap();
+        stream.survey(&payload).unwrap();
+        assert!(stream.branch(&(0..BLOCK_LEN as u64)).is_none());
     }
 
     #[test]

@@ -271,6 +271,38 @@ proptest! {
     }
 
     #[test]
+    fn what_is_branched_off_is_what_is_there_and_leaves_the_stream_where_it_was(
+        (codec, input, payload) in any_chunk(),
+        parts in proptest::collection::vec((any::<Index>(), 1_usize..5), 1..8),
+        position in any::<Index>(),
+    ) {
+        let len = input.len() as u64;
+        let Ok(mut stream) = Stream::open(codec, &payload, len) else {
+            return Err(TestCaseError::reject("cannot be streamed"));
+        };
+        let position = position.index(input.len() + 1) as u64;
+        if decode_on(&mut stream, &payload, position, &[7_000, 64 << 10]).is_err() {
+            return Err(TestCaseError::reject("cannot be streamed as far"));
+        }
+        stream.survey(&payload).unwrap();
+        let blocks = input.chunks(64 << 10).count();
+        for (first, count) in parts {
+            let start = (64 << 10) * first.index(blocks + 1).min(input.len() >> 16);
+            let end = input.len().min(start + (count << 16));
+            let (start, end) = (start as u64, end as u64);
+            let Some(mut branch) = stream.branch(&(start..end)) else {
+                continue;
+            };
+            prop_assert_eq!(codec, Codec::Lz4);
+            let output = decode_on(&mut branch, &payload, end, &[usize::MAX]);
+            prop_assert!(output.unwrap() == input[start as usize..end as usize]);
+        }
+        prop_assert_eq!(stream.position(), position);
+        let output = decode_on(&mut stream, &payload, len, &[60_000]);
+        prop_assert!(output.is_err() || output.unwrap() == input[position as usize..]);
+    }
+
+    #[test]
     fn damage_is_refused_by_the_chunks_end_whenever_it_is_refused_whole(
         (codec, input, payload) in any_chunk(),
         cut in proptest::option::weighted(0.2, any::<Index>()),

@@ -1,5 +1,5 @@
 //! One chunk's payload, decoded in each of the ways there are: whole, in pieces of any length, from wherever a stream can be
-//! moved to, and measured. They must agree.
+//! moved to, some of it without the rest, and measured. They must agree.
 //!
 //! Damage is found by the chunk's end whenever decoding whole finds it, but pieces before it may have been handed out
 //! by then; those must be the same however the chunk was cut.
@@ -25,6 +25,8 @@ pub const ENCODINGS: [Encoding; 6] = [
 pub const PREFIX_LEN: usize = 6;
 /// The longest chunk that is decoded, in bytes.
 const LONGEST: u64 = 4 << 20;
+/// The least that blocks hold which can be decoded one without the other, in bytes.
+const BLOCK_LEN: u64 = 64 << 10;
 /// What lies around the output of a decoder, which must leave it alone.
 const GUARD: [u8; 64] = [0xa5; 64];
 
@@ -86,6 +88,7 @@ impl Chunk<'_> {
             self.in_pieces(&whole, &mut seen, random);
         }
         self.moving(&whole, &mut seen, random);
+        self.branching(&whole, &mut seen, random);
     }
 
     fn whole(&self) -> Result<Vec<u8>> {
@@ -141,6 +144,31 @@ impl Chunk<'_> {
                     );
                     return;
                 }
+            }
+        }
+    }
+
+    /// Some bytes without those before them.
+    fn branching(&self, whole: &Result<Vec<u8>>, seen: &mut Seen, random: &mut Random) {
+        let Ok(mut pieces) = Pieces::open(self.codec, self.payload, self.announced) else {
+            return;
+        };
+        for _ in 0..random.below(4) {
+            let block = random.below(self.announced / BLOCK_LEN + 1);
+            let start = block * BLOCK_LEN;
+            let end = self.announced.min(start + BLOCK_LEN * (1 + random.below(3)));
+            let Ok(Some(mut branch)) = pieces.branch(&(start..end)) else {
+                return;
+            };
+            assert_eq!(branch.position(), start);
+            let mut room = guarded((end - start) as usize);
+            let len = room.len() - 2 * GUARD.len();
+            match branch.decode(&mut room[GUARD.len()..][..len]) {
+                Ok(()) => seen.add("branched off", start, unguarded(room)),
+                Err(error) => assert!(
+                    whole.is_err(),
+                    "whole it is sound, branched off it is not: {error}"
+                ),
             }
         }
     }
