@@ -14,6 +14,7 @@ mod record;
 mod source;
 mod units;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -235,19 +236,22 @@ impl Archive {
         self.with_payload(chunk, |payload, _| stream.seek(payload, offset))
     }
 
-    /// Finds out where branches of a chunk's stream can begin, for a few bytes' reading a block: but only if all of the
-    /// payload seems to be at hand, for otherwise who reads its beginning would have to wait for all of it.
+    /// Finds out where branches of a chunk's stream can begin, for a few bytes' reading a block, as long as those are at hand:
+    /// otherwise who reads the chunk's beginning would have to wait for its end. Says whether all were.
     ///
     /// # Errors
-    /// As [`Archive::decode`], and it is not at hand.
-    pub(crate) fn survey_stream(&self, chunk: u32, stream: &mut Stream) -> Result<()> {
+    /// As [`Archive::decode`].
+    pub(crate) fn survey_stream(&self, chunk: u32, stream: &mut Stream) -> Result<bool> {
         self.with_payload(chunk, |payload, _| {
-            let payload = AtHand(payload);
-            // Where only its beginning is, the end tells at once.
-            if let Some(last) = payload.len().checked_sub(1) {
-                payload.read_at(last, &mut [0])?;
+            let payload = AtHand {
+                payload,
+                missed: Cell::new(false),
+            };
+            let outcome = stream.survey(&payload);
+            match payload.missed.get() {
+                true => Ok(false),
+                false => outcome.map(|()| true),
             }
-            stream.survey(&payload)
         })
     }
 
@@ -410,22 +414,27 @@ impl Payload for ChunkPayload<'_> {
 }
 
 /// A payload that is read only as far as that takes no waiting.
-struct AtHand<'a>(&'a ChunkPayload<'a>);
+struct AtHand<'a> {
+    payload: &'a ChunkPayload<'a>,
+    /// Whether something was wanted for which one would have had to wait.
+    missed: Cell<bool>,
+}
 
 impl Payload for AtHand<'_> {
     fn len(&self) -> u64 {
-        self.0.len()
+        self.payload.len()
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let archive = self.0.archive;
-        let place = self.0.range.start.saturating_add(offset);
+        let archive = self.payload.archive;
+        let place = self.payload.range.start.saturating_add(offset);
         let read = archive.source.read_at_hand(buffer, place);
-        let read = read.and_then(|read| match read {
-            true => Ok(()),
-            false => Err(io::ErrorKind::WouldBlock.into()),
-        });
-        read.context("cannot read", &archive.path)
+        if read.is_ok_and(|read| read) {
+            return Ok(());
+        }
+        self.missed.set(true);
+        let would_wait: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
+        would_wait.context("cannot read", &archive.path)
     }
 }
 

@@ -102,7 +102,8 @@ impl Source for File {
         Ok(done)
     }
 
-    /// What is in the page cache is at hand; some file systems do not tell, and then nothing is.
+    /// What is in the page cache is at hand; some file systems do not tell, and then nothing is. The kernel begins to read what
+    /// is not there.
     #[cfg(all(feature = "files", target_os = "linux"))]
     fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
         use rustix::io::{ReadWriteFlags, preadv2};

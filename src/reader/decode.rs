@@ -118,7 +118,7 @@ impl Shared {
             Entry::Found(found, origin) => Ok((found, origin)),
             Entry::Vacant(mark) => {
                 let decoded = match unit.piece {
-                    Some(_) => match self.decode_branch(unit.chunk, bytes) {
+                    Some(_) => match self.decode_branch(&mark, unit.chunk, bytes) {
                         Ok(Some(piece)) => Ok((piece, None)),
                         Ok(None) => self.decode_piece(&mark, unit.chunk, bytes),
                         Err(error) => Err(error),

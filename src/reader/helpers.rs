@@ -128,7 +128,7 @@ impl Rest {
         place < left.end || place >= self.end
     }
 
-    /// Takes the last unit, unless it is a piece: those of a chunk are decoded one after the other.
+    /// Takes the last unit, unless it is a piece: those of most chunks are decoded one after the other.
     fn take_last(
         &self,
         unit_at: impl Fn(u64) -> Option<(Unit, Range<u64>)>,

@@ -77,6 +77,12 @@ impl Packed {
         Arc::clone(FILE.get_or_init(|| Self::new(8 * PIECE_LEN, 8 * PIECE_LEN, Codec::Snappy)))
     }
 
+    /// As `large`, but each piece can be decoded without others.
+    fn of_independent_blocks() -> Arc<Self> {
+        static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
+        Arc::clone(FILE.get_or_init(|| Self::new(8 * PIECE_LEN, 8 * PIECE_LEN, Codec::Lz4)))
+    }
+
     /// Eight chunks, five of which are a long read that is worth help.
     fn medium() -> Arc<Self> {
         static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
@@ -259,19 +265,38 @@ fn a_large_chunk_is_read_from_several_places_within_a_budget_smaller_than_it() {
 }
 
 #[test]
+fn pieces_that_need_no_others_are_read_and_read_ahead_within_any_budget() {
+    let packed = Packed::of_independent_blocks();
+    for budget in [3 << 20, 5 * PIECE_LEN] {
+        let packed = Arc::clone(&packed);
+        explore(0.05, move || {
+            let mut case = Case::new(&packed, budget, 2 * PIECE_LEN);
+            let (one, other) = (case.open(), case.open());
+            case.reads(&one, PIECE_LEN, &[0, 1, 2, 3], true);
+            case.reads(&one, PIECE_LEN, &[6, 2], false);
+            case.reads(&other, PIECE_LEN, &[2, 3, 4], true);
+            drop((one, other));
+            case.end();
+        });
+    }
+}
+
+#[test]
 fn no_decoder_is_held_by_who_waits_for_memory() {
-    let (packed, whole) = (Packed::large(), Packed::whole());
-    explore(0.05, move || {
-        // Room for the chunk that is decoded whole, but not beside a decoder that is taken for the other: whoever took that
-        // first and then waited behind who wants the whole chunk would wait for ever.
-        let mut case = Case::new(&packed, WHOLE_AND_LITTLE_MORE, 0);
-        let one = case.open();
-        let other = Arc::new(case.engine.open(&whole.path()).unwrap());
-        case.reads(&one, PIECE_LEN, &[0, 1, 2], true);
-        case.reads_of(&whole, &other, 4 * PIECE_LEN, &[0, 0], true);
-        drop((one, other));
-        case.end();
-    });
+    for packed in [Packed::large(), Packed::of_independent_blocks()] {
+        let whole = Packed::whole();
+        explore(0.05, move || {
+            // Room for the chunk that is decoded whole, but not beside a decoder that is taken for the other: whoever took that
+            // first and then waited behind who wants the whole chunk would wait for ever.
+            let mut case = Case::new(&packed, WHOLE_AND_LITTLE_MORE, 0);
+            let one = case.open();
+            let other = Arc::new(case.engine.open(&whole.path()).unwrap());
+            case.reads(&one, PIECE_LEN, &[0, 1, 2], true);
+            case.reads_of(&whole, &other, 4 * PIECE_LEN, &[0, 0], true);
+            drop((one, other));
+            case.end();
+        });
+    }
 }
 
 #[test]

@@ -351,7 +351,7 @@ impl Reader {
     /// Only if he is alone: two who read backwards at once on two processors were a tenth slower with it.
     fn look_around(&self, range: &Range<u64>, is_alone: bool) {
         let shared = &self.shared;
-        // The pieces of a chunk are decoded from front to back.
+        // The pieces of most chunks are decoded from front to back.
         let whole_unit = |offset| {
             let (unit, bytes) = shared.unit_at(offset)?;
             unit.piece.is_none().then_some(bytes)

@@ -101,7 +101,8 @@ impl Shared {
             false => first.start,
         };
         self.unit_at(whole).is_some_and(|(unit, bytes)| {
-            bytes.end <= range.end && (unit.piece.is_none() || self.can_branch(unit.chunk))
+            bytes.end <= range.end
+                && (unit.piece.is_none() || self.prepare_branch(unit.chunk, &bytes))
         })
     }
 

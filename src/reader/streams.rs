@@ -6,6 +6,9 @@
 //! decoder is free again. The mark of a decoder at work is a guard: it clears when it is dropped, on every path, panics
 //! included, and no errand is lost with it.
 //!
+//! Where parts of a chunk can be decoded without others, whoever wants one branches a decoder off one that was put aside, and has
+//! no part in any of this.
+//!
 //! Decoders that were put aside count against the budget and are given up when memory is short, the one that was used
 //! least recently first; together they take no more than half of the budget, unless it is one alone.
 
@@ -34,6 +37,13 @@ pub(super) struct ChunkKey {
 struct Decoder {
     stream: Stream,
     room: Room,
+}
+
+impl Decoder {
+    /// Whether it is known where parts of the chunk begin that can be branched off.
+    fn can_branch(&self) -> bool {
+        self.stream.branch(&(0..0)).is_some()
+    }
 }
 
 /// See the module's description.
@@ -178,8 +188,14 @@ impl Streams {
     }
 
     /// A decoder of its own for `bytes` of a chunk, from the chunk's beginning, off one that was put aside, which stays where it
-    /// is for others; `None` if there is none to branch off, or another is at work on just these bytes.
-    pub(super) fn branch(&self, chunk: ChunkKey, bytes: &Range<u64>) -> Option<Box<Stream>> {
+    /// is for others; `None` if there is none to branch off, or another is at work on just these bytes. Who comes to the chunk's
+    /// end, `at_end`, is going to leave it: what was put aside for it is given up before all else.
+    pub(super) fn branch(
+        &self,
+        chunk: ChunkKey,
+        bytes: &Range<u64>,
+        at_end: bool,
+    ) -> Option<Box<Stream>> {
         let mut state = self.lock();
         let mut at_work = state.at_work.iter();
         if at_work.any(|at_work| at_work.chunk == chunk && bytes.contains(&at_work.position)) {
@@ -187,28 +203,40 @@ impl Streams {
         }
         let mut idle = state.idle.iter().enumerate();
         let (at, branch) = idle.find_map(|(at, (of, decoder))| {
-            let branch = (*of == chunk).then(|| decoder.stream.branch(bytes))?;
-            Some((at, branch?))
+            let branch = match *of == chunk {
+                true => decoder.stream.branch(bytes),
+                false => None,
+            };
+            branch.map(|branch| (at, branch))
         })?;
-        // It was used now.
         let used = state.idle.remove(at);
-        state.idle.push(used);
+        let place = if at_end { 0 } else { state.idle.len() };
+        state.idle.insert(place, used);
         Some(Box::new(branch))
     }
 
-    /// Whether a decoder was put aside that parts of the chunk can be branched off.
-    pub(super) fn can_branch(&self, chunk: ChunkKey) -> bool {
+    /// Whether `bytes` of a chunk, from the chunk's beginning, can be branched off a decoder that was put aside; `None` if there
+    /// is none off which any could be.
+    pub(super) fn can_branch(&self, chunk: ChunkKey, bytes: &Range<u64>) -> Option<bool> {
         let state = self.lock();
         let mut idle = state.idle.iter();
-        idle.any(|(of, decoder)| *of == chunk && decoder.stream.branch(&(0..0)).is_some())
+        let (_, decoder) = idle.find(|(of, decoder)| *of == chunk && decoder.can_branch())?;
+        Some(decoder.stream.branch(bytes).is_some())
     }
 
-    /// Puts a decoder aside that was begun without a lease; it counts as `room`.
+    /// Puts a decoder aside that was begun without a lease and can be branched off; it counts as `room`. Where another has done
+    /// so meanwhile it is not needed.
     pub(super) fn keep(&self, chunk: ChunkKey, stream: Stream, room: Room) {
+        let decoder = Box::new(Decoder { stream, room });
         let mut state = self.lock();
-        let given_up = state.put_aside(chunk, Box::new(Decoder { stream, room }), self.limit);
+        let mut idle = state.idle.iter();
+        if idle.any(|(of, decoder)| *of == chunk && decoder.can_branch()) {
+            // Freed without the lock.
+            drop(state);
+            return;
+        }
+        let given_up = state.put_aside(chunk, decoder, self.limit);
         drop(state);
-        // Freed without the lock.
         drop(given_up);
     }
 

@@ -8,7 +8,6 @@
 
 use std::hash::Hasher;
 use std::ops::Range;
-use std::sync::Arc;
 
 use twox_hash::XxHash32;
 
@@ -50,7 +49,7 @@ enum Places {
     /// Nobody asked yet.
     Unknown,
     /// The places of the blocks' sizes in the payload; all blocks but the last are full. The last place is the end mark's.
-    Full(Arc<[u64]>),
+    Full(Box<[u64]>),
     /// It cannot be told without decoding.
     Untold,
 }
@@ -237,7 +236,8 @@ impl Decoder {
             taken: 0,
             hasher: None,
             ended: false,
-            places: Places::Full(Arc::clone(places)),
+            // All blocks are full; where the others are is no matter to it.
+            places: Places::Full(Box::default()),
         })
     }
 
@@ -321,7 +321,7 @@ impl Decoder {
             last_len => self.last_block_len(payload, &places)? == Some(last_len),
         };
         Ok(match full {
-            true => Places::Full(places.into()),
+            true => Places::Full(places.into_boxed_slice()),
             false => Places::Untold,
         })
     }

@@ -156,7 +156,9 @@ impl Chunk<'_> {
         for _ in 0..random.below(4) {
             let block = random.below(self.announced / BLOCK_LEN + 1);
             let start = block * BLOCK_LEN;
-            let end = self.announced.min(start + BLOCK_LEN * (1 + random.below(3)));
+            let end = self
+                .announced
+                .min(start + BLOCK_LEN * (1 + random.below(3)));
             let Ok(Some(mut branch)) = pieces.branch(&(start..end)) else {
                 return;
             };
