@@ -1,8 +1,10 @@
 """Comparisons: every contender once a round, in turn, so that what disturbs the machine disturbs them all; then
-medians. Each round begins with another contender, so that nobody is always the first.
+medians. Each round has an order of its own, so that nobody is always the first, or comes always behind the same one: who read
+much leaves the machine other memory than who read little.
 """
 
 import math
+import random
 import statistics
 from dataclasses import dataclass, field
 from typing import Callable, Optional
@@ -34,8 +36,8 @@ def compare(bench, contenders):
     samples = {contender.name: [] for contender in contenders}
     absent = {}
     for number in range(bench.rounds):
-        first = number % len(contenders)
-        for contender in contenders[first:] + contenders[:first]:
+        # The same ones in every run.
+        for contender in random.Random(number).sample(contenders, len(contenders)):
             if contender.name in absent:
                 continue
             try:

@@ -1,7 +1,7 @@
 //! What is decoded in one go: a chunk, or a piece of a large one.
 //!
 //! A chunk of up to [`ONE_CALL`] bytes is decoded by one call of its codec, which is the fastest way and finds all that the
-//! codec can find wrong with it before a byte is handed out. A larger one is decoded from front to back in pieces, so that
+//! codec can find wrong with it before a byte is handed out. A larger one is decoded in pieces, mostly from front to back, so that
 //! its first bytes do not wait for its last, a random read decodes no more than it has to, and memory is taken for what is
 //! read. So is one that would take most of a small budget. How a chunk is cut depends on its length and the budget alone, so
 //! the same read always finds the same units.
