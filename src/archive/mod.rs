@@ -428,8 +428,7 @@ impl Payload for AtHand<'_> {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let archive = self.payload.archive;
         let place = self.payload.range.start.saturating_add(offset);
-        let read = archive.source.read_at_hand(buffer, place);
-        if read.is_ok_and(|read| read) {
+        if archive.source.read_at_hand(buffer, place) {
             return Ok(());
         }
         self.missed.set(true);

@@ -33,9 +33,9 @@ pub(crate) trait Source: Debug + Send + Sync {
     }
 
     /// Reads at `offset` into all of `buffer` if that takes no waiting; says whether it did.
-    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> bool {
         let _ = (buffer, offset);
-        Ok(false)
+        false
     }
 
     /// Takes notice that what was read is damaged: a payload, or what describes them all. What the source remembers of it may be
@@ -105,12 +105,12 @@ impl Source for File {
     /// What is in the page cache is at hand; some file systems do not tell, and then nothing is. The kernel begins to read what
     /// is not there.
     #[cfg(all(feature = "files", target_os = "linux"))]
-    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> bool {
         use rustix::io::{ReadWriteFlags, preadv2};
         let wanted = buffer.len();
         let mut room = [io::IoSliceMut::new(buffer)];
         let read = preadv2(self, &mut room, offset, ReadWriteFlags::NOWAIT);
-        Ok(read.is_ok_and(|read| read == wanted))
+        read.is_ok_and(|read| read == wanted)
     }
 
     fn identity(&self) -> io::Result<Identity> {
@@ -145,7 +145,7 @@ impl<S: Source> Source for Arc<S> {
         (**self).read_part(buffer, offset, whole)
     }
 
-    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> bool {
         (**self).read_at_hand(buffer, offset)
     }
 

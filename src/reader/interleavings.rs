@@ -251,24 +251,13 @@ fn a_large_chunk_that_is_read_and_read_ahead_is_decoded_once() {
 }
 
 #[test]
-fn a_large_chunk_is_read_from_several_places_within_a_budget_smaller_than_it() {
-    let packed = Packed::large();
-    explore(0.05, move || {
-        let mut case = Case::new(&packed, 5 * PIECE_LEN, 2 * PIECE_LEN);
-        let (one, other) = (case.open(), case.open());
-        case.reads(&one, PIECE_LEN, &[0, 1, 2, 3], true);
-        case.reads(&one, PIECE_LEN, &[6, 2], false);
-        case.reads(&other, PIECE_LEN, &[2, 3, 4], true);
-        drop((one, other));
-        case.end();
-    });
-}
-
-#[test]
-fn pieces_that_need_no_others_are_read_and_read_ahead_within_any_budget() {
-    let packed = Packed::of_independent_blocks();
-    for budget in [3 << 20, 5 * PIECE_LEN] {
-        let packed = Arc::clone(&packed);
+fn a_large_chunk_is_read_from_several_places_within_any_budget() {
+    let apart = Packed::of_independent_blocks();
+    for (packed, budget) in [
+        (Packed::large(), 5 * PIECE_LEN),
+        (Arc::clone(&apart), 5 * PIECE_LEN),
+        (apart, 3 << 20),
+    ] {
         explore(0.05, move || {
             let mut case = Case::new(&packed, budget, 2 * PIECE_LEN);
             let (one, other) = (case.open(), case.open());

@@ -195,7 +195,7 @@ impl Streams {
         chunk: ChunkKey,
         bytes: &Range<u64>,
         at_end: bool,
-    ) -> Option<Box<Stream>> {
+    ) -> Option<Stream> {
         let mut state = self.lock();
         let mut at_work = state.at_work.iter();
         if at_work.any(|at_work| at_work.chunk == chunk && bytes.contains(&at_work.position)) {
@@ -212,7 +212,7 @@ impl Streams {
         let used = state.idle.remove(at);
         let place = if at_end { 0 } else { state.idle.len() };
         state.idle.insert(place, used);
-        Some(Box::new(branch))
+        Some(branch)
     }
 
     /// Whether `bytes` of a chunk, from the chunk's beginning, can be branched off a decoder that was put aside; `None` if there
