@@ -1,6 +1,6 @@
 //! What was decoded of all open files, under one byte budget.
 //!
-//! A unit is what is decoded in one go: a chunk, or a piece of a large one. However many want a unit, it is decoded once:
+//! A unit is what is decoded in one go: a chunk, or a piece of one. However many want a unit, it is decoded once:
 //! the first finds it vacant and gets the mark of a unit in flight, the others wait for that decode and get its result, its
 //! error included. The mark is a guard: it clears when it is dropped, on every path, panics included. No lock is held while
 //! anything is decoded. The cache does not know what a unit means; whoever finds one vacant brings it in.
@@ -196,11 +196,11 @@ impl Cache {
     }
 
     /// The unit, if it is decoded or once it is; or the task to decode it. `kept` is how many of its bytes are going to be
-    /// handed to somebody who keeps them.
+    /// handed to somebody who keeps them, and `is_alone` whether it is decoded without others.
     ///
     /// # Errors
     /// Those of the decode that was waited for.
-    pub(crate) fn enter(&self, key: Key, kept: usize) -> Result<Entry<'_>> {
+    pub(crate) fn enter(&self, key: Key, kept: usize, is_alone: bool) -> Result<Entry<'_>> {
         let mut state = self.lock();
         if let Some((bytes, given_up)) = self.read(&mut state, key, kept) {
             drop(state);
@@ -216,10 +216,10 @@ impl Cache {
             self.counters.cache_joined.add(1);
             return Ok(Entry::Found(flight.wait()?, Origin::Joined));
         }
-        let standing = match (state.ready.missed(key), key.unit.piece) {
-            // What lies before a piece may have to be decoded to come by it again.
-            (Standing::Newcomer, Some(_)) => Standing::Proved,
-            (standing, _) => standing,
+        let standing = match state.ready.missed(key) {
+            // To come by it again, others may have to be decoded too.
+            Standing::Newcomer if !is_alone => Standing::Proved,
+            standing => standing,
         };
         let mark = self.mark(&mut state, key, None, standing);
         mark.flight.kept.store(kept, Ordering::Relaxed);
@@ -274,7 +274,7 @@ impl Cache {
         Some(self.mark(&mut state, key, Some(ahead), standing))
     }
 
-    /// The task to decode a whole unit for somebody who is about to want it; `None` if it is there or in flight.
+    /// The task to decode a unit for somebody who is about to want it; `None` if it is there or in flight.
     pub(crate) fn enter_for_another(&self, key: Key) -> Option<Mark<'_>> {
         let mut state = self.lock();
         if state.in_flight.contains_key(&key) || state.ready.contains(key) {
@@ -462,7 +462,7 @@ mod tests {
         kept: usize,
         decode: impl FnOnce() -> Result<Arc<Buffer>>,
     ) -> Result<(Arc<Buffer>, Origin)> {
-        match cache.enter(key(chunk), kept)? {
+        match cache.enter(key(chunk), kept, true)? {
             Entry::Found(bytes, origin) => Ok((bytes, origin)),
             Entry::Vacant(mark) => {
                 let outcome = decode();
@@ -655,7 +655,7 @@ mod tests {
     #[test]
     fn a_unit_that_was_supplied_and_then_handed_over_is_not_kept_either() {
         let cache = cache(1 << 20);
-        let Entry::Vacant(mark) = cache.enter(key(0), LENGTH).unwrap() else {
+        let Entry::Vacant(mark) = cache.enter(key(0), LENGTH, true).unwrap() else {
             panic!("nothing was decoded yet");
         };
         let bytes = buffer(&cache, 3, Urgency::Demand).unwrap();
@@ -669,7 +669,7 @@ mod tests {
     #[test]
     fn a_unit_decoded_on_the_way_reaches_who_holds_its_mark() {
         let cache = cache(1 << 20);
-        let Entry::Vacant(mark) = cache.enter(key(0), 0).unwrap() else {
+        let Entry::Vacant(mark) = cache.enter(key(0), 0, true).unwrap() else {
             panic!("nothing was decoded yet");
         };
         assert!(cache.supplied(&mark).is_none());

@@ -100,7 +100,7 @@ counters! {
     reads,
     /// Bytes of original data handed out.
     bytes_read,
-    /// Chunks, or pieces of large ones, that a read found decoded.
+    /// Chunks, or pieces of them, that a read found decoded.
     cache_hits,
     /// Chunks or pieces a read had to decode itself.
     cache_misses,
@@ -112,7 +112,7 @@ counters! {
     handed_over,
     /// Chunks decoded whole, for whatever reason.
     decoded_chunks,
-    /// Pieces of large chunks decoded, for whatever reason.
+    /// Pieces of chunks decoded, for whatever reason.
     decoded_pieces,
     /// Bytes of original data that were decoded.
     decoded_bytes,
@@ -120,7 +120,7 @@ counters! {
     compressed_bytes,
     /// Chunks decoded whole ahead of a reader.
     prefetched_chunks,
-    /// Pieces of large chunks decoded ahead of a reader.
+    /// Pieces of chunks decoded ahead of a reader.
     prefetched_pieces,
     /// Chunks and pieces decoded ahead and then read.
     prefetch_hits,

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::outline::{Beginning, Chunks, Conditions, Cut, Outline};
 use super::record::Record;
 use super::source::Source;
-use super::units::Unit;
+use super::units::{OneCall, Unit};
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
 use crate::format::{ChunkTable, Description, Fingerprint, FixedHeader, Footer, PayloadTable};
@@ -42,6 +42,8 @@ pub(crate) struct Contents {
     reported_change: AtomicBool,
     /// Large chunks that were found to have to be decoded whole.
     only_whole: Mutex<HashSet<u32>>,
+    /// Whether chunks turned out to have no parts that could be decoded apart. Those of a file are mostly alike.
+    without_parts: AtomicBool,
     charge: Charge,
 }
 
@@ -83,6 +85,7 @@ impl Contents {
             reported: Mutex::default(),
             reported_change: AtomicBool::new(false),
             only_whole: Mutex::default(),
+            without_parts: AtomicBool::new(false),
             charge: outline.charge,
         })
     }
@@ -106,17 +109,32 @@ impl Contents {
         self.charge.bytes() + self.record.as_ref().map_or(0, Record::memory)
     }
 
-    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end. Chunks of up to
-    /// `one_call` bytes are units.
-    pub(crate) fn unit_holding(&self, offset: u64, one_call: u64) -> Option<(Unit, Range<u64>)> {
-        Unit::holding(&self.table, offset, one_call, |chunk| {
-            !lock(&self.only_whole).contains(&chunk)
-        })
+    /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end. Chunks that `one_call`
+    /// is for are units.
+    pub(crate) fn unit_holding(
+        &self,
+        offset: u64,
+        one_call: OneCall,
+    ) -> Option<(Unit, Range<u64>)> {
+        Unit::holding(
+            &self.table,
+            offset,
+            one_call,
+            |chunk, bytes| match one_call.is_short(bytes) {
+                true => !self.without_parts.load(Ordering::Relaxed),
+                false => !lock(&self.only_whole).contains(&chunk),
+            },
+        )
     }
 
-    /// From now on, the chunk is decoded whole.
-    pub(crate) fn decode_only_whole(&self, chunk: u32) {
-        lock(&self.only_whole).insert(chunk);
+    /// From now on, the chunk is decoded whole; if `one_call` takes it, as are all others that it takes.
+    pub(crate) fn decode_only_whole(&self, chunk: u32, one_call: OneCall) {
+        match self.table.original_range(chunk) {
+            Some(bytes) if one_call.is_short(&bytes) => {
+                self.without_parts.store(true, Ordering::Relaxed);
+            }
+            _ => _ = lock(&self.only_whole).insert(chunk),
+        }
     }
 
     /// Whether this is the first report of the file's change.

@@ -39,7 +39,7 @@ pub(crate) use record::{Evidence, Record};
 #[cfg(feature = "remote")]
 pub(crate) use source::Then;
 pub(crate) use source::{Distant, Kept, Source};
-pub(crate) use units::{Unit, one_call, piece_bytes, piece_number};
+pub(crate) use units::{OneCall, PIECE_LEN, Unit, piece_bytes, piece_count, piece_number};
 
 use crate::codec::{self, Payload, Stream};
 use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};
@@ -203,17 +203,19 @@ impl Archive {
     }
 
     /// How much memory decoding a chunk piece by piece takes beside the pieces, in bytes, at most; `None` if the chunk can
-    /// only be decoded whole.
+    /// only be decoded whole, or, where they are to be decoded `apart`, not each without the others.
     ///
     /// # Errors
     /// As [`Archive::read_payload`], and those of a payload that begins like none.
-    pub(crate) fn stream_memory(&self, chunk: u32) -> Result<Option<u64>> {
+    pub(crate) fn stream_memory(&self, chunk: u32, apart: bool) -> Result<Option<u64>> {
         self.with_payload(chunk, |payload, announced| {
             let encoding = self.encoding(chunk)?;
-            match Stream::checks_content(encoding, payload)? {
-                true => Ok(None),
-                false => Stream::memory(encoding, payload, announced),
+            if Stream::checks_content(encoding, payload)?
+                || (apart && !Stream::has_parts(encoding, payload, PIECE_LEN)?)
+            {
+                return Ok(None);
             }
+            Stream::memory(encoding, payload, announced)
         })
     }
 
@@ -236,22 +238,32 @@ impl Archive {
         self.with_payload(chunk, |payload, _| stream.seek(payload, offset))
     }
 
-    /// Finds out where branches of a chunk's stream can begin, for a few bytes' reading a block, as long as those are at hand:
-    /// otherwise who reads the chunk's beginning would have to wait for its end. Says whether all were.
+    /// Finds out where branches of a chunk's stream can begin, for a few bytes' reading a block. Unless it `may_wait`, only as long
+    /// as those are at hand: otherwise who reads the chunk's beginning would have to wait for its end. Says whether it did.
     ///
     /// # Errors
     /// As [`Archive::decode`].
-    pub(crate) fn survey_stream(&self, chunk: u32, stream: &mut Stream) -> Result<bool> {
+    pub(crate) fn survey_stream(
+        &self,
+        chunk: u32,
+        stream: &mut Stream,
+        may_wait: bool,
+    ) -> Result<bool> {
         self.with_payload(chunk, |payload, _| {
-            let payload = AtHand {
+            let at_hand = AtHand {
                 payload,
                 missed: Cell::new(false),
             };
-            let outcome = stream.survey(&payload);
-            match payload.missed.get() {
-                true => Ok(false),
-                false => outcome.map(|()| true),
+            let outcome = stream.survey(&at_hand);
+            if !at_hand.missed.get() {
+                return outcome.map(|()| true);
             }
+            if may_wait {
+                // In one go, and not a block at a time.
+                self.source.will_read(&payload.range);
+                stream.survey(payload)?;
+            }
+            Ok(may_wait)
         })
     }
 

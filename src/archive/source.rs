@@ -38,6 +38,9 @@ pub(crate) trait Source: Debug + Send + Sync {
         false
     }
 
+    /// Takes notice that all these bytes are going to be read soon. Waits for nothing.
+    fn will_read(&self, _range: &Range<u64>) {}
+
     /// Takes notice that what was read is damaged: a payload, or what describes them all. What the source remembers of it may be
     /// to blame.
     fn doubt(&self, _payload: Option<&Range<u64>>) {}
@@ -113,6 +116,14 @@ impl Source for File {
         read.is_ok_and(|read| read == wanted)
     }
 
+    #[cfg(all(feature = "files", target_os = "linux"))]
+    fn will_read(&self, range: &Range<u64>) {
+        use rustix::fs::{Advice, fadvise};
+        let length = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
+        // What is not heeded costs time alone.
+        let _ = fadvise(self, range.start, length, Advice::WillNeed);
+    }
+
     fn identity(&self) -> io::Result<Identity> {
         Identity::of(self)
     }
@@ -147,6 +158,10 @@ impl<S: Source> Source for Arc<S> {
 
     fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> bool {
         (**self).read_at_hand(buffer, offset)
+    }
+
+    fn will_read(&self, range: &Range<u64>) {
+        (**self).will_read(range);
     }
 
     fn doubt(&self, payload: Option<&Range<u64>>) {

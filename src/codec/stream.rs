@@ -125,6 +125,23 @@ impl Stream {
         }
     }
 
+    /// Whether parts that begin at multiples of `length` bytes, and are as long, can be decoded each without the others, as far as
+    /// the payload's first bytes tell.
+    ///
+    /// # Errors
+    /// As [`Stream::open`].
+    pub(crate) fn has_parts(
+        encoding: Encoding,
+        payload: &dyn Payload,
+        length: u64,
+    ) -> Result<bool> {
+        match encoding {
+            Encoding::Lz4 => lz4::Decoder::has_parts(payload, length),
+            Encoding::Stored | Encoding::Zeros => Ok(true),
+            Encoding::Zstd | Encoding::Snappy | Encoding::Brotli | Encoding::Lz4Block => Ok(false),
+        }
+    }
+
     /// Where the next byte lies in the chunk, in bytes.
     pub(crate) fn position(&self) -> u64 {
         self.position

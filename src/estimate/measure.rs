@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::sample::{Sample, Samples, spread};
+use crate::archive::PIECE_LEN;
 use crate::codec::{self, Settings};
 use crate::digest::{Content, Leaf, leaf_digests, subtrees};
 use crate::error::{Error, ErrorKind, Result};
@@ -283,7 +284,8 @@ fn decode_all(chunks: &[Encoded<'_>], way: &Way, threads: usize) -> Result<f64> 
     Ok(rate(&done))
 }
 
-/// How long one thread takes for the chunk that holds a random page: chunks of up to a mebibyte are decoded whole.
+/// How long one thread takes for the chunk that holds a random page, or for the piece: chunks of up to a mebibyte are decoded whole,
+/// but for those of LZ4, of which a piece takes its part of the time.
 fn read_at_random(chunks: &[Encoded<'_>], way: &Way) -> Result<Duration> {
     let mut output = Vec::new();
     let started = Instant::now();
@@ -297,5 +299,11 @@ fn read_at_random(chunks: &[Encoded<'_>], way: &Way) -> Result<Duration> {
         decode(chunk, way, &mut output)?;
         reads += 1;
     }
-    Ok(started.elapsed() / u32::try_from(reads).unwrap_or(1).max(1))
+    let whole = started.elapsed() / u32::try_from(reads).unwrap_or(1).max(1);
+    Ok(match way.codec {
+        Codec::Lz4 if way.chunk_size > PIECE_LEN => {
+            whole.mul_f64(PIECE_LEN as f64 / way.chunk_size as f64)
+        }
+        _ => whole,
+    })
 }

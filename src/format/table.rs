@@ -120,6 +120,13 @@ impl ChunkTable {
         Ok(table)
     }
 
+    /// The same table, of chunks that are all encoded like this.
+    #[cfg(test)]
+    pub(crate) fn encoded_as(mut self, encoding: Encoding) -> Self {
+        self.encodings = EncodingColumn::One(encoding);
+        self
+    }
+
     /// A table of the given sizes, in bytes.
     #[cfg(test)]
     pub(crate) fn new(

@@ -217,8 +217,7 @@ impl Exposition {
 
     fn encode_codecs(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let codecs = &self.0.codecs;
-        let help =
-            "What was decoded in one go, for whatever reason: chunks, and pieces of large ones";
+        let help = "What was decoded in one go, for whatever reason: chunks, and pieces of others";
         let units = codecs.iter().flat_map(|(codec, stats)| {
             let of = |unit| [("codec", codec.as_str()), ("unit", unit)];
             [(of("chunk"), stats.chunks), (of("piece"), stats.pieces)]

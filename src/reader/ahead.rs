@@ -53,7 +53,7 @@ impl Shared {
         }
     }
 
-    /// Has the workers decode original bytes before their reader, who goes backwards: whole units of one chunk each.
+    /// Has the workers decode original bytes before their reader, who goes backwards: units that need no others.
     pub(super) fn decode_before(self: &Arc<Self>, before: Range<u64>) {
         let mut end = before.end;
         while end > before.start
@@ -81,32 +81,39 @@ impl Shared {
         });
     }
 
+    /// Decodes a unit that needs no others.
     fn decode_unit_ahead(&self, unit: Unit, bytes: &Range<u64>) {
         let cache = &self.engine.cache;
         let key = self.key(unit);
+        let chunk = unit.chunk;
         let in_a_row = self.prefetch.still_wants(bytes) || self.backwards.still_wants(bytes);
         // What is missing is reported to who asks for it.
         if !(in_a_row || self.strides.still_wants(bytes))
             || cache.knows(key)
-            || self.check_whole(unit.chunk).is_err()
+            || self.check_whole(chunk).is_err()
         {
             return;
         }
+        let Some(alone) = self.alone(unit, bytes) else {
+            return;
+        };
         let Some(ahead) = cache.go_ahead(bytes.end - bytes.start) else {
             return self.engine.counters.prefetch_refused.add(1);
         };
-        let Ok(Some(buffers)) = self.room_for(unit.chunk, Urgency::Speculation) else {
+        let Ok(Some(buffers)) = self.room_for(unit, bytes, Urgency::Speculation) else {
             drop(ahead);
             return self.engine.counters.prefetch_refused.add(1);
         };
         let Some(mark) = cache.enter_ahead(key, ahead, in_a_row) else {
             return;
         };
-        let outcome = self.fill(unit.chunk, buffers);
+        let outcome = self.fill(unit, bytes, alone, buffers);
         mark.land(outcome.clone());
-        match outcome {
-            Ok(_) => self.engine.counters.prefetched_chunks.add(1),
-            Err(error) => drop(self.report(error, unit.chunk)),
+        let counters = &self.engine.counters;
+        match (outcome, unit.piece) {
+            (Ok(_), None) => counters.prefetched_chunks.add(1),
+            (Ok(_), Some(_)) => counters.prefetched_pieces.add(1),
+            (Err(error), _) => drop(self.report(error, chunk)),
         }
     }
 
@@ -122,13 +129,27 @@ impl Shared {
         if self.check_whole(chunk).is_err() {
             return;
         }
+        let (_, first) = self.piece_at(chunk, from);
+        if self.prepare_branch(chunk, &first) {
+            return self.decode_pieces_ahead(chunk, from..to);
+        }
         match self.go_on_ahead(chunk, from, to, &fetched) {
             Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
-                self.archive.contents().decode_only_whole(chunk);
+                self.decode_only_whole(chunk);
                 self.decode_unit_ahead(Unit { chunk, piece: None }, &self.bytes(chunk));
             }
             Err(error) => drop(self.report(error, chunk)),
             Ok(()) => {}
+        }
+    }
+
+    /// Has the workers decode pieces of a chunk that do not need each other; `bytes` are counted from the chunk's beginning.
+    fn decode_pieces_ahead(self: &Arc<Self>, chunk: u32, bytes: Range<u64>) {
+        let mut from = bytes.start;
+        while from < bytes.end {
+            let (unit, piece) = self.piece_at(chunk, from);
+            from = self.next_piece(chunk, from);
+            self.spawn(move |shared| shared.decode_unit_ahead(unit, &piece));
         }
     }
 

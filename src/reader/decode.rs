@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shared;
+use super::alone::Alone;
 use super::streams::{ChunkKey, Lease, Taken};
 use crate::archive::{Unit, piece_bytes, piece_number};
 use crate::cache::{Entry, Key, Mark, Origin};
@@ -15,9 +16,6 @@ use crate::codec::Stream;
 use crate::error::{Error, ErrorKind, Part, Result};
 use crate::memory::{Buffer, Urgency};
 use crate::stats::Decoding;
-
-/// Up to which length a payload's buffer is rounded up to a power of two, in bytes.
-const ROUNDED_UP_TO: usize = 1 << 20;
 
 /// How much is decoded at a time at least where it is thrown away, in bytes.
 const LEAST_STEP: usize = 16 << 10;
@@ -59,7 +57,29 @@ impl Shared {
     /// The unit that holds the original byte at `offset`, and which bytes it has; `None` behind the end.
     pub(super) fn unit_at(&self, offset: u64) -> Option<(Unit, Range<u64>)> {
         let contents = self.archive.contents();
-        contents.unit_holding(offset, self.engine.one_call)
+        contents.unit_holding(offset, self.one_call)
+    }
+
+    /// As [`Shared::unit_at`], if the unit can be decoded without others, as far as is known.
+    pub(super) fn lone_unit_at(&self, offset: u64) -> Option<(Unit, Range<u64>)> {
+        let found = self.unit_at(offset);
+        found.filter(|(unit, _)| self.is_alone(*unit))
+    }
+
+    /// Whether a unit can be decoded without others, as far as is known.
+    fn is_alone(&self, unit: Unit) -> bool {
+        unit.piece.is_none() || self.has_branches(unit.chunk)
+    }
+
+    /// Whether one call decodes a chunk unless its pieces may be decoded apart.
+    pub(super) fn is_short(&self, chunk: u32) -> bool {
+        self.one_call.is_short(&self.bytes(chunk))
+    }
+
+    /// From now on, the chunk is decoded whole.
+    pub(super) fn decode_only_whole(&self, chunk: u32) {
+        let contents = self.archive.contents();
+        contents.decode_only_whole(chunk, self.one_call);
     }
 
     /// Checks that the file reaches to the end of a chunk's payload, before memory is taken for it.
@@ -81,7 +101,6 @@ impl Shared {
         offset: u64,
         kept: impl Fn(&Range<u64>) -> usize,
     ) -> Result<Option<Decoded>> {
-        let contents = self.archive.contents();
         loop {
             let Some((unit, bytes)) = self.unit_at(offset) else {
                 return Ok(None);
@@ -101,7 +120,7 @@ impl Shared {
                     if matches!(error.kind(), ErrorKind::Unstreamable { .. })
                         && unit.piece.is_some() =>
                 {
-                    contents.decode_only_whole(unit.chunk);
+                    self.decode_only_whole(unit.chunk);
                 }
                 Err(error) => return Err(self.report(error, unit.chunk)),
             }
@@ -114,16 +133,20 @@ impl Shared {
         bytes: &Range<u64>,
         kept: usize,
     ) -> Result<(Arc<Buffer>, Origin)> {
-        match self.engine.cache.enter(self.key(unit), kept)? {
+        let cache = &self.engine.cache;
+        match cache.enter(self.key(unit), kept, self.is_alone(unit))? {
             Entry::Found(found, origin) => Ok((found, origin)),
             Entry::Vacant(mark) => {
                 let decoded = match unit.piece {
-                    Some(_) => match self.decode_branch(&mark, unit.chunk, bytes) {
+                    Some(_) => match self.decode_branch(&mark, unit, bytes) {
                         Ok(Some(piece)) => Ok((piece, None)),
                         Ok(None) => self.decode_piece(&mark, unit.chunk, bytes),
                         Err(error) => Err(error),
                     },
-                    None => self.decode_whole(unit.chunk).map(|bytes| (bytes, None)),
+                    None => {
+                        let decoded = self.decode_alone(unit, bytes, Alone::Chunk);
+                        decoded.map(|bytes| (bytes, None))
+                    }
                 };
                 let (outcome, lease) = match decoded {
                     Ok((bytes, lease)) => (Ok(bytes), lease),
@@ -137,71 +160,6 @@ impl Shared {
                 Ok((outcome?, Origin::Decoded))
             }
         }
-    }
-
-    fn decode_whole(&self, chunk: u32) -> Result<Arc<Buffer>> {
-        let buffers = self.room_for(chunk, Urgency::Demand)?;
-        self.fill(chunk, buffers.ok_or(ErrorKind::Cancelled)?)
-    }
-
-    /// The buffers to decode a whole chunk with; `None` if there is no memory for speculation.
-    pub(super) fn room_for(&self, chunk: u32, urgency: Urgency) -> Result<Option<[Buffer; 2]>> {
-        let lengths = self.room_lengths(chunk);
-        let budget = self.engine.cache.budget();
-        budget.acquire(lengths, urgency, || self.engine.make_room())
-    }
-
-    /// The lengths of a chunk's payload and of what it decodes to, in bytes.
-    fn lengths(&self, chunk: u32) -> [usize; 2] {
-        let table = self.archive.table();
-        [table.compressed_range(chunk), table.original_range(chunk)].map(|range| {
-            let range = range.unwrap_or_default();
-            usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
-        })
-    }
-
-    /// The lengths of the buffers to decode a whole chunk with, in bytes. That for its payload, which then is the room to check
-    /// it with, is rounded up: payloads are of all lengths, and the buffer of one is to fit the next.
-    pub(super) fn room_lengths(&self, chunk: u32) -> [usize; 2] {
-        let [payload, original] = self.lengths(chunk);
-        let room = payload.max(self.archive.room_beside(&self.bytes(chunk)));
-        match room <= ROUNDED_UP_TO {
-            true => [room.next_power_of_two(), original],
-            false => [room, original],
-        }
-    }
-
-    /// Decodes a whole chunk into the second buffer, with the first as room for its payload.
-    pub(super) fn fill(
-        &self,
-        chunk: u32,
-        [mut room, mut original]: [Buffer; 2],
-    ) -> Result<Arc<Buffer>> {
-        self.decode_into(chunk, &mut room, &mut original)?;
-        Ok(Arc::new(original))
-    }
-
-    /// Decodes a whole chunk into `original`, which is as long as it, with `room` for its payload and then for checking it.
-    pub(super) fn decode_into(
-        &self,
-        chunk: u32,
-        room: &mut [u8],
-        original: &mut [u8],
-    ) -> Result<()> {
-        let [length, _] = self.lengths(chunk);
-        let payload = room.get_mut(..length).unwrap_or_default();
-        let began = Instant::now();
-        self.archive.decode(chunk, payload, original)?;
-        let took = began.elapsed();
-        self.archive.check(&self.bytes(chunk), original, room)?;
-        let counters = &self.engine.counters;
-        counters.decoded_chunks.add(1);
-        counters.decoded_bytes.add(original.len() as u64);
-        counters.compressed_bytes.add(length as u64);
-        let encoding = self.archive.encoding(chunk)?;
-        let bytes = original.len() as u64;
-        counters.codecs.add(encoding, Decoding::Chunk, bytes, took);
-        Ok(())
     }
 
     /// Decodes a piece of a chunk that a read needs, `bytes` of the original, going on from where a decoder stands; or gets it
@@ -280,7 +238,8 @@ impl Shared {
     pub(super) fn stream_memory(&self, chunk: u32) -> Result<u64> {
         let codec = self.archive.encoding(chunk)?;
         let unstreamable = ErrorKind::Unstreamable { codec };
-        let memory = self.archive.stream_memory(chunk)?;
+        let only_for_its_parts = self.is_short(chunk);
+        let memory = self.archive.stream_memory(chunk, only_for_its_parts)?;
         let whole = self.room_lengths(chunk).into_iter();
         let whole = whole.fold(0_u64, |sum, length| sum.saturating_add(length as u64));
         match memory {
@@ -361,27 +320,30 @@ impl Shared {
         output: &mut [u8],
     ) -> Result<()> {
         match lease.stream() {
-            Some(stream) => self.decode_stream(stream, chunk, output),
+            Some(stream) => self.decode_stream(stream, chunk, 1, output),
             None => Ok(()),
         }
     }
 
-    /// Decodes what comes next in a stream of a chunk into all of `output`.
+    /// Decodes what comes next in a stream of a chunk into all of `output`: so many pieces, or a part of one.
     pub(super) fn decode_stream(
         &self,
         stream: &mut Stream,
         chunk: u32,
+        pieces: u64,
         output: &mut [u8],
     ) -> Result<()> {
         let began = Instant::now();
         self.archive.decode_on(chunk, stream, output)?;
         let took = began.elapsed();
         let counters = &self.engine.counters;
-        counters.decoded_pieces.add(1);
+        counters.decoded_pieces.add(pieces);
         counters.decoded_bytes.add(output.len() as u64);
         let encoding = self.archive.encoding(chunk)?;
         let bytes = output.len() as u64;
-        counters.codecs.add(encoding, Decoding::Piece, bytes, took);
+        counters
+            .codecs
+            .add(encoding, Decoding::Pieces(pieces), bytes, took);
         Ok(())
     }
 

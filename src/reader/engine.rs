@@ -18,7 +18,7 @@ use super::distant::AllFetched;
 use super::helpers::Answering;
 use super::shelf::Shelf;
 use super::streams::Streams;
-use crate::archive::{Archive, Conditions, Contents, Cut, Source, Verify, one_call};
+use crate::archive::{Archive, Conditions, Contents, Cut, OneCall, Source, Verify};
 use crate::cache::Cache;
 #[cfg(feature = "remote")]
 use crate::disk_cache::DiskCache;
@@ -40,7 +40,7 @@ const REMEMBERED_PART: u64 = 16;
 /// How far ahead of a sequential reader chunks are decoded at most by default, in bytes; or the length of
 /// [`CHUNKS_AHEAD`] chunks, if that is more.
 const DEFAULT_PREFETCH: u64 = 16 << 20;
-/// A chunk is decoded by one thread from front to back, so a reader of large ones only has several threads work for it if
+/// Most chunks are decoded by one thread from front to back, so a reader of large ones only has several threads work for it if
 /// they are sent more than one chunk ahead.
 const CHUNKS_AHEAD: u64 = 2;
 /// Which part of the budget one reader's window may take by default: one in this many bytes.
@@ -131,8 +131,8 @@ pub struct Engine {
     /// With what it may use of the budget.
     #[cfg(feature = "remote")]
     disk_cache: Option<(Arc<DiskCache>, Charge)>,
-    /// The longest chunk that is decoded by one call, in bytes.
-    pub(super) one_call: u64,
+    /// Which chunks are decoded by one call.
+    pub(super) one_call: OneCall,
     /// When to tell of failures that may pass.
     pub(super) failures: Occasionally,
     prefetch: Option<u64>,
@@ -177,7 +177,7 @@ impl Engine {
             stores: Mutex::new(Vec::new()),
             #[cfg(feature = "remote")]
             disk_cache,
-            one_call: one_call(options.cache_size),
+            one_call: OneCall::under(options.cache_size),
             counters,
             workers: Workers::start(options.threads)?,
             at_once: options.threads.min(processors()),

@@ -89,6 +89,11 @@ pub(super) struct Shares<'a> {
 }
 
 impl Shares<'_> {
+    /// Whether workers may be at units of the read.
+    pub(super) fn are_given(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// Takes the unit that holds `place` for the thread that answers, which has come there; says whether no worker has it.
     pub(super) fn take_next(&self, place: u64) -> bool {
         let rest = self.rest.as_ref();
@@ -128,14 +133,14 @@ impl Rest {
         place < left.end || place >= self.end
     }
 
-    /// Takes the last unit, unless it is a piece: those of most chunks are decoded one after the other.
+    /// Takes the last unit.
     fn take_last(
         &self,
         unit_at: impl Fn(u64) -> Option<(Unit, Range<u64>)>,
     ) -> Option<(Unit, Range<u64>)> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (unit, bytes) = unit_at(left.end.checked_sub(1)?)?;
-        if unit.piece.is_some() || bytes.start < left.start {
+        if bytes.start < left.start {
             return None;
         }
         left.end = bytes.start;
@@ -192,9 +197,9 @@ impl Shared {
         let (_, first) = self.unit_at(range.start)?;
         let mut end = range.start + length.min(HELPED_AT_MOST);
         loop {
-            let (unit, bytes) = self.unit_at(end - 1)?;
+            let (unit, bytes) = self.lone_unit_at(end.checked_sub(1)?)?;
             let length = bytes.end.checked_sub(first.end)?;
-            if unit.piece.is_some() || length < WORTH_HELP {
+            if length < WORTH_HELP {
                 return None;
             }
             if !self.engine.cache.knows(self.key(unit)) {
@@ -206,7 +211,7 @@ impl Shared {
 
     /// Decodes one unit of a read; says whether there may be more to do.
     fn help(&self, rest: &Rest) -> bool {
-        let Some((unit, bytes)) = rest.take_last(|offset| self.unit_at(offset)) else {
+        let Some((unit, bytes)) = rest.take_last(|offset| self.lone_unit_at(offset)) else {
             return false;
         };
         let cache = &self.engine.cache;
@@ -218,8 +223,11 @@ impl Shared {
         if self.check_whole(unit.chunk).is_err() {
             return false;
         }
+        let Some(alone) = self.alone(unit, &bytes) else {
+            return false;
+        };
         // The thread that answers may wait for memory.
-        let Ok(Some(buffers)) = self.room_for(unit.chunk, Urgency::Speculation) else {
+        let Ok(Some(buffers)) = self.room_for(unit, &bytes, Urgency::Speculation) else {
             return false;
         };
         if !rest.is_ahead(bytes.start) {
@@ -228,7 +236,7 @@ impl Shared {
         let Some(mark) = cache.enter_for_another(key) else {
             return true;
         };
-        let outcome = self.fill(unit.chunk, buffers);
+        let outcome = self.fill(unit, &bytes, alone, buffers);
         mark.land(outcome.clone());
         match outcome {
             Ok(_) => true,
@@ -244,6 +252,7 @@ impl Shared {
 #[cfg(feature = "files")]
 mod tests {
     use super::*;
+    use crate::format::Codec;
     use crate::job::Control;
     use crate::pack::{PackOptions, pack_file};
     use crate::reader::{Demand, Engine, EngineOptions, Reader};
@@ -307,13 +316,18 @@ mod tests {
     }
 
     fn file() -> (tempfile::TempDir, Vec<u8>) {
+        file_of(Codec::Zstd, CHUNK)
+    }
+
+    fn file_of(codec: Codec, chunk_size: u64) -> (tempfile::TempDir, Vec<u8>) {
         let directory = tempfile::tempdir().unwrap();
         let original: Vec<u8> = (0..CHUNKS * CHUNK + 99)
             .map(|at| (at >> 3) as u8 ^ (at >> 11) as u8)
             .collect();
         fs::write(directory.path().join("x"), &original).unwrap();
         let options = PackOptions {
-            chunk_size: Some(CHUNK),
+            codec: Some(codec),
+            chunk_size: Some(chunk_size),
             ..PackOptions::default()
         };
         let packed = directory.path().join("x.warp");
@@ -360,13 +374,14 @@ mod tests {
 
     #[test]
     fn reads_in_any_place_are_whole_whoever_decodes_what() {
-        let (directory, original) = file();
-        for round in 0..50_u64 {
-            let reader = reader(&directory);
+        let files = [file(), file_of(Codec::Lz4, 8 * CHUNK)];
+        for round in 0..100_u64 {
+            let (directory, original) = &files[round as usize % 2];
+            let reader = reader(directory);
             let many = 1 + round % 3;
             thread::scope(|scope| {
                 for reading in 0..many {
-                    let (reader, original) = (&reader, &original);
+                    let reader = &reader;
                     scope.spawn(move || {
                         for number in 1..8_u64 {
                             let place = (round * 7919 + reading * 977 + number * 104_729)
@@ -408,6 +423,25 @@ mod tests {
         }
         let stats = shared.engine.stats();
         assert_eq!((stats.cache_misses, stats.prefetched_chunks), (4, 0));
+    }
+
+    #[test]
+    fn workers_help_with_pieces_that_need_no_others() {
+        let (directory, _) = file_of(Codec::Lz4, 12 * CHUNK);
+        let reader = reader(&directory);
+        let shared = &reader.shared;
+        let decoded = || shared.engine.stats().decoded_pieces;
+        let shares = shared.share_out(&(2 * CHUNK..10 * CHUNK));
+        let began = Instant::now();
+        while decoded() < 3 && began.elapsed() < Duration::from_secs(60) {
+            thread::yield_now();
+        }
+        assert!(shares.take_next(2 * CHUNK) && !shares.take_next(4 * CHUNK));
+        assert_eq!(decoded(), 3);
+        // One that has to be decoded from front to back is nobody's to share.
+        let (directory, _) = file_of(Codec::Zstd, 12 * CHUNK);
+        let reader = self::reader(&directory);
+        assert_eq!(reader.shared.worth_help(&(5..8 * CHUNK)), None);
     }
 
     #[test]

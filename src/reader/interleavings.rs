@@ -5,13 +5,15 @@ use super::*;
 use crate::archive::Unit;
 use crate::cache::Key;
 use crate::error::ErrorKind;
-use crate::format::Codec;
+use crate::format::{Codec, FixedHeader, Version};
 use crate::job::Control;
 use crate::memory::Budget;
 use crate::pack::{PackOptions, pack_file};
 use crate::sync::explore;
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 use shuttle::thread;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use tempfile::TempDir;
@@ -81,6 +83,34 @@ impl Packed {
     fn of_independent_blocks() -> Arc<Self> {
         static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
         Arc::clone(FILE.get_or_init(|| Self::new(8 * PIECE_LEN, 8 * PIECE_LEN, Codec::Lz4)))
+    }
+
+    /// As `of_independent_blocks`, but its blocks are linked, so that it has to be decoded whole.
+    fn of_linked_blocks() -> Arc<Self> {
+        static FILE: OnceLock<Arc<Packed>> = OnceLock::new();
+        let write = || {
+            let packed = Self::new(8 * PIECE_LEN, 8 * PIECE_LEN, Codec::Lz4);
+            let mut encoder = FrameEncoder::with_frame_info(
+                FrameInfo::new()
+                    .block_mode(BlockMode::Linked)
+                    .block_size(BlockSize::Max64KB),
+                Vec::new(),
+            );
+            encoder.write_all(&packed.original).unwrap();
+            let payload = encoder.finish().unwrap();
+            let length = packed.original.len() as u64;
+            let header = FixedHeader {
+                version: Version::V2,
+                codec: Codec::Lz4,
+                original_size: length,
+                chunk_count: 1,
+            };
+            let sizes = [payload.len() as u64, length].map(u64::to_le_bytes);
+            let bytes = [&header.to_bytes(), &sizes.concat()[..], &payload].concat();
+            fs::write(packed.path(), bytes).unwrap();
+            packed
+        };
+        Arc::clone(FILE.get_or_init(write))
     }
 
     /// Eight chunks, five of which are a long read that is worth help.
@@ -158,6 +188,23 @@ impl Case {
         }));
     }
 
+    /// Starts a thread that reads `len` bytes, several units, in each of these places.
+    fn reads_into(&mut self, reader: &Arc<Reader>, len: u64, places: &'static [u64], kept: bool) {
+        let (reader, packed) = (Arc::clone(reader), Arc::clone(&self.packed));
+        self.threads.push(thread::spawn(move || {
+            for &from in places {
+                let mut bytes = vec![0; len as usize];
+                let demand = Demand {
+                    kept,
+                    more_wait: true,
+                };
+                reader.read_into(from, &mut bytes, demand).unwrap();
+                let from = from as usize;
+                assert!(bytes == packed.original[from..from + bytes.len()]);
+            }
+        }));
+    }
+
     /// Waits for the readers, then for what was read ahead.
     fn finish(&mut self) {
         for thread in self.threads.drain(..) {
@@ -215,19 +262,8 @@ fn a_read_that_workers_help_with_is_whole_within_any_budget() {
         explore(0.15, move || {
             let mut case = Case::new(&packed, budget, 0);
             for kept in [true, false] {
-                let (reader, packed) = (case.open(), Arc::clone(&packed));
-                case.threads.push(thread::spawn(move || {
-                    for from in [3 * MEDIUM, 0] {
-                        let mut bytes = vec![0; 5 * MEDIUM as usize];
-                        let demand = Demand {
-                            kept,
-                            more_wait: true,
-                        };
-                        reader.read_into(from, &mut bytes, demand).unwrap();
-                        let from = from as usize;
-                        assert!(bytes == packed.original[from..from + bytes.len()]);
-                    }
-                }));
+                let reader = case.open();
+                case.reads_into(&reader, 5 * MEDIUM, &[3 * MEDIUM, 0], kept);
             }
             case.end();
         });
@@ -264,6 +300,23 @@ fn a_large_chunk_is_read_from_several_places_within_any_budget() {
             case.reads(&one, PIECE_LEN, &[0, 1, 2, 3], true);
             case.reads(&one, PIECE_LEN, &[6, 2], false);
             case.reads(&other, PIECE_LEN, &[2, 3, 4], true);
+            drop((one, other));
+            case.end();
+        });
+    }
+}
+
+#[test]
+fn a_chunk_that_one_call_could_decode_is_read_in_pieces_unless_they_need_each_other() {
+    for packed in [Packed::of_independent_blocks(), Packed::of_linked_blocks()] {
+        explore(0.05, move || {
+            let mut case = Case::new(&packed, 5 << 20, 2 * PIECE_LEN);
+            let (one, other) = (case.open(), case.open());
+            case.reads(&one, PIECE_LEN, &[3, 4, 0], false);
+            let places = &[4 * PIECE_LEN, 2 * PIECE_LEN, 0];
+            case.reads_into(&one, 2 * PIECE_LEN, places, true);
+            case.reads_into(&other, 8 * PIECE_LEN, &[0], true);
+            case.reads(&other, PIECE_LEN, &[7, 6, 5], true);
             drop((one, other));
             case.end();
         });

@@ -1,10 +1,11 @@
 //! `read_at(offset, length)` of an original: archive, cache and prefetch put together.
 //!
-//! A read goes unit by unit (a chunk, or a piece of a large one) and holds one at a time, so that it can wait for memory
+//! A read goes unit by unit (a chunk, or a piece of one) and holds one at a time, so that it can wait for memory
 //! without keeping any. What a unit's decoding costs is paid on the thread that asks; the units that a reader will want next who
 //! goes on in some order are decoded meanwhile by the engine's workers.
 
 mod ahead;
+mod alone;
 mod branches;
 mod decode;
 mod distant;
@@ -37,7 +38,7 @@ use self::helpers::{Habit, Shares};
 use self::holes::ZeroPayloads;
 use self::line::Line;
 use self::straight::Abreast;
-use crate::archive::{Archive, Evidence};
+use crate::archive::{Archive, Evidence, OneCall};
 use crate::cache::Origin;
 use crate::error::Result;
 use crate::format::{Checksum, Description};
@@ -71,6 +72,7 @@ pub struct Reader {
 struct Shared {
     engine: Arc<Engine>,
     archive: Archive,
+    one_call: OneCall,
     prefetch: Prefetch,
     backwards: Backwards,
     strides: Strides,
@@ -127,10 +129,16 @@ impl Reader {
         let limit_if_near = if far.is_some() { 0 } else { limit };
         let budget = engine.cache.budget().total();
         let prefetch = Prefetch::new(limit, far);
+        // Of what is far away, all that a chunk needs is brought at once.
+        let one_call = match archive.distant() {
+            Some(_) => engine.one_call.without_parts(),
+            None => engine.one_call,
+        };
         Self {
             shared: Arc::new(Shared {
                 engine,
                 archive,
+                one_call,
                 prefetch,
                 backwards: Backwards::new(limit_if_near),
                 strides: Strides::new(limit_if_near.min(budget / STRIDES_PART)),
@@ -277,7 +285,9 @@ impl Reader {
             let ours = under_way.shares.take_next(place);
             if under_way.straight
                 && ours
-                && let Some(length) = self.shared.decode_straight(place, room)?
+                && let Some(length) =
+                    self.shared
+                        .decode_straight(place, room, under_way.shares.are_given())?
             {
                 place += length as u64;
                 origin = Origin::Straight;
@@ -351,15 +361,11 @@ impl Reader {
     /// Only if he is alone: two who read backwards at once on two processors were a tenth slower with it.
     fn look_around(&self, range: &Range<u64>, is_alone: bool) {
         let shared = &self.shared;
-        // The pieces of most chunks are decoded from front to back.
-        let whole_unit = |offset| {
-            let (unit, bytes) = shared.unit_at(offset)?;
-            unit.piece.is_none().then_some(bytes)
-        };
+        let lone_unit = |offset| shared.lone_unit_at(offset).map(|(_, bytes)| bytes);
         let before = shared
             .backwards
-            .observe(range, |offset| whole_unit(offset).map(|bytes| bytes.start));
-        let units = shared.strides.observe(range, whole_unit);
+            .observe(range, |offset| lone_unit(offset).map(|bytes| bytes.start));
+        let units = shared.strides.observe(range, lone_unit);
         if is_alone {
             shared.decode_before(before);
             for unit in units {

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use super::{Demand, Shared};
+use crate::archive::{Unit, piece_count};
 use crate::error::{ErrorKind, Result};
 use crate::memory::Urgency;
 
@@ -102,8 +103,33 @@ impl Shared {
         };
         self.unit_at(whole).is_some_and(|(unit, bytes)| {
             bytes.end <= range.end
-                && (unit.piece.is_none() || self.prepare_branch(unit.chunk, &bytes))
+                && (self.is_decoded_whole(unit, whole..range.end)
+                    || self.prepare_branch(unit.chunk, &bytes))
         })
+    }
+
+    /// Whether a chunk, of which a unit is named, is decoded by one call where `wanted` begins: all of it is wanted, from its first
+    /// byte to its last, and none of it is there or on its way.
+    fn is_decoded_whole(&self, unit: Unit, wanted: Range<u64>) -> bool {
+        let chunk = self.bytes(unit.chunk);
+        if chunk.start != wanted.start || chunk.end > wanted.end {
+            return false;
+        }
+        unit.piece.is_none()
+            || (self.is_short(unit.chunk) && self.unknown(chunk.clone()) == chunk.end)
+    }
+
+    /// Up to where whole units that begin where `wanted` does are neither there nor on their way.
+    fn unknown(&self, wanted: Range<u64>) -> u64 {
+        let mut end = wanted.start;
+        while let Some((unit, bytes)) = self.unit_at(end)
+            && bytes.start == end
+            && bytes.end <= wanted.end
+            && !self.engine.cache.knows(self.key(unit))
+        {
+            end = bytes.end;
+        }
+        end
     }
 
     /// Takes notice of a read that goes straight, and says whether it leaves workers something to do ahead of it.
@@ -113,45 +139,76 @@ impl Shared {
         self.engine.at_once > self.abreast.under_way()
     }
 
-    /// Decodes the unit that begins at `place` of the original into the beginning of `room`, and says how long it is; `None` if
-    /// it has to be come by otherwise, because it begins or ends elsewhere, is there or on its way, or is a piece for which all
-    /// before it has to be decoded.
+    /// Decodes the unit that begins at `place` of the original, and if it is a piece those that follow it in its chunk, into the
+    /// beginning of `room`, and says how much that is, in bytes; `None` if the unit has to be come by otherwise, because it begins
+    /// or ends elsewhere, is there or on its way, or is a piece for which all before it has to be decoded. No more than the one unit
+    /// is, where the others are `shared` with workers.
     ///
     /// # Errors
     /// It cannot be decoded; the error is in the log. What `room` holds then is worth nothing.
-    pub(super) fn decode_straight(&self, place: u64, room: &mut [u8]) -> Result<Option<usize>> {
+    pub(super) fn decode_straight(
+        &self,
+        place: u64,
+        room: &mut [u8],
+        shared: bool,
+    ) -> Result<Option<usize>> {
         let Some((unit, bytes)) = self.unit_at(place) else {
             return Ok(None);
         };
-        let Ok(length) = usize::try_from(bytes.end - bytes.start) else {
-            return Ok(None);
-        };
-        let Some(room) = room.get_mut(..length) else {
-            return Ok(None);
-        };
+        let mut room_end = place.saturating_add(room.len() as u64);
         let known = self.engine.cache.knows(self.key(unit));
-        if bytes.start != place || known {
+        if bytes.start != place || bytes.end > room_end || known {
             return Ok(None);
         }
-        let decoded = match unit.piece {
-            None => self.decode_chunk_into(unit.chunk, room).map(|()| true),
-            Some(_) => self.decode_branch_into(unit.chunk, &bytes, room),
+        if shared {
+            room_end = bytes.end;
+        }
+        let decoded = match self.is_decoded_whole(unit, place..room_end) {
+            true => self.decode_chunk_into(unit.chunk, room),
+            false => self.decode_pieces_into(unit.chunk, place..room_end, room),
         };
         let decoded = decoded.map_err(|error| self.report(error, unit.chunk))?;
-        if decoded {
-            self.engine.counters.cache_misses.add(1);
+        if let Some(length) = decoded {
+            let units = match unit.piece {
+                Some(_) => piece_count(&(place..place + length as u64)),
+                None => 1,
+            };
+            self.engine.counters.cache_misses.add(units);
         }
+        Ok(decoded)
+    }
+
+    /// Decodes the pieces of a chunk that begin where `wanted` does, all at once, to where `room` begins: as far as whole ones are
+    /// wanted and none is there. Says how long they are together, in bytes.
+    fn decode_pieces_into(
+        &self,
+        chunk: u32,
+        wanted: Range<u64>,
+        room: &mut [u8],
+    ) -> Result<Option<usize>> {
+        let until = wanted.end.min(self.bytes(chunk).end);
+        let bytes = wanted.start..self.unknown(wanted.start..until);
+        if bytes.is_empty() || !self.prepare_branch(chunk, &bytes) {
+            return Ok(None);
+        }
+        let length = (bytes.end - bytes.start) as usize;
+        let room = room.get_mut(..length).unwrap_or_default();
+        let decoded = self.decode_branch_into(chunk, &bytes, room)?;
         Ok(decoded.then_some(length))
     }
 
-    fn decode_chunk_into(&self, chunk: u32, room: &mut [u8]) -> Result<()> {
+    /// Decodes a chunk to where `room` begins, which has room for it; says how long it is, in bytes.
+    fn decode_chunk_into(&self, chunk: u32, room: &mut [u8]) -> Result<Option<usize>> {
         self.check_whole(chunk)?;
+        let [_, length] = self.lengths(chunk);
+        let room = room.get_mut(..length).unwrap_or_default();
         let [beside, _] = self.room_lengths(chunk);
         let budget = self.engine.cache.budget();
         let make_room = || self.engine.make_room();
         let acquired = budget.acquire([beside], Urgency::Demand, make_room)?;
         let [mut beside] = acquired.ok_or(ErrorKind::Cancelled)?;
-        self.decode_into(chunk, &mut beside, room)
+        self.decode_into(chunk, &mut beside, room)?;
+        Ok(Some(length))
     }
 }
 

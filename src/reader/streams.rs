@@ -188,13 +188,13 @@ impl Streams {
     }
 
     /// A decoder of its own for `bytes` of a chunk, from the chunk's beginning, off one that was put aside, which stays where it
-    /// is for others; `None` if there is none to branch off, or another is at work on just these bytes. Who comes to the chunk's
-    /// end, `at_end`, is going to leave it: what was put aside for it is given up before all else.
+    /// is for others; `None` if there is none to branch off, or another is at work on just these bytes. Who is
+    /// `leaving` the chunk will not come back: what was put aside for it is given up before all else.
     pub(super) fn branch(
         &self,
         chunk: ChunkKey,
         bytes: &Range<u64>,
-        at_end: bool,
+        leaving: bool,
     ) -> Option<Stream> {
         let mut state = self.lock();
         let mut at_work = state.at_work.iter();
@@ -210,7 +210,7 @@ impl Streams {
             branch.map(|branch| (at, branch))
         })?;
         let used = state.idle.remove(at);
-        let place = if at_end { 0 } else { state.idle.len() };
+        let place = if leaving { 0 } else { state.idle.len() };
         state.idle.insert(place, used);
         Some(branch)
     }

@@ -12,7 +12,7 @@ use crate::format::Encoding;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decoding {
     Chunk,
-    Piece,
+    Pieces(u64),
 }
 
 /// The counters of all codecs, in the order of [`Encoding::ALL`].
@@ -28,13 +28,13 @@ struct CodecCounters {
 }
 
 impl CodecsCounters {
-    /// Counts something that was decoded to so many bytes.
+    /// Counts what was decoded to so many bytes.
     pub(crate) fn add(&self, encoding: Encoding, what: Decoding, bytes: u64, took: Duration) {
         let mut all = Encoding::ALL.iter().zip(&self.0);
         if let Some((_, counters)) = all.find(|(known, _)| **known == encoding) {
             match what {
                 Decoding::Chunk => counters.chunks.add(1),
-                Decoding::Piece => counters.pieces.add(1),
+                Decoding::Pieces(count) => counters.pieces.add(count),
             }
             counters.bytes.add(bytes);
             counters
@@ -68,7 +68,7 @@ pub type CodecsStats = BTreeMap<String, CodecStats>;
 pub struct CodecStats {
     /// Chunks decoded whole.
     pub chunks: u64,
-    /// Pieces of large chunks.
+    /// Pieces of chunks.
     pub pieces: u64,
     /// What both decoded to, in bytes.
     pub decoded_bytes: u64,
@@ -104,7 +104,7 @@ mod tests {
         let counters = CodecsCounters::default();
         counters.add(
             Encoding::Zstd,
-            Decoding::Piece,
+            Decoding::Pieces(1),
             500,
             Duration::from_millis(1),
         );

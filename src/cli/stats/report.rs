@@ -139,7 +139,7 @@ impl<'a> Report<'a> {
 
     fn write_cache(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let done = &self.done;
-        writeln!(f, "\nCACHE (chunks, and pieces of large ones)")?;
+        writeln!(f, "\nCACHE (chunks, and pieces of others)")?;
         field(
             f,
             "hits",

@@ -74,6 +74,12 @@ impl Decoder {
         Ok(read_descriptor(payload)?.0.content_checksum)
     }
 
+    /// See [`crate::codec::Stream::has_parts`].
+    pub(in crate::codec) fn has_parts(payload: &dyn Payload, length: u64) -> Result<bool> {
+        let (descriptor, _) = read_descriptor(payload)?;
+        Ok(!descriptor.linked && length.is_multiple_of(descriptor.block_len as u64))
+    }
+
     pub(in crate::codec) fn open(payload: &dyn Payload, announced: u64) -> Result<Self> {
         let (descriptor, first_block) = read_descriptor(payload)?;
         descriptor.check_content_size(announced)?;
