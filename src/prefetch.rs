@@ -27,7 +27,7 @@ pub(crate) use strides::Strides;
 const STREAMS: usize = 8;
 /// How much has to be read in a row before anything is read ahead, in bytes: one read of 1 MiB, which is what copying
 /// programs use at most, with the kernel's own readahead of 128 KiB behind it, is not a stream yet.
-const PROOF: u64 = (1 << 20) + (128 << 10);
+pub(crate) const PROOF: u64 = (1 << 20) + (128 << 10);
 /// A window's first size, in bytes: what the kernel's readahead asks for at most in one request.
 const FIRST_WINDOW: u64 = 1 << 20;
 /// How long a read of a file's beginning is that is taken for that of a reader who goes on, where each request costs a round
@@ -52,9 +52,13 @@ pub(crate) struct Prefetch {
     streams: Mutex<Streams>,
 }
 
-/// How units are named where each request costs a round trip.
+/// How units are named where each request costs a round trip, to a store or to a disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Far {
+    /// How much has to be read in a row before anything is named, in bytes.
+    pub(crate) proof: u64,
+    /// Whether who reads much of a file's beginning is believed to go on.
+    pub(crate) believes_beginnings: bool,
     /// How much is named at a time or nothing, in bytes; or a quarter of a window that is small.
     pub(crate) batch: u64,
     /// A window's first size, in bytes: what is to be on its way while the first of it comes.
@@ -123,7 +127,8 @@ impl Prefetch {
             Some(far) => far.first_window.max(FIRST_WINDOW),
         };
         let first_window = first_window.min(limit);
-        let likely = self.far.is_some() && read.start == 0 && read.end >= LONG_BEGINNING;
+        let believes = self.far.is_some_and(|far| far.believes_beginnings);
+        let likely = believes && read.start == 0 && read.end >= LONG_BEGINNING;
         if streams.continued_by(read).is_none() {
             let fresh = Stream {
                 start: read.start,
@@ -151,7 +156,8 @@ impl Prefetch {
         stream.last_used = now;
         stream.next = stream.next.max(read.end);
         if stream.window == 0 {
-            if stream.next - stream.start <= PROOF.min(limit) {
+            let proof = self.far.map_or(PROOF, |far| far.proof);
+            if stream.next - stream.start <= proof.min(limit) {
                 return 0..0;
             }
             stream.window = first_window;
@@ -269,6 +275,8 @@ mod tests {
         let prefetch = Prefetch::new(
             16 * UNIT,
             Some(Far {
+                proof: PROOF,
+                believes_beginnings: true,
                 batch: 64 * UNIT,
                 first_window: 8 * UNIT,
             }),

@@ -523,6 +523,13 @@ fn a_root_s_mount_is_not_for_ordinary_users_unless_they_are_let_in() {
     }
 }
 
+/// It may be busy for a moment, when somebody looks at all that is mounted.
+fn unmount(mount_point: &Path) {
+    wait_until("the unmount", || {
+        rustix::mount::unmount(mount_point, rustix::mount::UnmountFlags::empty()).is_ok()
+    });
+}
+
 #[test]
 fn a_mount_that_ends_takes_no_other_along_that_gets_its_device_number() {
     let source = tempfile::tempdir().unwrap();
@@ -530,12 +537,7 @@ fn a_mount_that_ends_takes_no_other_along_that_gets_its_device_number() {
         let ending = Mounted::new(source.path(), &[]);
         let place = ending.mount_point.clone();
         // The number is free as soon as this returns, while the server finds out that it has ended.
-        let unmounting = std::thread::spawn(move || {
-            // Busy for a moment, when somebody looks at all that is mounted.
-            wait_until("the unmount", || {
-                rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).is_ok()
-            });
-        });
+        let unmounting = std::thread::spawn(move || unmount(&place));
         let others = [(); 2].map(|()| Mounted::new(source.path(), &[]));
         unmounting.join().unwrap();
         std::thread::sleep(Duration::from_millis(10));
@@ -553,7 +555,7 @@ fn a_server_told_to_end_after_its_mount_has_ended_takes_no_other_along() {
         let server = Pid::from_child(&ended.server);
         // It does not find out before it is told.
         kill_process(server, Signal::STOP).unwrap();
-        rustix::mount::unmount(&ended.mount_point, rustix::mount::UnmountFlags::empty()).unwrap();
+        unmount(&ended.mount_point);
         let other = Mounted::new(source.path(), &[]);
         kill_process(server, Signal::TERM).unwrap();
         kill_process(server, Signal::CONT).unwrap();

@@ -165,6 +165,11 @@ impl Archive {
         }
     }
 
+    /// Takes notice that these bytes of the file are going to be read soon. Waits for nothing.
+    pub(crate) fn will_read(&self, packed: &Range<u64>) {
+        self.source.will_read(packed);
+    }
+
     /// Reads a chunk's compressed bytes; `payload` is given their length.
     ///
     /// # Errors

@@ -13,11 +13,11 @@ use super::Shared;
 use super::line::{LEAST_FETCH, LONGEST_FETCH, Turn, first_window, most_under_way};
 use crate::archive::{Archive, Distant, Kept};
 use crate::memory::Urgency;
-use crate::prefetch::Far;
+use crate::prefetch::{Far, PROOF};
 
 /// How much of a large chunk's payload is fetched beside what a piece of it takes by proportion, in bytes: parts of a chunk
 /// differ.
-const PIECE_SLACK: u64 = 64 << 10;
+pub(super) const PIECE_SLACK: u64 = 64 << 10;
 
 /// Which part of the budget may be fetched ahead and not decoded yet: one in this many bytes.
 const FETCHED_PART: u64 = 4;
@@ -32,6 +32,8 @@ pub(super) fn way(archive: &Archive) -> Option<Far> {
         u64::try_from(length).unwrap_or(u64::MAX).max(LEAST_FETCH)
     };
     Some(Far {
+        proof: PROOF,
+        believes_beginnings: true,
         batch: original(LONGEST_FETCH),
         first_window: original(first_window(distant.round_trip())),
     })
@@ -279,7 +281,7 @@ impl Shared {
 
     /// The part of a chunk's payload that some of its bytes are to be decoded from: all of a short one, and of a long one about as
     /// much as they are of the chunk.
-    fn packed_part(&self, chunk: u32, original: &Range<u64>) -> Range<u64> {
+    pub(super) fn packed_part(&self, chunk: u32, original: &Range<u64>) -> Range<u64> {
         let packed = self.archive.table().compressed_range(chunk);
         let packed = packed.unwrap_or_default();
         let whole = self.bytes(chunk);

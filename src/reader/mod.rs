@@ -8,6 +8,7 @@ mod ahead;
 mod alone;
 mod branches;
 mod decode;
+mod disk;
 mod distant;
 mod engine;
 mod helpers;
@@ -74,6 +75,8 @@ struct Shared {
     archive: Archive,
     one_call: OneCall,
     prefetch: Prefetch,
+    /// For the disk.
+    on_disk: Prefetch,
     backwards: Backwards,
     strides: Strides,
     line: Line,
@@ -129,6 +132,7 @@ impl Reader {
         let limit_if_near = if far.is_some() { 0 } else { limit };
         let budget = engine.cache.budget().total();
         let prefetch = Prefetch::new(limit, far);
+        let on_disk = disk::follow(&archive, limit == 0);
         // Of what is far away, all that a chunk needs is brought at once.
         let one_call = match archive.distant() {
             Some(_) => engine.one_call.without_parts(),
@@ -140,6 +144,7 @@ impl Reader {
                 archive,
                 one_call,
                 prefetch,
+                on_disk,
                 backwards: Backwards::new(limit_if_near),
                 strides: Strides::new(limit_if_near.min(budget / STRIDES_PART)),
                 line: Line::default(),
@@ -332,6 +337,7 @@ impl Reader {
 
     /// Takes notice of a read that is about to be answered, and sends the workers ahead of it.
     fn begin(&self, range: &Range<u64>, demand: Demand) -> UnderWay<'_> {
+        self.shared.look_ahead_on_disk(range);
         let straight = self.shared.goes_straight(range, demand);
         let shares = self.shared.share_out(range);
         let fetched = match straight && !self.shared.leaves_workers_to_spare(demand) {
@@ -367,8 +373,10 @@ impl Reader {
             .observe(range, |offset| lone_unit(offset).map(|bytes| bytes.start));
         let units = shared.strides.observe(range, lone_unit);
         if is_alone {
+            shared.have_disk_read(&before);
             shared.decode_before(before);
             for unit in units {
+                shared.have_disk_read(&unit);
                 shared.send_ahead(unit, None);
             }
         }
