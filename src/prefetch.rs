@@ -5,7 +5,7 @@
 //! few requests: the kernel's readahead asks ahead of the reader and its requests overtake each other. A read that
 //! continues nothing only takes a stream's place and names nothing, so a random reader pays for no speculation; and one
 //! large read, which the kernel cuts into several requests, does not yet look like a stream either. Where each request costs a
-//! round trip, too much depends on the first of them: there, who reads much of a file's beginning is believed to go on.
+//! round trip to a store, too much depends on the first of them: there, who reads much of a file's beginning is believed to go on.
 //!
 //! Who goes backwards ([`Backwards`]), or leaves out as much each time ([`Strides`]), makes no stream: others follow him.
 //!

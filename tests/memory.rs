@@ -146,7 +146,8 @@ fn sixteen_random_readers_of_gibibytes_stay_within_the_budget() {
     println!("{reads} reads, peak {peak} MiB, {stats}");
     assert!(reads > 500, "{reads}");
     assert!(stats["evicted_chunks"].as_u64().unwrap() > 100, "{stats}");
-    assert!(peak < 64 + 48, "{peak} MiB");
+    // Beside the budget, each of the threads that answer has a decoder of its own; those of Brotli are the largest.
+    assert!(peak < 64 + 64, "{peak} MiB");
     assert_eq!(stats["other_errors"], 0);
 }
 

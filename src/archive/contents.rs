@@ -40,9 +40,10 @@ pub(crate) struct Contents {
     reported: Mutex<HashSet<u32>>,
     /// Whether the log has it that the file was changed.
     reported_change: AtomicBool,
-    /// Large chunks that were found to have to be decoded whole.
+    /// Chunks that were found to have to be decoded whole.
     only_whole: Mutex<HashSet<u32>>,
-    /// Whether chunks turned out to have no parts that could be decoded apart. Those of a file are mostly alike.
+    /// Whether a chunk that one call can decode turned out to have no parts that could be decoded apart. Those of a file are mostly
+    /// alike.
     without_parts: AtomicBool,
     charge: Charge,
 }
@@ -116,25 +117,20 @@ impl Contents {
         offset: u64,
         one_call: OneCall,
     ) -> Option<(Unit, Range<u64>)> {
-        Unit::holding(
-            &self.table,
-            offset,
-            one_call,
-            |chunk, bytes| match one_call.is_short(bytes) {
-                true => !self.without_parts.load(Ordering::Relaxed),
-                false => !lock(&self.only_whole).contains(&chunk),
-            },
-        )
+        Unit::holding(&self.table, offset, one_call, |chunk, bytes| {
+            let in_vain = one_call.is_short(bytes) && self.without_parts.load(Ordering::Relaxed);
+            !in_vain && !lock(&self.only_whole).contains(&chunk)
+        })
     }
 
-    /// From now on, the chunk is decoded whole; if `one_call` takes it, as are all others that it takes.
-    pub(crate) fn decode_only_whole(&self, chunk: u32, one_call: OneCall) {
-        match self.table.original_range(chunk) {
-            Some(bytes) if one_call.is_short(&bytes) => {
-                self.without_parts.store(true, Ordering::Relaxed);
-            }
-            _ => _ = lock(&self.only_whole).insert(chunk),
-        }
+    /// From now on, the chunk is decoded whole.
+    pub(crate) fn decode_only_whole(&self, chunk: u32) {
+        lock(&self.only_whole).insert(chunk);
+    }
+
+    /// From now on, all chunks are decoded whole that one call can decode.
+    pub(crate) fn decode_short_ones_whole(&self) {
+        self.without_parts.store(true, Ordering::Relaxed);
     }
 
     /// Whether this is the first report of the file's change.

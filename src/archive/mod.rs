@@ -165,9 +165,12 @@ impl Archive {
         }
     }
 
-    /// Takes notice that these bytes of the file are going to be read soon. Waits for nothing.
+    /// Takes notice that these bytes of the file are going to be read soon, as far as there are such.
     pub(crate) fn will_read(&self, packed: &Range<u64>) {
-        self.source.will_read(packed);
+        let end = packed.end.min(self.file_len());
+        if packed.start < end {
+            self.source.will_read(&(packed.start..end));
+        }
     }
 
     /// Reads a chunk's compressed bytes; `payload` is given their length.
@@ -265,7 +268,7 @@ impl Archive {
             }
             if may_wait {
                 // In one go, and not a block at a time.
-                self.source.will_read(&payload.range);
+                self.will_read(&payload.range);
                 stream.survey(payload)?;
             }
             Ok(may_wait)

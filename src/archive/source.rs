@@ -38,7 +38,7 @@ pub(crate) trait Source: Debug + Send + Sync {
         false
     }
 
-    /// Takes notice that all these bytes are going to be read soon. Waits for nothing.
+    /// Takes notice that all these bytes are going to be read soon. What a disk has to do for it is begun, and not waited for.
     fn will_read(&self, _range: &Range<u64>) {}
 
     /// Takes notice that what was read is damaged: a payload, or what describes them all. What the source remembers of it may be
@@ -82,6 +82,11 @@ pub(crate) struct Kept(
     #[allow(dead_code, reason = "it is dropped")] pub(crate) Box<dyn Debug + Send + Sync>,
 );
 
+/// How much the kernel can be told at once that will be read, in bytes: of more it forgets what is longer than a request to the disk and
+/// than its readahead there, which is this as a rule (`force_page_cache_ra` in its mm/readahead.c).
+#[cfg(all(feature = "files", target_os = "linux"))]
+const MOST_AT_ONCE: u64 = 128 << 10;
+
 /// Where the longest file there can be ends, in bytes.
 const FARTHEST: u64 = i64::MAX as u64;
 
@@ -119,9 +124,17 @@ impl Source for File {
     #[cfg(all(feature = "files", target_os = "linux"))]
     fn will_read(&self, range: &Range<u64>) {
         use rustix::fs::{Advice, fadvise};
-        let length = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
-        // What is not heeded costs time alone.
-        let _ = fadvise(self, range.start, length, Advice::WillNeed);
+        let mut place = range.start;
+        while place < range.end {
+            let end = range.end.min(place.saturating_add(MOST_AT_ONCE));
+            // No length at all would mean all of the file.
+            let length = std::num::NonZeroU64::new(end - place);
+            if fadvise(self, place, length, Advice::WillNeed).is_err() {
+                // It costs time alone.
+                return;
+            }
+            place = end;
+        }
     }
 
     fn identity(&self) -> io::Result<Identity> {

@@ -289,6 +289,7 @@ fn decode_all(chunks: &[Encoded<'_>], way: &Way, threads: usize) -> Result<f64> 
 fn read_at_random(chunks: &[Encoded<'_>], way: &Way) -> Result<Duration> {
     let mut output = Vec::new();
     let started = Instant::now();
+    let mut taken = Duration::ZERO;
     let mut reads = 0;
     while reads < READS.0 && (reads < 4 || started.elapsed() < READS.1) {
         // Far from one another, so that what was decoded last does not help.
@@ -296,14 +297,15 @@ fn read_at_random(chunks: &[Encoded<'_>], way: &Way) -> Result<Duration> {
         let Some(chunk) = chunks.get(number as usize) else {
             return Ok(Duration::ZERO);
         };
+        let begun = Instant::now();
         decode(chunk, way, &mut output)?;
+        let length = chunk.original.len() as f64;
+        let part = match way.codec {
+            Codec::Lz4 if length > PIECE_LEN as f64 => PIECE_LEN as f64 / length,
+            _ => 1.0,
+        };
+        taken += begun.elapsed().mul_f64(part);
         reads += 1;
     }
-    let whole = started.elapsed() / u32::try_from(reads).unwrap_or(1).max(1);
-    Ok(match way.codec {
-        Codec::Lz4 if way.chunk_size > PIECE_LEN => {
-            whole.mul_f64(PIECE_LEN as f64 / way.chunk_size as f64)
-        }
-        _ => whole,
-    })
+    Ok(taken / u32::try_from(reads).unwrap_or(1).max(1))
 }

@@ -60,6 +60,25 @@ impl Shared {
             && let Some((unit, bytes)) = self.unit_at(end - 1)
         {
             end = bytes.start;
+            if unit.piece.is_none() {
+                self.spawn(move |shared| shared.decode_unit_ahead(unit, &bytes));
+                continue;
+            }
+            end = self.bytes(unit.chunk).start.max(before.start);
+            let pieces = end..bytes.end;
+            self.spawn(move |shared| shared.decode_pieces_before(unit.chunk, &pieces));
+        }
+    }
+
+    /// As [`Shared::decode_before`], for pieces of one chunk, which is looked through first: by one worker, not by all of them.
+    fn decode_pieces_before(self: &Arc<Self>, chunk: u32, before: &Range<u64>) {
+        let mut end = before.end;
+        while end > before.start
+            && let Some((unit, bytes)) = self.unit_at(end - 1)
+            && unit.piece.is_some()
+            && self.prepare_branch(chunk, &bytes)
+        {
+            end = bytes.start;
             self.spawn(move |shared| shared.decode_unit_ahead(unit, &bytes));
         }
     }

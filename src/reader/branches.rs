@@ -27,6 +27,16 @@ use crate::memory::{Buffer, Urgency};
 /// The longest chunk that is looked through when its first byte is wanted, in bytes: some 4,000 blocks, 3 ms.
 const LOOKED_THROUGH_AT_MOST: u64 = 256 << 20;
 
+/// What comes of looking through a chunk.
+enum Found {
+    /// A decoder that can be branched off.
+    Parts,
+    /// It cannot be told where parts of it begin.
+    NoParts,
+    /// It could not be looked through, or not without waiting for it.
+    Nothing,
+}
+
 /// What was found of a file's chunks.
 #[derive(Debug)]
 pub(super) struct Branching {
@@ -64,17 +74,21 @@ impl Shared {
             return false;
         }
         match self.look_through(chunk) {
-            Ok(true) => {}
+            Ok(Found::Parts) => {}
+            Ok(Found::NoParts) if self.is_short(chunk) => {
+                self.archive.contents().decode_only_whole(chunk);
+                return false;
+            }
+            Ok(Found::NoParts) => self.branching.refused.store(true, Relaxed),
             Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
-                if self.is_short(chunk) {
-                    self.decode_only_whole(chunk);
-                } else {
-                    self.branching.refused.store(true, Relaxed);
+                match self.is_short(chunk) {
+                    true => self.decode_only_whole(chunk),
+                    false => self.branching.refused.store(true, Relaxed),
                 }
                 return false;
             }
             // What is wrong with it is told to who reads it.
-            Ok(false) | Err(_) => passed_over.store(chunk.into(), Relaxed),
+            Ok(Found::Nothing) | Err(_) => passed_over.store(chunk.into(), Relaxed),
         }
         streams.can_branch(key, &within).unwrap_or(false)
     }
@@ -93,15 +107,15 @@ impl Shared {
             )
     }
 
-    /// Puts a decoder aside that can be branched off, if there is memory for it. Says whether all that has to be read for it was at
-    /// hand, or waited for.
+    /// Puts a decoder aside that can be branched off, if there is memory for it.
     ///
     /// # Errors
-    /// Those of reading, of damaged data; [`ErrorKind::Unstreamable`] if there is nothing to branch off.
-    fn look_through(&self, chunk: u32) -> Result<bool> {
+    /// Those of reading, of damaged data; [`ErrorKind::Unstreamable`] if the payload's first bytes say that there is nothing to branch
+    /// off.
+    fn look_through(&self, chunk: u32) -> Result<Found> {
         let bytes = self.bytes(chunk);
         if bytes.end - bytes.start > LOOKED_THROUGH_AT_MOST {
-            return Ok(false);
+            return Ok(Found::Nothing);
         }
         self.check_whole(chunk)?;
         let memory = self.stream_memory(chunk)?;
@@ -109,36 +123,44 @@ impl Shared {
         let make_room = || self.engine.make_room();
         let room = budget.acquire_beside([], memory, Urgency::Speculation, make_room)?;
         let Some(([], room)) = room else {
-            return Ok(true);
+            return Ok(Found::Nothing);
         };
         let mut stream = self.archive.open_stream(chunk)?;
         // Of a short one, all would be read if it were decoded whole.
         let may_wait = self.is_short(chunk);
         if !self.archive.survey_stream(chunk, &mut stream, may_wait)? {
-            return Ok(false);
+            return Ok(Found::Nothing);
         }
         if stream.branch(&(0..0)).is_none() {
-            let codec = self.archive.encoding(chunk)?;
-            return Err(ErrorKind::Unstreamable { codec }.into());
+            return Ok(Found::NoParts);
         }
         let key = self.chunk_key(chunk);
         self.engine.streams.keep(key, stream, room);
         // Who waits for memory may now take this decoder's.
         budget.announce();
-        Ok(true)
+        Ok(Found::Parts)
     }
 
     /// Decodes a piece, which is `bytes` of the original, without others, or gets it from whoever came by; `None` if it cannot be,
     /// or another thread is at it.
+    ///
+    /// # Errors
+    /// Those of decoding; [`ErrorKind::Unstreamable`] if the chunk turned out to have to be decoded whole.
     pub(super) fn decode_branch(
         &self,
         mark: &Mark<'_>,
         unit: Unit,
         bytes: &Range<u64>,
     ) -> Result<Option<Arc<Buffer>>> {
-        let prepared = !self.is_short(unit.chunk) || self.prepare_branch(unit.chunk, bytes);
-        let branch = prepared.then(|| self.branch(unit.chunk, bytes, false));
-        let Some(branch) = branch.flatten() else {
+        if self.is_short(unit.chunk) && !self.prepare_branch(unit.chunk, bytes) {
+            let now = self.unit_at(bytes.start);
+            if now.is_some_and(|(now, _)| now.piece.is_none()) {
+                let codec = self.archive.encoding(unit.chunk)?;
+                return Err(ErrorKind::Unstreamable { codec }.into());
+            }
+            return Ok(None);
+        }
+        let Some(branch) = self.branch(unit.chunk, bytes, false) else {
             return Ok(None);
         };
         if let Some(supplied) = self.engine.cache.supplied(mark) {
@@ -488,22 +510,28 @@ mod tests {
     fn a_damaged_short_chunk_spares_the_others_their_pieces() {
         let original = original();
         let chunks = original.chunks(4 * PIECE).take(3);
-        let mut payloads: Vec<_> = chunks
+        let payloads: Vec<_> = chunks
             .map(|chunk| frame_of(chunk, &independent()))
             .collect();
-        // Its descriptor is not what its checksum says.
-        payloads[1][4] ^= 8;
-        let (_directory, path) = of_payloads(4 * PIECE, &payloads);
-        let reader = open(&path, true);
-        for _ in 0..2 {
-            let damaged = reader.read_with(4 * PIECE as u64, 2 * PIECE, KEPT, |_, _| ());
-            assert_eq!(damaged.unwrap_err().chunk(), Some(1));
-            for piece in [1, 9] {
-                let (_, origin) = read(&reader, piece * PIECE, 2 * PIECE);
-                assert_eq!(origin, Origin::Straight);
+        // A descriptor that is not what its checksum says, and the length of the first block.
+        for place in [4, 8] {
+            let mut payloads = payloads.clone();
+            payloads[1][place] ^= 8;
+            let (_directory, path) = of_payloads(4 * PIECE, &payloads);
+            let reader = open(&path, true);
+            for _ in 0..2 {
+                for kept in [true, false] {
+                    let demand = Demand { kept, ..KEPT };
+                    let damaged = reader.read_with(4 * PIECE as u64, 2 * PIECE, demand, |_, _| ());
+                    assert_eq!(damaged.unwrap_err().chunk(), Some(1), "{place}");
+                }
+                for piece in [1, 9] {
+                    let (_, origin) = read(&reader, piece * PIECE, 2 * PIECE);
+                    assert_eq!(origin, Origin::Straight, "{place}");
+                }
             }
+            assert_eq!(reader.shared.engine.stats().decoded_chunks, 0, "{place}");
         }
-        assert_eq!(reader.shared.engine.stats().decoded_chunks, 0);
     }
 
     #[test]

@@ -76,10 +76,13 @@ impl Shared {
         self.one_call.is_short(&self.bytes(chunk))
     }
 
-    /// From now on, the chunk is decoded whole.
+    /// Takes notice that the payload's first bytes, or a decoder, say that a chunk has to be decoded whole.
     pub(super) fn decode_only_whole(&self, chunk: u32) {
         let contents = self.archive.contents();
-        contents.decode_only_whole(chunk, self.one_call);
+        match self.is_short(chunk) {
+            true => contents.decode_short_ones_whole(),
+            false => contents.decode_only_whole(chunk),
+        }
     }
 
     /// Checks that the file reaches to the end of a chunk's payload, before memory is taken for it.
@@ -120,7 +123,10 @@ impl Shared {
                     if matches!(error.kind(), ErrorKind::Unstreamable { .. })
                         && unit.piece.is_some() =>
                 {
-                    self.decode_only_whole(unit.chunk);
+                    // Unless it is the only one that has to be.
+                    if self.unit_at(offset).is_some_and(|(now, _)| now == unit) {
+                        self.decode_only_whole(unit.chunk);
+                    }
                 }
                 Err(error) => return Err(self.report(error, unit.chunk)),
             }

@@ -299,7 +299,7 @@ impl Shared {
         };
         let end = match original.end == whole.end {
             true => packed.end,
-            false => share(original.end) + PIECE_SLACK,
+            false => share(original.end).saturating_add(PIECE_SLACK),
         };
         start.max(packed.start)..end.min(packed.end)
     }

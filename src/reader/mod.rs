@@ -338,8 +338,8 @@ impl Reader {
     /// Takes notice of a read that is about to be answered, and sends the workers ahead of it.
     fn begin(&self, range: &Range<u64>, demand: Demand) -> UnderWay<'_> {
         self.shared.look_ahead_on_disk(range);
-        let straight = self.shared.goes_straight(range, demand);
         let shares = self.shared.share_out(range);
+        let straight = self.shared.goes_straight(range, demand);
         let fetched = match straight && !self.shared.leaves_workers_to_spare(demand) {
             true => Vec::new(),
             false => self.look_ahead(range),
