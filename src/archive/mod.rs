@@ -10,13 +10,12 @@ mod check;
 mod contents;
 mod input;
 mod outline;
+mod payload;
 mod record;
 mod source;
 mod units;
 
-use std::cell::Cell;
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -39,9 +38,12 @@ pub(crate) use record::{Evidence, Record};
 #[cfg(feature = "remote")]
 pub(crate) use source::Then;
 pub(crate) use source::{Distant, Kept, Source};
-pub(crate) use units::{OneCall, PIECE_LEN, Unit, piece_bytes, piece_count, piece_number};
+pub(crate) use units::{
+    OneCall, PIECE_LEN, Unit, may_have_parts, piece_bytes, piece_count, piece_number,
+};
 
-use crate::codec::{self, Payload, Stream};
+use self::payload::{AtHand, ChunkPayload};
+use crate::codec::{self, Stream};
 use crate::error::{Error, ErrorKind, IoContext, Part, Result, shared_path};
 use crate::format::{ChunkTable, Description, Encoding, Footer};
 use crate::identity::Identity;
@@ -258,12 +260,9 @@ impl Archive {
         may_wait: bool,
     ) -> Result<bool> {
         self.with_payload(chunk, |payload, _| {
-            let at_hand = AtHand {
-                payload,
-                missed: Cell::new(false),
-            };
+            let at_hand = AtHand::of(payload);
             let outcome = stream.survey(&at_hand);
-            if !at_hand.missed.get() {
+            if !at_hand.missed() {
                 return outcome.map(|()| true);
             }
             if may_wait {
@@ -405,56 +404,6 @@ impl Archive {
 
 fn no_chunk(chunk: u32) -> Error {
     Error::unusable(format!("there is no chunk {chunk}"))
-}
-
-/// A chunk's payload as it lies in the source.
-struct ChunkPayload<'a> {
-    archive: &'a Archive,
-    range: Range<u64>,
-}
-
-impl Payload for ChunkPayload<'_> {
-    fn len(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let path = &self.archive.path;
-        let place = self.range.start.saturating_add(offset);
-        let read = self
-            .archive
-            .source
-            .read_part(buffer, place, &self.range)
-            .context("cannot read", path)?;
-        match read < buffer.len() {
-            true => Err(ErrorKind::EndsInside(Part::Payload).into()),
-            false => Ok(()),
-        }
-    }
-}
-
-/// A payload that is read only as far as that takes no waiting.
-struct AtHand<'a> {
-    payload: &'a ChunkPayload<'a>,
-    /// Whether something was wanted for which one would have had to wait.
-    missed: Cell<bool>,
-}
-
-impl Payload for AtHand<'_> {
-    fn len(&self) -> u64 {
-        self.payload.len()
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let archive = self.payload.archive;
-        let place = self.payload.range.start.saturating_add(offset);
-        if archive.source.read_at_hand(buffer, place) {
-            return Ok(());
-        }
-        self.missed.set(true);
-        let would_wait: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
-        would_wait.context("cannot read", &archive.path)
-    }
 }
 
 /// Opens a file that must be a regular one. A pipe is not waited for.

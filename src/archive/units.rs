@@ -30,6 +30,11 @@ pub(crate) struct Unit {
     pub(crate) piece: Option<u32>,
 }
 
+/// Whether parts of a chunk can be decoded apart from each other in this encoding, unless its payload says otherwise.
+pub(crate) fn may_have_parts(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::Lz4 | Encoding::Stored | Encoding::Zeros)
+}
+
 /// The longest chunks that are decoded by one call, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OneCall {
@@ -65,8 +70,7 @@ impl OneCall {
     /// Whether a chunk with this encoding is decoded by one call; its bytes are the original's.
     fn is_for(self, chunk: &Range<u64>, encoding: Encoding) -> bool {
         // Parts begin where pieces do, if the chunk does.
-        let apart = chunk.start.is_multiple_of(PIECE_LEN)
-            && matches!(encoding, Encoding::Lz4 | Encoding::Stored | Encoding::Zeros);
+        let apart = chunk.start.is_multiple_of(PIECE_LEN) && may_have_parts(encoding);
         let longest = if apart { self.apart } else { self.in_order };
         chunk.end - chunk.start <= longest
     }

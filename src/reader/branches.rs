@@ -17,11 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::Shared;
 use super::alone::Alone;
-use crate::archive::{Unit, piece_count};
+use crate::archive::{Unit, may_have_parts, piece_count};
 use crate::cache::Mark;
 use crate::codec::Stream;
 use crate::error::{ErrorKind, Result};
-use crate::format::Encoding;
 use crate::memory::{Buffer, Urgency};
 
 /// The longest chunk that is looked through when its first byte is wanted, in bytes: some 4,000 blocks, 3 ms.
@@ -100,11 +99,7 @@ impl Shared {
 
     fn may_branch(&self, chunk: u32) -> bool {
         // Of what is far away, all that a piece needs is brought at once.
-        self.archive.distant().is_none()
-            && matches!(
-                self.archive.encoding(chunk),
-                Ok(Encoding::Lz4 | Encoding::Stored | Encoding::Zeros)
-            )
+        self.archive.distant().is_none() && self.archive.encoding(chunk).is_ok_and(may_have_parts)
     }
 
     /// Puts a decoder aside that can be branched off, if there is memory for it.
