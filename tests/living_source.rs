@@ -563,6 +563,112 @@ fn a_plain_file_that_grows_is_followed_and_one_changed_in_place_is_read_as_it_is
     });
 }
 
+/// An overlay, whose files the kernel does not read for a mount.
+struct Overlay(tempfile::TempDir);
+
+impl Overlay {
+    fn new() -> Self {
+        let own = tempfile::tempdir().unwrap();
+        let script = "mkdir lower upper work merged
+            mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged";
+        common::shell(own.path(), script);
+        Self(own)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("merged")
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let umount = std::process::Command::new("umount")
+            .arg(self.path())
+            .status();
+        assert!(umount.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+#[test]
+fn a_plain_file_written_to_in_place_is_seen_by_those_who_hold_it_whoever_reads_it() {
+    let source = Overlay::new();
+    let path = source.path().join("log");
+    fs::write(&path, "one\n").unwrap();
+    let mounted = Mounted::new(&source.path(), SHORT);
+    let held = File::open(mounted.path("log")).unwrap();
+    assert_eq!(read(&held, 0, 4).unwrap(), b"one\n");
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"two\n", 0).unwrap();
+    wait_until("the new bytes", || read(&held, 0, 4).unwrap() == b"two\n");
+    assert!(mounted.stats()["bytes_read"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_held_file_that_was_replaced_tells_its_own_attributes() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("x.warp");
+    fs::write(&path, small_chunks(&sample(3 * CHUNK, 1))).unwrap();
+    common::shell(source.path(), "setfattr -n user.note -v old x.warp");
+    let mounted = Mounted::new(source.path(), SHORT);
+    let held = File::open(mounted.path("x")).unwrap();
+    let new = source.path().join("new");
+    fs::write(&new, small_chunks(&sample(9 * CHUNK, 2))).unwrap();
+    fs::rename(&new, &path).unwrap();
+    wait_until("the new file", || {
+        fs::metadata(mounted.path("x")).unwrap().len() == 9 * CHUNK as u64
+    });
+    let value = |name: &str| {
+        let mut value = [0; 100];
+        let length = rustix::fs::fgetxattr(&held, name, &mut value[..]).unwrap();
+        String::from_utf8(value[..length].to_vec()).unwrap()
+    };
+    assert_eq!(value("user.note"), "old");
+    assert_eq!(value("user.warpfs.checksum"), "blake3");
+    let mut names = [0; 1000];
+    let length = rustix::fs::flistxattr(&held, &mut names[..]).unwrap();
+    let names = String::from_utf8(names[..length].to_vec()).unwrap();
+    assert!(names.contains("user.note\0") && names.contains("user.warpfs.ratio\0"));
+}
+
+#[test]
+fn files_that_another_program_has_a_lease_on_are_waited_for() {
+    let source = tempfile::tempdir().unwrap();
+    let original = sample(3 * CHUNK, 1);
+    fs::write(source.path().join("x.warp"), small_chunks(&original)).unwrap();
+    fs::write(source.path().join("plain"), "plain").unwrap();
+    let mounted = Mounted::new(source.path(), SHORT);
+    let script = "import fcntl, os, signal
+held = [os.open(name, os.O_RDWR) for name in ('x.warp', 'plain')]
+def let_go(*_):
+    for f in held:
+        fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+signal.signal(signal.SIGIO, let_go)
+for f in held:
+    fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('held', flush=True)
+while True:
+    signal.pause()";
+    for name in ["plain", "x"] {
+        let mut holder = std::process::Command::new("python3")
+            .args(["-c", script])
+            .current_dir(source.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 4];
+        holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        let found = fs::read(mounted.path(name));
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        let expected = if name == "x" {
+            &original
+        } else {
+            b"plain".as_slice()
+        };
+        assert!(found.unwrap() == *expected, "{name}");
+    }
+}
+
 #[test]
 fn a_file_becomes_packed_or_plain_under_the_same_name() {
     let source = tempfile::tempdir().unwrap();

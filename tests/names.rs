@@ -651,6 +651,17 @@ fn a_kept_directory_is_of_one_moment_whoever_has_begun_to_list_it() {
 }
 
 #[test]
+fn listing_a_directory_leaves_no_access_time() {
+    let source = tempfile::tempdir().unwrap();
+    fs::create_dir(source.path().join("d")).unwrap();
+    shell(source.path(), "touch -a -d '2001-01-01' d");
+    let mounted = Mounted::new(source.path(), &[]);
+    shell(&mounted.mount_point, "ls -laR");
+    let accessed = shell(source.path(), "stat -c %x d | cut -c1-10");
+    assert_eq!(accessed, "2001-01-01\n");
+}
+
+#[test]
 fn nothing_in_the_source_is_written() {
     let source = tempfile::tempdir().unwrap();
     packed(source.path(), "x.warp");

@@ -233,6 +233,35 @@ fn a_disk_that_is_cut_short_gives_errors_for_what_is_gone_and_serves_the_rest() 
 }
 
 #[test]
+fn a_header_that_cannot_be_read_is_an_error_and_not_taken_for_no_file() {
+    let disk = Disk::new();
+    let mounted = Mounted::new(&disk.source(), SMALL);
+    let script = "debugfs -R 'blocks /x.warp' image 2>/dev/null";
+    let blocks = shell(disk.directory.path(), script);
+    let first: u64 = blocks.split_whitespace().next().unwrap().parse().unwrap();
+    let image = disk.directory.path().join("image");
+    let image = File::options().write(true).open(image).unwrap();
+    image.set_len(first * 4096).unwrap();
+    mounted.drop_caches();
+    let refused = || {
+        // Who copies the tree with deletions must not believe that there is none.
+        for name in ["x", "x.warp"] {
+            let error = fs::metadata(mounted.path(name)).unwrap_err();
+            assert_eq!(error.raw_os_error(), EIO, "{name}");
+        }
+    };
+    refused();
+    let listed = shell(&mounted.mount_point, "ls | sort");
+    assert_eq!(listed, "lost+found\nplain\nx.warp\n");
+    // What a listing has said of it is not believed either.
+    shell(&mounted.mount_point, "ls -l >/dev/null 2>&1 || true");
+    refused();
+    let logged = mounted.logged();
+    assert!(logged.contains("cannot be shown for now"), "{logged}");
+    end(mounted);
+}
+
+#[test]
 fn permissions_taken_away_are_refused_to_who_opens_and_leave_who_has_opened_alone() {
     let _fuse = FuseForAll::new(false);
     let (place, program) = place_of_somebody();

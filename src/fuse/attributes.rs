@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::filesystem::WarpFilesystem;
-use crate::archive::Glance;
-use crate::error::{Error, Result};
+use super::handles::Handle;
+use crate::archive::{Content, Glance};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Container;
 use crate::reader::Reader;
 use crate::tree::NodeId;
@@ -67,15 +68,44 @@ impl WarpFilesystem {
             };
             return Ok(self.told(node, *told)?.map(String::into_bytes));
         }
-        self.tree.extended_attribute(node, name.as_bytes())
+        self.of_file(node, |open| {
+            let open = open.map(|(content, _)| content);
+            self.tree.extended_attribute(node, name.as_bytes(), open)
+        })
+    }
+
+    /// Asks for something of a file: by its path first, and if that leads to another by now, of what somebody has open of it.
+    fn of_file<T>(
+        &self,
+        node: NodeId,
+        ask: impl Fn(Option<(&Content, Option<&Reader>)>) -> Result<T>,
+    ) -> Result<T> {
+        match ask(None) {
+            Err(error) if matches!(error.kind(), ErrorKind::Changed) => {
+                match self.handles.of_node(node).as_deref() {
+                    Some(Handle::File {
+                        content, reader, ..
+                    }) => ask(Some((content, reader.as_ref()))),
+                    _ => Err(error),
+                }
+            }
+            told => told,
+        }
     }
 
     /// The names of a node's extended attributes, each with a zero byte behind it. `ls -l` and `cp -a` ask for them for every
     /// file, so none is opened for it.
     pub(super) fn attribute_names(&self, node: NodeId) -> Result<Vec<u8>> {
-        let packed = self.tree.description(node)?.is_some();
+        let packed = self.of_file(node, |open| match open {
+            Some((_, reader)) => Ok(reader.is_some()),
+            None => Ok(self.tree.description(node)?.is_some()),
+        })?;
+        let of_source = self.of_file(node, |open| {
+            let open = open.map(|(content, _)| content);
+            self.tree.extended_attribute_names(node, open)
+        })?;
         let mut names = Vec::new();
-        for name in self.tree.extended_attribute_names(node)? {
+        for name in of_source {
             if !is_ours(&name) {
                 names.extend(name);
                 names.push(0);
@@ -90,15 +120,20 @@ impl WarpFilesystem {
 
     /// What is told of a file; `None` if it is no packed one, or too damaged to be opened where it takes that to know.
     fn told(&self, node: NodeId, told: Told) -> Result<Option<String>> {
-        let Some(glance) = self.tree.description(node)? else {
-            return Ok(None);
-        };
-        if let Some(value) = told_at_a_glance(&glance, told) {
-            return Ok(Some(value));
-        }
-        let opened = self.tree.open_file(node);
-        let reader = opened.and_then(|opened| self.open_reader(&opened));
-        Ok(reader.ok().flatten().map(|reader| told_by(&reader, told)))
+        self.of_file(node, |open| {
+            if let Some((_, reader)) = open {
+                return Ok(reader.map(|reader| told_by(reader, told)));
+            }
+            let Some(glance) = self.tree.description(node)? else {
+                return Ok(None);
+            };
+            if let Some(value) = told_at_a_glance(&glance, told) {
+                return Ok(Some(value));
+            }
+            let opened = self.tree.open_file(node);
+            let reader = opened.and_then(|opened| self.open_reader(&opened));
+            Ok(reader.ok().flatten().map(|reader| told_by(&reader, told)))
+        })
     }
 }
 

@@ -6,6 +6,9 @@ use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
 
+/// The largest number that the kernel takes as an answer (`fuse_dev_do_write`).
+const LARGEST: i32 = 511;
+
 /// What the kernel, and so the reading program, is told of an error.
 pub(super) fn errno(error: &Error) -> Errno {
     match error.kind() {
@@ -38,9 +41,13 @@ pub(super) fn errno(error: &Error) -> Errno {
         ErrorKind::TooManyOpen { .. } => Errno::NFILE,
         ErrorKind::Unusable(_) => Errno::INVAL,
         ErrorKind::Cancelled => Errno::INTR,
-        ErrorKind::Io { source, .. } => {
-            Errno::from_io_error(source).unwrap_or_else(|| other_io(source.kind()))
-        }
+        ErrorKind::Io { source, .. } => match Errno::from_io_error(source) {
+            Some(Errno::MFILE) => Errno::NFILE,
+            Some(number) if LARGEST >= number.raw_os_error() => number,
+            // One of the kernel's own, which some file systems let out. It would not take it back, and its answer be lost.
+            Some(_) => Errno::IO,
+            None => other_io(source.kind()),
+        },
     }
 }
 
@@ -58,8 +65,15 @@ mod tests {
 
     #[test]
     fn the_systems_own_number_is_passed_on() {
-        let error = Error::io("cannot read", io::Error::from_raw_os_error(24));
-        assert_eq!(errno(&error).raw_os_error(), 24);
+        let told = |number| {
+            let error = Error::io("cannot read", io::Error::from_raw_os_error(number));
+            errno(&error)
+        };
+        assert_eq!(told(28), Errno::NOSPC);
+        // It is the server that has too many files open, and not who reads.
+        assert_eq!(told(24), Errno::NFILE);
+        // What the client of a network file system lets out (ENOTSUPP).
+        assert_eq!(told(524), Errno::IO);
         assert_eq!(
             errno(&ErrorKind::Changed.into()).raw_os_error(),
             Errno::STALE.raw_os_error()

@@ -85,6 +85,7 @@ impl WarpFilesystem {
     pub(super) fn attributes(&self, node: NodeId, handle: Option<u64>) -> Result<Attributes> {
         if let Some(Handle::File {
             node: opened,
+            identity,
             content,
             reader,
             ..
@@ -95,7 +96,7 @@ impl WarpFilesystem {
             && content.file().is_none()
         {
             let size = reader.as_ref().map(Reader::len);
-            return self.tree.attributes_of_open(node, content, size);
+            return self.tree.attributes_of_open(node, content, *identity, size);
         }
         let error = match self.tree.attributes(node) {
             Ok(attributes) => return Ok(attributes),
@@ -103,10 +104,14 @@ impl WarpFilesystem {
         };
         match self.handles.of_node(node).as_deref() {
             Some(Handle::File {
-                content, reader, ..
-            }) => self
-                .tree
-                .attributes_of_open(node, content, reader.as_ref().map(Reader::len)),
+                identity,
+                content,
+                reader,
+                ..
+            }) => {
+                let size = reader.as_ref().map(Reader::len);
+                self.tree.attributes_of_open(node, content, *identity, size)
+            }
             _ => Err(error),
         }
     }

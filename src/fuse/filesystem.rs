@@ -94,6 +94,8 @@ impl WarpFilesystem {
             .and(Features::PARALLEL_DIRECTORIES)
             .and(Features::MAX_PAGES)
             .and(Features::PASSTHROUGH)
+            // For plain files that are written to in place: a packed one has the same time for all who hold it.
+            .and(Features::AUTO_INVAL_DATA)
             // Access lists are enforced by the kernel or, where it cannot, not ignored: their mask looks like group bits,
             // which would let in whom the list keeps out.
             .and(Features::POSIX_ACL);
@@ -255,7 +257,8 @@ impl WarpFilesystem {
             // The mount is read-only, so the kernel refuses these by itself, unless somebody remounts it writable.
             Operation::Change => reply.error(Errno::ROFS),
             // Nothing waits for long here: where a network may keep it waiting, the session hears of interruptions itself. Nor is
-            // there anything to flush, say. Answered so once, the kernel stops asking.
+            // there anything to flush, say; and to tell times of birth (STATX) would have every file asked for again, behind the
+            // listing that has told all the rest, by programs that want all there is. Answered so once, the kernel stops asking.
             Operation::Interrupt { .. } | Operation::Initialize | Operation::Unknown => {
                 reply.error(Errno::NOSYS);
             }

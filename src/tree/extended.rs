@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::nodes::Known;
 use super::source::stat_descriptor;
 use super::{IoContextWith, NodeId, Tree, cannot_enter, is_file_of};
+use crate::archive::Content;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
@@ -22,15 +23,21 @@ const LONGEST_EXTENDED_ATTRIBUTE: usize = 64 << 10;
 const USUAL_EXTENDED_ATTRIBUTE: usize = 512;
 
 impl Tree {
-    /// An extended attribute of the source file; `None` if it has none of that name or the name is not passed through.
+    /// An extended attribute of the source file; `None` if it has none of that name or the name is not passed through. What is `open`
+    /// is asked instead of the path, which may lead to another file by now.
     ///
     /// # Errors
     /// As for [`Tree::attributes`].
-    pub(crate) fn extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn extended_attribute(
+        &self,
+        node: NodeId,
+        name: &[u8],
+        open: Option<&Content>,
+    ) -> Result<Option<Vec<u8>>> {
         if !Self::has_attributes_like(name) {
             return Ok(None);
         }
-        let (known, held) = self.descriptor_of(node)?;
+        let (known, held) = self.descriptor_of(node, open)?;
         let path = by_descriptor(&held);
         let read = |room| {
             let mut value = Vec::with_capacity(room);
@@ -49,12 +56,16 @@ impl Tree {
         }
     }
 
-    /// The names of the source file's extended attributes that are passed through.
+    /// The names of the source file's extended attributes that are passed through; `open` as in [`Tree::extended_attribute`].
     ///
     /// # Errors
     /// As for [`Tree::attributes`].
-    pub(crate) fn extended_attribute_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
-        let (known, held) = self.descriptor_of(node)?;
+    pub(crate) fn extended_attribute_names(
+        &self,
+        node: NodeId,
+        open: Option<&Content>,
+    ) -> Result<Vec<Vec<u8>>> {
+        let (known, held) = self.descriptor_of(node, open)?;
         let mut list = Vec::with_capacity(LONGEST_EXTENDED_ATTRIBUTE);
         match rustix::fs::listxattr(by_descriptor(&held), spare_capacity(&mut list)) {
             Ok(_) | Err(Errno::NOTSUP) => {}
@@ -77,10 +88,15 @@ impl Tree {
             || name == b"system.posix_acl_default"
     }
 
-    /// A node's file, as a descriptor that says which file is meant and nothing more.
-    fn descriptor_of(&self, node: NodeId) -> Result<(Known, OwnedFd)> {
+    /// A node's file, as a descriptor that says which file is meant and nothing more, or as what is `open` of it.
+    fn descriptor_of(&self, node: NodeId, open: Option<&Content>) -> Result<(Known, OwnedFd)> {
         let known = self.known(node)?;
         let path = || self.path_of(&known);
+        if let Some(file) = open.and_then(Content::file) {
+            let held = rustix::io::fcntl_dupfd_cloexec(file, 0);
+            let held = held.context_with("cannot examine", path)?;
+            return Ok((known, held));
+        }
         let directory = match self.recent.of(known.parent) {
             Some(directory) if !known.name.is_empty() => directory,
             _ => self.view_at(&known.location)?.directory,

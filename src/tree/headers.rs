@@ -1,6 +1,6 @@
 //! Remembered headers: whether a file named `.warp` is one, and how large its original is.
 //!
-//! The answer is kept by device and inode and holds as long as size and modification time are the same, so that a listing
+//! The answer is kept by device and inode and holds as long as birth time, size and modification time are the same, so that a listing
 //! reads 18 bytes of each packed file once; of one that does not say its original's size, also the headers of its chunks. The
 //! memory is bounded; what was used longest ago goes first. No lock is held while a file is read, but it is marked: who asks for
 //! the same file meanwhile waits for the answer, so that many names of one file of many chunks cost one walk through it.
@@ -13,6 +13,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
+use super::may_pass;
 use super::source::{Directory, Source};
 use crate::archive::{Glance, glance};
 use crate::error::{Error, IoContext, Result};
@@ -28,7 +29,7 @@ enum Answer {
     /// Not one, or none that can be shown, for good: it takes another file to change that.
     NotPacked,
     /// The system did not let us look. It may the next time; only the log is not told twice.
-    Unreadable,
+    Untold,
 }
 
 impl Answer {
@@ -37,13 +38,14 @@ impl Answer {
         match self {
             Answer::Packed(glance) => Some(Some(glance)),
             Answer::NotPacked => Some(None),
-            Answer::Unreadable => None,
+            Answer::Untold => None,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Remembered {
+    born: (i64, u32),
     size: u64,
     modified: (i64, u32),
     answer: Answer,
@@ -84,22 +86,25 @@ impl Headers {
     }
 
     /// The header of the regular file `name` in `directory`, which was seen as `identity`; `None` if the file is to be
-    /// shown raw.
+    /// shown raw: it is not packed, or may not be read by the server, or is gone.
+    ///
+    /// # Errors
+    /// The system could not say. Such a file shows under neither name, and nobody is to conclude from that that there is none.
     pub(super) fn of(
         &self,
         source: &Source,
         directory: &Directory,
         name: &[u8],
         identity: &Identity,
-    ) -> Option<Glance> {
+    ) -> Result<Option<Glance>> {
         if let Some(known) = self.recall(identity).and_then(Answer::lasting) {
-            return known;
+            return Ok(known);
         }
         let _reading = self.begin_reading((identity.device, identity.inode));
         // Whoever was waited for may have found it.
         let before = self.recall(identity);
         if let Some(known) = before.and_then(Answer::lasting) {
-            return known;
+            return Ok(known);
         }
         let path = source.path(directory.location(), name);
         let (identity, found) = match open(source, directory, name, &path) {
@@ -118,7 +123,7 @@ impl Headers {
         directory: &Directory,
         name: &[u8],
         file: (u64, u64),
-    ) -> Option<Option<Glance>> {
+    ) -> Option<Result<Option<Glance>>> {
         let _reading = self.begin_reading(file);
         if self.lock().contains(&file) {
             return None;
@@ -133,34 +138,40 @@ impl Headers {
         Some(self.judge(&identity, found, None, &path))
     }
 
-    /// Remembers what was found in a file, and tells the log if it is not packed, unless that was so `before`.
+    /// Remembers what was found in a file, and tells the log if it is not packed or could not be looked at, unless that was so
+    /// `before`.
     fn judge(
         &self,
         identity: &Identity,
         found: Result<Option<Glance>>,
         before: Option<Answer>,
         path: &Path,
-    ) -> Option<Glance> {
-        let answer = match found {
-            Ok(Some(glance)) => Answer::Packed(glance),
+    ) -> Result<Option<Glance>> {
+        let (answer, outcome) = match found {
+            Ok(Some(glance)) => (Answer::Packed(glance), Ok(Some(glance))),
             Ok(None) => {
                 tracing::warn!("shown as it is: {}", too_many_chunks(path));
-                Answer::NotPacked
+                (Answer::NotPacked, Ok(None))
             }
             Err(error) => {
-                let answer = if error.is_damage() {
-                    Answer::NotPacked
-                } else {
-                    Answer::Unreadable
+                let error = error.in_file(path);
+                let answer = match error.is_damage() {
+                    true => Answer::NotPacked,
+                    false => Answer::Untold,
                 };
+                let may_pass = may_pass(&error);
                 if before != Some(answer) {
-                    tracing::warn!("shown as it is: {}", error.in_file(path));
+                    let shown = match may_pass {
+                        true => "cannot be shown for now",
+                        false => "shown as it is",
+                    };
+                    tracing::warn!("{shown}: {error}");
                 }
-                answer
+                (answer, if may_pass { Err(error) } else { Ok(None) })
             }
         };
         self.remember(identity, answer);
-        answer.lasting().flatten()
+        outcome
     }
 
     /// The same, where nothing but a packed file will do.
@@ -200,7 +211,9 @@ impl Headers {
     fn recall(&self, identity: &Identity) -> Option<Answer> {
         let mut remembered = self.lock();
         let found = remembered.get(&(identity.device, identity.inode))?;
-        let same = (found.size, found.modified) == (identity.size, identity.modified);
+        // Another file may have got the number of one that is gone.
+        let same = (found.born, found.size, found.modified)
+            == (identity.born, identity.size, identity.modified);
         same.then_some(found.answer)
     }
 
@@ -209,6 +222,7 @@ impl Headers {
         remembered.put(
             (identity.device, identity.inode),
             Remembered {
+                born: identity.born,
                 size: identity.size,
                 modified: identity.modified,
                 answer,
@@ -282,22 +296,29 @@ mod tests {
         let before = identity();
         let file = (before.device, before.inode);
         let unseen = |name| headers.of_unseen(&source, &directory, name, file);
-        assert_eq!(unseen(b"gone"), None, "it does not open");
+        assert!(unseen(b"gone").is_none(), "it does not open");
         let listed_otherwise = (before.device, before.inode + 1);
         let unlike = headers.of_unseen(&source, &directory, b"x.warp", listed_otherwise);
-        assert_eq!(unlike, None, "it would never be found again");
+        assert!(unlike.is_none(), "it would never be found again");
         assert_eq!(headers.memory(), 0);
-        let header = unseen(b"x.warp").unwrap().unwrap();
+        let header = unseen(b"x.warp").unwrap().unwrap().unwrap();
         assert_eq!(header.original_size, 100_003);
-        assert_eq!(unseen(b"x.warp"), None, "it has been seen");
+        assert!(unseen(b"x.warp").is_none(), "it has been seen");
 
         // Another name that does not exist: the answer can only come from memory.
         let again = headers.of(&source, &directory, b"gone", &before);
-        assert_eq!(again, Some(header));
+        assert_eq!(again.unwrap(), Some(header));
+        // Another file of that number, with the size and the time of the first.
+        let another = Identity {
+            born: (before.born.0 + 1, 0),
+            ..before
+        };
+        assert_eq!(headers.recall(&another), None);
 
         fs::write(&path, b"no longer one").unwrap();
         let after = identity();
-        assert_eq!(headers.of(&source, &directory, b"x.warp", &after), None);
+        let raw = headers.of(&source, &directory, b"x.warp", &after);
+        assert_eq!(raw.unwrap(), None);
         assert!(headers.memory() > 0);
     }
 
@@ -320,7 +341,7 @@ mod tests {
             let glance = glance(&file, &path, found.size).unwrap();
             headers.remember(&found, Answer::Packed(glance.unwrap()));
             drop(reading);
-            assert_eq!(asked.join().unwrap(), glance);
+            assert_eq!(asked.join().unwrap().unwrap(), glance);
         });
         assert!(headers.reading.lock().unwrap().files.is_empty());
     }

@@ -69,7 +69,8 @@ struct Record {
     name_end: usize,
     inode: u64,
     kind: Kind,
-    stripped: bool,
+    /// `None` if it could not be found out.
+    stripped: Option<bool>,
 }
 
 /// One entry of a [`Listing`].
@@ -81,13 +82,13 @@ pub(crate) struct ListedEntry<'a> {
     pub(crate) kind: Kind,
     /// Its inode number as stat will show it, as far as that could be known without reading more.
     pub(crate) inode: u64,
-    /// Whether its name in the source has the suffix besides.
-    stripped: bool,
+    /// Whether its name in the source has the suffix besides; `None` if it could not be found out whether it shows without.
+    stripped: Option<bool>,
 }
 
 impl<'a> ListedEntry<'a> {
     #[cfg(feature = "remote")]
-    pub(super) fn new(name: &'a [u8], kind: Kind, inode: u64, stripped: bool) -> Self {
+    pub(super) fn new(name: &'a [u8], kind: Kind, inode: u64, stripped: Option<bool>) -> Self {
         Self {
             name,
             kind,
@@ -125,7 +126,7 @@ impl Listing {
         self.objects.as_ref()
     }
 
-    pub(super) fn push(&mut self, name: &[u8], kind: Kind, inode: u64, stripped: bool) {
+    pub(super) fn push(&mut self, name: &[u8], kind: Kind, inode: u64, stripped: Option<bool>) {
         self.names.extend_from_slice(name);
         self.records.push(Record {
             name_end: self.names.len(),
@@ -182,7 +183,11 @@ impl Listing {
 
 impl ListedEntry<'_> {
     fn source_name(&self) -> Vec<u8> {
-        let suffix = if self.stripped { SUFFIX } else { b"" };
+        let suffix = if self.stripped == Some(true) {
+            SUFFIX
+        } else {
+            b""
+        };
         [self.name, suffix].concat()
     }
 }
@@ -230,7 +235,7 @@ impl Tree {
                 let key = Key {
                     device,
                     inode: *inode,
-                    decoded: stripped && kind == Kind::File,
+                    decoded: stripped == Some(true) && kind == Kind::File,
                 };
                 shown.push((name, kind, stripped, key));
             }
@@ -239,13 +244,12 @@ impl Tree {
 
         let mut listing = Listing::new(directory, known.parent, Some(opened));
         let parent = self.inode_of(known.parent);
-        listing.push(b".", Kind::Directory, self.inode_of(directory), false);
-        listing.push(b"..", Kind::Directory, parent, false);
+        listing.push(b".", Kind::Directory, self.inode_of(directory), Some(false));
+        listing.push(b"..", Kind::Directory, parent, Some(false));
         for ((name, kind, stripped, _), number) in shown.into_iter().zip(numbers) {
-            let short = if stripped {
-                names::stripped(name)
-            } else {
-                None
+            let short = match stripped {
+                Some(true) => names::stripped(name),
+                _ => None,
             };
             listing.push(short.unwrap_or(name), kind, number, stripped);
         }
@@ -254,7 +258,7 @@ impl Tree {
     }
 
     /// The attributes of the listing's entry at `index`, with one lookup of its node counted unless it is `.` or `..`;
-    /// `None` if it is no longer what was listed.
+    /// `None` if it is no longer what was listed, or was listed though nobody could say what it is: looking it up tells then.
     ///
     /// # Errors
     /// The source cannot be read.
@@ -271,7 +275,7 @@ impl Tree {
             b".." => return self.attributes(listing.parent).map(Some),
             _ => {}
         }
-        let Some(directory) = &listing.directory else {
+        let (Some(directory), Some(stripped)) = (&listing.directory, entry.stripped) else {
             return Ok(None);
         };
         let view = View {
@@ -285,8 +289,8 @@ impl Tree {
             return Ok(None);
         };
         let is_file = file_type(&stat) == FileType::RegularFile;
-        let header = if entry.stripped && is_file {
-            match self.names().header(&view, &name, &stat) {
+        let header = if stripped && is_file {
+            match self.names().header(&view, &name, &stat)? {
                 Some(header) => Some(header),
                 None => return Ok(None),
             }
@@ -305,7 +309,7 @@ impl Tree {
         view: &View,
         entries: &[(Arc<[u8]>, u64)],
         everywhere: bool,
-    ) -> Vec<Option<(Kind, bool)>> {
+    ) -> Vec<Option<(Kind, Option<bool>)>> {
         let look_at = |part: &[(Arc<[u8]>, u64)]| -> Vec<_> {
             let names = part.iter().map(|(name, _)| name);
             names.map(|name| self.listed_as(view, name)).collect()
@@ -332,17 +336,19 @@ impl Tree {
         })
     }
 
-    /// What a listed entry is, and whether it shows stripped; `None` if it is gone already.
-    fn listed_as(&self, view: &View, name: &[u8]) -> Option<(Kind, bool)> {
+    /// What a listed entry is, and whether it shows stripped, if that can be found out; `None` if it is gone already.
+    fn listed_as(&self, view: &View, name: &[u8]) -> Option<(Kind, Option<bool>)> {
         let found = self.names().file_type(view, name).and_then(|file_type| {
             let stripped = self.names().shows_stripped(view, name)?;
-            Ok(file_type.and_then(Kind::of).map(|kind| (kind, stripped)))
+            Ok(file_type
+                .and_then(Kind::of)
+                .map(|kind| (kind, Some(stripped))))
         });
         found.unwrap_or_else(|error| {
             // One entry that cannot be examined must not hide the others, nor be hidden itself.
             tracing::warn!("listed as it is: {error}");
             let listed = view.listed(name).flatten().and_then(Kind::of);
-            Some((listed.unwrap_or(Kind::File), false))
+            Some((listed.unwrap_or(Kind::File), None))
         })
     }
 }

@@ -167,7 +167,7 @@ impl Tree {
     }
 
     /// The attributes of an open file's node, for when its path leads to another file already: `original_size` is that of a
-    /// packed file's header.
+    /// packed file's header, whose bytes and time stay those it was `held` with, whatever is done to the file.
     ///
     /// # Errors
     /// The file cannot be examined, or the node was forgotten.
@@ -175,6 +175,7 @@ impl Tree {
         &self,
         node: NodeId,
         content: &Content,
+        held: Identity,
         original_size: Option<u64>,
     ) -> Result<Attributes> {
         let known = self.known(node)?;
@@ -186,6 +187,7 @@ impl Tree {
         let mut attributes = Attributes::new(node, known.kind, &stat);
         if let Some(size) = original_size {
             attributes.size = size;
+            attributes.modified = held.modified_time();
         }
         Ok(attributes)
     }
@@ -365,7 +367,7 @@ impl Tree {
             return Ok(None);
         }
         let name = &entry.known.name;
-        match self.names().header(&entry.view, name, &entry.stat) {
+        match self.names().header(&entry.view, name, &entry.stat)? {
             Some(header) => Ok(Some(header)),
             None => Err(Error::from(ErrorKind::Changed).in_file(&self.path_of(&entry.known))),
         }
@@ -441,6 +443,24 @@ fn cannot_enter(error: Errno, path: &Path) -> Error {
         error => Error::io("cannot open", error.into()),
     }
     .in_file(path)
+}
+
+/// Whether it is the system, or a server, that failed to tell what a file is, and may not fail the next time: not that the file is
+/// none, or gone, or kept from us.
+fn may_pass(error: &Error) -> bool {
+    let ErrorKind::Io { source, .. } = error.kind() else {
+        return false;
+    };
+    let stays = matches!(
+        source.kind(),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound
+    );
+    // A link, or something that is no file, has taken its place.
+    let replaced = matches!(
+        Errno::from_io_error(source),
+        Some(Errno::LOOP | Errno::NXIO | Errno::NOTDIR)
+    );
+    !stays && !replaced
 }
 
 /// Whether this is the file a node stands for. The root is whatever is there: a directory is held, so it is always the

@@ -143,7 +143,7 @@ impl Names<'_> {
         if !self.shows_stripped(view, &source_name)? {
             return Ok(None);
         }
-        let header = self.header(view, &source_name, &stat);
+        let header = self.header(view, &source_name, &stat)?;
         Ok(Some(Found {
             source_name,
             stat,
@@ -211,11 +211,13 @@ impl Names<'_> {
             let directory = &view.directory;
             let unseen = self.headers.of_unseen(self.source, directory, name, file);
             if let Some(header) = unseen {
-                return Ok(header.is_some());
+                return header.map(|header| header.is_some());
             }
         }
-        let stat = self.stat(view, name)?;
-        Ok(stat.is_some_and(|stat| self.header(view, name, &stat).is_some()))
+        match self.stat(view, name)? {
+            Some(stat) => Ok(self.header(view, name, &stat)?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// The target of a link in `view`, as it shows.
@@ -328,9 +330,12 @@ impl Names<'_> {
     }
 
     /// The header of an entry that is a packed file by its header; whether it shows as one is decided elsewhere.
-    pub(super) fn header(&self, view: &View, name: &[u8], stat: &Statx) -> Option<Glance> {
+    ///
+    /// # Errors
+    /// The system could not say.
+    pub(super) fn header(&self, view: &View, name: &[u8], stat: &Statx) -> Result<Option<Glance>> {
         if file_type(stat) != FileType::RegularFile {
-            return None;
+            return Ok(None);
         }
         self.headers
             .of(self.source, &view.directory, name, &Identity::from(stat))

@@ -182,6 +182,7 @@ impl ObjectTree {
             accessed: modified,
             modified,
             changed: modified,
+            born: None,
         }
     }
 }
@@ -259,6 +260,7 @@ impl Shown for ObjectTree {
         &self,
         node: NodeId,
         content: &Content,
+        _: Identity,
         original_size: Option<u64>,
     ) -> Result<Attributes> {
         let Content::Object(object) = content else {
@@ -354,10 +356,10 @@ impl Shown for ObjectTree {
         }
         let root = NodeId::ROOT;
         let mut listing = Listing::new(root, root, None);
-        listing.push(b".", Kind::Directory, root.0, false);
-        listing.push(b"..", Kind::Directory, root.0, false);
+        listing.push(b".", Kind::Directory, root.0, Some(false));
+        listing.push(b"..", Kind::Directory, root.0, Some(false));
         match self.now(false) {
-            Ok(seen) => listing.push(&self.name, Kind::File, seen.node.0, false),
+            Ok(seen) => listing.push(&self.name, Kind::File, seen.node.0, Some(false)),
             Err(error) if is_absence(&error) => {}
             Err(error) => return Err(error),
         }
@@ -372,11 +374,16 @@ impl Shown for ObjectTree {
         }
     }
 
-    fn extended_attribute(&self, _: NodeId, _: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn extended_attribute(
+        &self,
+        _: NodeId,
+        _: &[u8],
+        _: Option<&Content>,
+    ) -> Result<Option<Vec<u8>>> {
         Ok(None)
     }
 
-    fn extended_attribute_names(&self, _: NodeId) -> Result<Vec<Vec<u8>>> {
+    fn extended_attribute_names(&self, _: NodeId, _: Option<&Content>) -> Result<Vec<Vec<u8>>> {
         Ok(Vec::new())
     }
 }

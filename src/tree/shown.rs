@@ -44,6 +44,7 @@ pub(crate) trait Shown: Debug + Send + Sync {
         &self,
         node: NodeId,
         content: &Content,
+        held: Identity,
         original_size: Option<u64>,
     ) -> Result<Attributes>;
     fn read_link(&self, node: NodeId) -> Result<Vec<u8>>;
@@ -56,8 +57,17 @@ pub(crate) trait Shown: Debug + Send + Sync {
     fn memory(&self) -> usize;
     fn list(&self, directory: NodeId, everywhere: bool) -> Result<Listing>;
     fn lookup_listed(&self, listing: &Listing, index: usize) -> Result<Option<Attributes>>;
-    fn extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>>;
-    fn extended_attribute_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>>;
+    fn extended_attribute(
+        &self,
+        node: NodeId,
+        name: &[u8],
+        open: Option<&Content>,
+    ) -> Result<Option<Vec<u8>>>;
+    fn extended_attribute_names(
+        &self,
+        node: NodeId,
+        open: Option<&Content>,
+    ) -> Result<Vec<Vec<u8>>>;
 }
 
 /// Passes each on to the method of the same name.
@@ -77,7 +87,7 @@ impl Shown for Tree {
         forget(&self, node: NodeId, lookups: u64);
         children(&self, directory: NodeId) -> usize;
         attributes(&self, node: NodeId) -> Result<Attributes>;
-        attributes_of_open(&self, node: NodeId, content: &Content, original_size: Option<u64>) -> Result<Attributes>;
+        attributes_of_open(&self, node: NodeId, content: &Content, held: Identity, original_size: Option<u64>) -> Result<Attributes>;
         read_link(&self, node: NodeId) -> Result<Vec<u8>>;
         open_file(&self, node: NodeId) -> Result<OpenedFile>;
         check_user(&self, opened: &OpenedFile, user: u32) -> Result<()>;
@@ -88,7 +98,7 @@ impl Shown for Tree {
         memory(&self) -> usize;
         list(&self, directory: NodeId, everywhere: bool) -> Result<Listing>;
         lookup_listed(&self, listing: &Listing, index: usize) -> Result<Option<Attributes>>;
-        extended_attribute(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>>;
-        extended_attribute_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>>;
+        extended_attribute(&self, node: NodeId, name: &[u8], open: Option<&Content>) -> Result<Option<Vec<u8>>>;
+        extended_attribute_names(&self, node: NodeId, open: Option<&Content>) -> Result<Vec<Vec<u8>>>;
     }
 }

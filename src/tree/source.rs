@@ -12,12 +12,12 @@
 //! bound to another place), so it is recognised by its device number too, by questions that send no request.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev};
 use rustix::io::{Errno, Result};
 
 /// How often a resolution is tried again when renames elsewhere keep disturbing it (EAGAIN).
@@ -195,9 +195,13 @@ impl Source {
         self.open_directory(location, OFlags::PATH)
     }
 
-    /// Opens a directory for listing it as well.
+    /// Opens a directory for listing it as well, which leaves no access time where the system allows that, as with
+    /// [`Source::open_unnoticed`].
     pub(super) fn readable_directory(&self, location: &[u8]) -> Result<Directory> {
-        self.open_directory(location, OFlags::RDONLY)
+        match self.open_directory(location, OFlags::RDONLY | OFlags::NOATIME) {
+            Err(Errno::PERM) => self.open_directory(location, OFlags::RDONLY),
+            opened => opened,
+        }
     }
 
     fn open_directory(&self, location: &[u8], access: OFlags) -> Result<Directory> {
@@ -325,19 +329,40 @@ impl Source {
         rustix::io::fcntl_dupfd_cloexec(&directory.descriptor, 0)
     }
 
-    /// Opens the file `name` in `directory` for reading. It never waits, even if a pipe took the file's place.
+    /// Opens the file `name` in `directory` for reading. It waits for nothing but another program's lease, even if a pipe took the
+    /// file's place.
     pub(super) fn open_file(&self, directory: &Directory, name: &[u8]) -> Result<File> {
-        let access = OFlags::RDONLY | OFlags::NONBLOCK;
-        Ok(self.open_entry(directory, name, access)?.into())
+        self.open_for_reading(directory, name, OFlags::empty())
+    }
+
+    fn open_for_reading(
+        &self,
+        directory: &Directory,
+        name: &[u8],
+        further: OFlags,
+    ) -> Result<File> {
+        let access = OFlags::RDONLY | further;
+        match self.open_entry(directory, name, access | OFlags::NONBLOCK) {
+            Err(Errno::AGAIN) => {}
+            opened => return Ok(opened?.into()),
+        }
+        // Whoever has a lease is told, and given some time to let it go, which only those are granted who wait.
+        let held = self.hold(directory, name)?;
+        let file_type = FileType::from_raw_mode(u32::from(stat_descriptor(&held)?.stx_mode));
+        if file_type != FileType::RegularFile {
+            return Err(Errno::AGAIN);
+        }
+        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+        let opened = rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty());
+        Ok(opened?.into())
     }
 
     /// Opens the file `name` in `directory` to look at it without leaving an access time, where the system allows that:
     /// to its owner and to the administrator.
     pub(super) fn open_unnoticed(&self, directory: &Directory, name: &[u8]) -> Result<File> {
-        let access = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
-        match self.open_entry(directory, name, access) {
+        match self.open_for_reading(directory, name, OFlags::NOATIME) {
             Err(Errno::PERM) => self.open_file(directory, name),
-            opened => Ok(opened?.into()),
+            opened => opened,
         }
     }
 

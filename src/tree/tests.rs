@@ -521,7 +521,12 @@ fn another_file_or_view_in_a_nodes_place_is_noticed_on_opening() {
     assert_ne!(new.node, replaced);
     assert!(tree.open_file(new.node).is_ok());
     let of_held = tree
-        .attributes_of_open(replaced, &held.content, Some(PACKED_ORIGINAL))
+        .attributes_of_open(
+            replaced,
+            &held.content,
+            held.identity,
+            Some(PACKED_ORIGINAL),
+        )
         .unwrap();
     assert_eq!(
         (of_held.node, of_held.size, of_held.nlink),
@@ -576,21 +581,29 @@ fn user_attributes_and_access_lists_pass_through_and_no_others() {
     let trusted = rustix::fs::setxattr(&path, "trusted.note", b"hidden", flags).is_ok();
     let tree = fixture.tree();
     let node = at_root(&tree, "x").node;
-    assert_eq!(tree.extended_attribute_names(node).unwrap(), [b"user.note"]);
-    let value = tree.extended_attribute(node, b"user.note").unwrap();
+    assert_eq!(
+        tree.extended_attribute_names(node, None).unwrap(),
+        [b"user.note"]
+    );
+    let value = tree.extended_attribute(node, b"user.note", None).unwrap();
     assert_eq!(value.as_deref(), Some(&b"value"[..]));
-    assert_eq!(tree.extended_attribute(node, b"user.other").unwrap(), None);
+    assert_eq!(
+        tree.extended_attribute(node, b"user.other", None).unwrap(),
+        None
+    );
     if trusted {
         assert_eq!(
-            tree.extended_attribute(node, b"trusted.note").unwrap(),
+            tree.extended_attribute(node, b"trusted.note", None)
+                .unwrap(),
             None
         );
     }
     assert_eq!(
-        tree.extended_attribute(NodeId::ROOT, b"user.note").unwrap(),
+        tree.extended_attribute(NodeId::ROOT, b"user.note", None)
+            .unwrap(),
         None
     );
-    let access = tree.extended_attribute(node, b"system.posix_acl_access");
+    let access = tree.extended_attribute(node, b"system.posix_acl_access", None);
     assert_eq!(access.unwrap(), None);
 }
 
@@ -642,7 +655,9 @@ fn a_single_file_onto_a_file_is_the_root() {
         assert_eq!(text(opened), PACKED);
         assert!(tree.description(NodeId::ROOT).unwrap().is_some());
         assert_eq!(
-            tree.extended_attribute_names(NodeId::ROOT).unwrap().len(),
+            tree.extended_attribute_names(NodeId::ROOT, None)
+                .unwrap()
+                .len(),
             0
         );
         let below = tree.lookup(NodeId::ROOT, b"x");
@@ -721,7 +736,12 @@ fn what_the_mount_covers_inside_its_source_still_shows() {
     let file = find(&tree, deep.node, "file").unwrap();
     assert_eq!(text(tree.open_file(file.node).unwrap()), b"beneath");
     assert_eq!(target(&tree, "link"), "a/inner/x");
-    assert_eq!(tree.extended_attribute_names(inner.node).unwrap().len(), 0);
+    assert_eq!(
+        tree.extended_attribute_names(inner.node, None)
+            .unwrap()
+            .len(),
+        0
+    );
     drop(cover);
 }
 

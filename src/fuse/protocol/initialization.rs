@@ -15,6 +15,8 @@ pub(in crate::fuse) struct Features(u64);
 impl Features {
     /// Reads of one file may overtake each other.
     pub(in crate::fuse) const ASYNC_READ: Self = Self(1 << 0);
+    /// The kernel drops a file's pages when it learns of another modification time.
+    pub(in crate::fuse) const AUTO_INVAL_DATA: Self = Self(1 << 12);
     /// Listings bring attributes along.
     pub(in crate::fuse) const READDIRPLUS: Self = Self(1 << 13);
     /// Direct reads of one file may overtake each other.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::LONGEST_NAME;
 use super::super::names::{SUFFIX, stripped};
+use crate::error::Result;
 use crate::format::Container;
 use crate::identity::Identity;
 use crate::remote::{Page, Store, Version};
@@ -207,51 +208,57 @@ impl Entries {
     }
 
     /// Whether the object `name` shows under its short name; `is_packed` knows the objects that are packed.
+    ///
+    /// # Errors
+    /// Those of `is_packed`.
     pub(super) fn shows_stripped(
         &self,
         name: &str,
-        is_packed: impl Fn(&str, Brief) -> bool,
-    ) -> bool {
+        is_packed: impl Fn(&str, Brief) -> Result<bool>,
+    ) -> Result<bool> {
         let mut name = name;
         loop {
             let Some(short) = short_of(name) else {
-                return false;
+                return Ok(false);
             };
             let Some(object) = self.object(name) else {
-                return false;
+                return Ok(false);
             };
-            if !is_packed(name, object) || self.has_directory(short) {
-                return false;
+            if self.has_directory(short) || !is_packed(name, object)? {
+                return Ok(false);
             }
             if self.object(short).is_none() {
-                return true;
+                return Ok(true);
             }
             name = short;
         }
     }
 
     /// What shows under `name`.
+    ///
+    /// # Errors
+    /// Those of `is_packed`.
     pub(super) fn shown_as(
         &self,
         name: &str,
-        is_packed: impl Fn(&str, Brief) -> bool,
-    ) -> Option<Found<'_>> {
+        is_packed: impl Fn(&str, Brief) -> Result<bool>,
+    ) -> Result<Option<Found<'_>>> {
         if self.has_directory(name) {
-            return Some(Found::Directory);
+            return Ok(Some(Found::Directory));
         }
         if let Some(object) = self.object(name)
-            && !self.shows_stripped(name, &is_packed)
+            && !self.shows_stripped(name, &is_packed)?
         {
-            return Some(Found::Plain(object));
+            return Ok(Some(Found::Plain(object)));
         }
         let long = format!("{name}{}", String::from_utf8_lossy(SUFFIX));
-        let record = self
-            .of_name(&long)
-            .iter()
-            .find(|record| record.object.is_some())?;
-        let object = record.object?;
-        let shows = self.shows_stripped(&long, is_packed);
-        shows.then_some(Found::Packed(&record.name, object))
+        let mut named = self.of_name(&long).iter();
+        let found = named.find_map(|record| Some((&record.name, record.object?)));
+        let Some((long, object)) = found else {
+            return Ok(None);
+        };
+        let shows = self.shows_stripped(long, is_packed)?;
+        Ok(shows.then_some(Found::Packed(long, object)))
     }
 }
 
@@ -306,7 +313,7 @@ mod tests {
     /// What shows, in order: directories with a slash behind, what is packed with a colon and the object's name.
     fn shown(names: &[&str], packed: &[&str]) -> Vec<String> {
         let entries = entries(names);
-        let is_packed = |name: &str, _: Brief| packed.contains(&name);
+        let is_packed = |name: &str, _: Brief| Ok(packed.contains(&name));
         let mut asked: Vec<String> = names
             .iter()
             .map(|name| name.trim_end_matches('/').to_owned())
@@ -322,7 +329,7 @@ mod tests {
         asked
             .iter()
             .filter_map(|name| {
-                Some(match entries.shown_as(name, is_packed)? {
+                Some(match entries.shown_as(name, is_packed).unwrap()? {
                     Found::Directory => format!("{name}/"),
                     Found::Plain(_) => name.clone(),
                     Found::Packed(long, _) => format!("{name}:{long}"),

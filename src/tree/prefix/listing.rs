@@ -35,7 +35,8 @@ pub(super) enum Told<'a> {
     Object {
         name: &'a str,
         brief: Brief,
-        stripped: bool,
+        /// `None` if the store does not say for now.
+        stripped: Option<bool>,
     },
 }
 
@@ -62,7 +63,9 @@ impl ObjectListing {
 
     /// The entry at `index`; `None` if it does not show, or past the last. May ask the store.
     pub(in super::super) fn get(&self, index: usize) -> Option<ListedEntry<'_>> {
-        let of = |name: &'static [u8], inode| ListedEntry::new(name, Kind::Directory, inode, false);
+        let of = |name: &'static [u8], inode| {
+            ListedEntry::new(name, Kind::Directory, inode, Some(false))
+        };
         match index {
             0 => return Some(of(b".", self.inodes[0])),
             1 => return Some(of(b"..", self.inodes[1])),
@@ -75,18 +78,19 @@ impl ObjectListing {
         Some(match self.told(index)? {
             Told::Directory(name) => {
                 let key = self.prefix.directory_key(&self.location, name);
-                ListedEntry::new(name.as_bytes(), Kind::Directory, inode(key), false)
+                ListedEntry::new(name.as_bytes(), Kind::Directory, inode(key), Some(false))
             }
             Told::Object {
                 name,
                 brief,
                 stripped,
             } => {
-                let short = if stripped { short_of(name) } else { None };
+                let is_stripped = stripped == Some(true);
+                let short = if is_stripped { short_of(name) } else { None };
                 let key = NodeKey {
                     device: brief.identity.device,
                     inode: brief.identity.inode,
-                    decoded: stripped,
+                    decoded: is_stripped,
                 };
                 let name = short.unwrap_or(name).as_bytes();
                 ListedEntry::new(name, Kind::File, inode(key), stripped)
@@ -108,7 +112,8 @@ impl ObjectListing {
         };
         let stripped = match self.decided(index, record)? {
             HIDDEN => return None,
-            decided => decided == STRIPPED,
+            UNKNOWN => None,
+            decided => Some(decided == STRIPPED),
         };
         Some(Told::Object {
             name: &record.name,
@@ -117,6 +122,7 @@ impl ObjectListing {
         })
     }
 
+    /// What is known of an entry when it has been looked at; nothing is, if the store does not say.
     fn decided(&self, index: usize, record: &Record) -> Option<u8> {
         let known = self.known.get(index)?;
         match known.load(Ordering::Relaxed) {
@@ -130,9 +136,11 @@ impl ObjectListing {
             .prefix
             .shows_stripped(&self.location, &self.entries, &record.name);
         let decided = match stripped {
-            true => STRIPPED,
-            false if self.entries.has_directory(&record.name) => HIDDEN,
-            false => AS_IT_IS,
+            Ok(true) => STRIPPED,
+            Ok(false) if self.entries.has_directory(&record.name) => HIDDEN,
+            Ok(false) => AS_IT_IS,
+            // It is in the log.
+            Err(_) => return Some(UNKNOWN),
         };
         known.store(decided, Ordering::Relaxed);
         Some(decided)

@@ -27,7 +27,7 @@ use lru::LruCache;
 use super::nodes::Nodes;
 use super::numbers::Key as NodeKey;
 use super::source::join;
-use super::{Kind, NodeId};
+use super::{Kind, NodeId, may_pass};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::index::INDEX_NAME;
@@ -292,17 +292,24 @@ impl Prefix {
         drop(given_up);
     }
 
-    /// Whether an object shows under its short name. One that cannot be looked at shows as it is, and the log says why.
-    fn shows_stripped(&self, location: &[u8], entries: &Entries, name: &str) -> bool {
+    /// Whether an object shows under its short name. One that is kept from us shows as it is, and the log says why.
+    ///
+    /// # Errors
+    /// The store does not say what it, or one beside it, is.
+    fn shows_stripped(&self, location: &[u8], entries: &Entries, name: &str) -> Result<bool> {
         entries.shows_stripped(name, |name, brief| self.is_packed(location, name, brief))
     }
 
-    fn is_packed(&self, location: &[u8], name: &str, brief: Brief) -> bool {
+    fn is_packed(&self, location: &[u8], name: &str, brief: Brief) -> Result<bool> {
         match self.header(&self.key_in(location, name), brief) {
-            Ok((_, packed)) => packed.is_some(),
+            Ok((_, packed)) => Ok(packed.is_some()),
+            Err(error) if may_pass(&error) => {
+                tracing::warn!("cannot be shown for now: {error}");
+                Err(error)
+            }
             Err(error) => {
                 tracing::warn!("shown as it is: {error}");
-                false
+                Ok(false)
             }
         }
     }

@@ -49,6 +49,7 @@ impl Prefix {
             accessed: modified,
             modified,
             changed: modified,
+            born: None,
         }
     }
 
@@ -220,7 +221,7 @@ impl Shown for PrefixTree {
         }
         let entries = prefix.entries_for(&location, name)?;
         let is_packed = |name: &str, brief| prefix.is_packed(&location, name, brief);
-        let (name, object) = match entries.shown_as(name, is_packed) {
+        let (name, object) = match entries.shown_as(name, is_packed)? {
             None => return Ok(None),
             Some(Found::Directory) => (name, None),
             Some(Found::Plain(brief)) => (name, Some((prefix.memory.completed(brief), None))),
@@ -263,6 +264,7 @@ impl Shown for PrefixTree {
         &self,
         node: NodeId,
         content: &Content,
+        _: Identity,
         original_size: Option<u64>,
     ) -> Result<Attributes> {
         let Some(object) = content.object() else {
@@ -342,6 +344,9 @@ impl Shown for PrefixTree {
                 brief,
                 stripped,
             }) => {
+                let Some(stripped) = stripped else {
+                    return Ok(None);
+                };
                 let seen = match stripped {
                     true => self.0.header(&self.0.key_in(location, name), brief)?,
                     false => (self.0.memory.completed(brief), None),
@@ -357,11 +362,16 @@ impl Shown for PrefixTree {
             .map(Some)
     }
 
-    fn extended_attribute(&self, _: NodeId, _: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn extended_attribute(
+        &self,
+        _: NodeId,
+        _: &[u8],
+        _: Option<&Content>,
+    ) -> Result<Option<Vec<u8>>> {
         Ok(None)
     }
 
-    fn extended_attribute_names(&self, _: NodeId) -> Result<Vec<Vec<u8>>> {
+    fn extended_attribute_names(&self, _: NodeId, _: Option<&Content>) -> Result<Vec<Vec<u8>>> {
         Ok(Vec::new())
     }
 }
