@@ -381,18 +381,24 @@ impl Cache {
     /// Puts a unit in, unless all of it is kept elsewhere. The caller drops the result, units given up, when it has let go of
     /// the lock.
     fn put(&self, state: &mut State, key: Key, ready: Ready, standing: Standing) -> Vec<Ready> {
-        let leaving = if ready.kept >= ready.bytes.len() {
+        // Somebody may have supplied it meanwhile.
+        let replaced = state.ready.pop(key);
+        if let Some(replaced) = &replaced {
+            self.forget_ahead(state, replaced);
+        }
+        let mut leaving = Vec::new();
+        if ready.kept >= ready.bytes.len() {
             self.counters.handed_over.add(1);
-            // Somebody may have supplied it meanwhile.
-            state.ready.pop(key).into_iter().collect()
         } else {
-            state.ready.put(key, ready, standing)
-        };
+            leaving = state.ready.put(key, ready, standing);
+            self.counters.evicted_chunks.add(leaving.len() as u64);
+        }
         for unit in &leaving {
             if self.forget_ahead(state, unit) {
                 self.counters.prefetch_wasted.add(1);
             }
         }
+        leaving.extend(replaced);
         leaving
     }
 

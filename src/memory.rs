@@ -59,11 +59,14 @@ struct State {
 }
 
 impl State {
+    /// Spares that fit, and what may be allocated for the rest. Others make way for that as far as they have to: `freed` is to be
+    /// dropped when the caller has let go of the lock.
     fn grant<const N: usize>(
         &mut self,
         classes: &[usize; N],
         beside: u64,
         total: u64,
+        freed: &mut Vec<Vec<u8>>,
     ) -> Option<[Vec<u8>; N]> {
         let mut granted = [const { Vec::new() }; N];
         for (slot, &class) in granted.iter_mut().zip(classes) {
@@ -80,28 +83,29 @@ impl State {
             .map(|(_, &class)| class as u64)
             .sum::<u64>()
             + beside;
-        while self.used + fresh > total {
-            if !self.free_spare() {
-                for slot in granted.into_iter().filter(|slot| !slot.is_empty()) {
-                    self.spare += slot.len() as u64;
-                    self.spares.push(slot);
-                }
-                return None;
+        if self.used - self.spare + fresh > total {
+            for slot in granted.into_iter().filter(|slot| !slot.is_empty()) {
+                self.spare += slot.len() as u64;
+                self.spares.push(slot);
             }
+            return None;
+        }
+        while self.used + fresh > total {
+            freed.push(self.free_spare()?);
         }
         self.used += fresh;
         Some(granted)
     }
 
-    /// Gives up the spare buffer that was dropped longest ago; says whether there was one.
-    fn free_spare(&mut self) -> bool {
+    /// Gives up the spare buffer that was dropped longest ago, if there is one.
+    fn free_spare(&mut self) -> Option<Vec<u8>> {
         if self.spares.is_empty() {
-            return false;
+            return None;
         }
-        let freed = self.spares.remove(0).len() as u64;
-        self.used -= freed;
-        self.spare -= freed;
-        true
+        let freed = self.spares.remove(0);
+        self.used -= freed.len() as u64;
+        self.spare -= freed.len() as u64;
+        Some(freed)
     }
 }
 
@@ -176,6 +180,8 @@ impl Budget {
             budget: self,
             ticket: None,
         };
+        // Dropped without the lock: giving pages back to the system takes a while.
+        let mut freed = Vec::new();
         let mut state = self.lock();
         let granted = loop {
             let first = match turn.ticket {
@@ -190,7 +196,7 @@ impl Budget {
                 }
                 .into());
             }
-            if first && let Some(granted) = state.grant(&classes, beside, self.total) {
+            if first && let Some(granted) = state.grant(&classes, beside, self.total, &mut freed) {
                 break granted;
             }
             match urgency {
@@ -220,6 +226,7 @@ impl Budget {
         };
         drop(state);
         drop(turn);
+        drop(freed);
         let room = Room {
             budget: Arc::clone(self),
             bytes: beside,
@@ -264,6 +271,7 @@ impl Budget {
         bytes: u64,
         mut make_room: impl FnMut() -> bool,
     ) -> Result<Charge> {
+        let mut freed = Vec::new();
         let mut state = self.lock();
         loop {
             if state.charged.saturating_add(bytes) > self.total / 4 * 3 {
@@ -276,7 +284,8 @@ impl Budget {
             if state.used + bytes <= self.total {
                 break;
             }
-            if state.free_spare() {
+            if let Some(spare) = state.free_spare() {
+                freed.push(spare);
                 continue;
             }
             let seen = state.changes;

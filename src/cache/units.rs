@@ -21,7 +21,7 @@ use crate::memory::Buffer;
 
 /// The room that units have at first, in bytes, if the budget is no less: a few readers' windows.
 const FIRST_ROOM: u64 = 64 << 20;
-/// How many newcomers there may be, those left out that were decoded ahead: more than there are readers who go through a unit
+/// How many newcomers there may be, those left out that were decoded ahead and are awaited: more than there are readers who go through a unit
 /// each, mostly.
 const NEWCOMERS: usize = 32;
 /// Which part of the budget they take at most, unless it is one alone.
@@ -127,10 +127,10 @@ impl Units {
         }
     }
 
-    /// Puts a unit in; gives back what was in its place, and those for which there is no room.
+    /// Puts a unit in that is not there; gives back those for which there is no room then.
     pub(super) fn put(&mut self, key: Key, ready: Ready, standing: Standing) -> Vec<Ready> {
         let length = ready.bytes.len() as u64;
-        let mut leaving: Vec<_> = self.pop(key).into_iter().collect();
+        let mut leaving = Vec::new();
         if standing == Standing::Newcomer && self.proved.bytes + length > self.room {
             self.newcomers.put(key, ready, length);
             while self.newcomers.len() > 1
@@ -186,15 +186,15 @@ impl Units {
         self.newcomers.bytes > self.budget / NEWCOMERS_SHARE
     }
 
-    /// Which newcomer is to leave, if there are too many: those that were decoded ahead are no more than their bytes allow.
+    /// Which newcomer is to leave, if there are too many: those that were decoded ahead of a reader who may still come are no more
+    /// than their bytes allow.
     fn superfluous_newcomer(&self) -> Option<Key> {
-        let mut oldest = self.newcomers.iter().rev();
+        let mut latest = self.newcomers.iter();
         let superfluous = match self.has_many_newcomers() {
-            true => oldest.next(),
-            false if self.newcomers.len() > NEWCOMERS => {
-                oldest.find(|(_, ready)| ready.ahead.is_none())
-            }
-            false => None,
+            true => latest.next_back(),
+            false => latest
+                .filter(|(_, ready)| !ready.is_awaited())
+                .nth(NEWCOMERS),
         };
         superfluous.map(|(key, _)| key)
     }
@@ -293,6 +293,7 @@ mod tests {
             ahead: ahead.then(Instant::now),
             kept: 0,
         };
+        units.pop(key(chunk));
         units.put(key(chunk), ready, standing).len()
     }
 
@@ -411,6 +412,31 @@ mod tests {
             put(&mut units, 0, false, standing);
             assert!(units.contains(key(0)), "{standing:?}");
         }
+    }
+
+    #[test]
+    fn what_was_decoded_ahead_in_vain_does_not_take_the_newcomers_places() {
+        let mut units = Units::new(4 * BUDGET);
+        for chunk in 0..64 {
+            read(&mut units, chunk);
+        }
+        for chunk in 100..132 {
+            put(&mut units, chunk, true, Standing::Newcomer);
+        }
+        for chunk in 200..210 {
+            assert!(!read(&mut units, chunk));
+            assert!(read(&mut units, chunk), "{chunk}");
+        }
+        // Nobody has come for them, and nobody is going to.
+        let long_ago = Instant::now().checked_sub(2 * PATIENCE).unwrap();
+        for chunk in 100..132 {
+            units.get_mut(key(chunk)).unwrap().ahead = Some(long_ago);
+        }
+        for chunk in 300..340 {
+            read(&mut units, chunk);
+        }
+        assert!((100..132).all(|chunk| !units.contains(key(chunk))));
+        assert!((310..340).all(|chunk| units.contains(key(chunk))));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Shared;
 use super::decode::position_of;
@@ -152,6 +153,12 @@ impl Shared {
         if self.prepare_branch(chunk, &first) {
             return self.decode_pieces_ahead(chunk, from..to);
         }
+        // They may just have turned out to need each other, and then nobody is going to ask for one of them.
+        if let Some((unit, bytes)) = self.unit_at(first.start)
+            && unit.piece.is_none()
+        {
+            return self.decode_unit_ahead(unit, &bytes);
+        }
         match self.go_on_ahead(chunk, from, to, &fetched) {
             Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
                 self.decode_only_whole(chunk);
@@ -256,7 +263,7 @@ impl Shared {
     /// Whether a reader has yet to come to the piece that holds the byte at `position`, in bytes from the chunk's beginning.
     fn wants_piece(&self, chunk: u32, position: u64) -> bool {
         let (_, piece) = self.piece_at(chunk, position);
-        self.prefetch.still_wants(&piece)
+        !self.closed.load(Ordering::Relaxed) && self.prefetch.still_wants(&piece)
     }
 
     /// Decodes the next piece ahead of any reader; says whether it did. It does not if memory is short.
@@ -280,7 +287,7 @@ impl Shared {
             self.engine.counters.prefetch_refused.add(1);
             return Ok(false);
         };
-        self.decode_on(lease, chunk, &mut piece)?;
+        self.decode_on(lease, chunk, &mut piece, 1)?;
         let key = self.key(unit);
         if rest == whole && !cache.is_ready(key) {
             self.archive.check(&whole, &piece, &mut room)?;

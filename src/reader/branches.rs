@@ -75,7 +75,7 @@ impl Shared {
         match self.look_through(chunk) {
             Ok(Found::Parts) => {}
             Ok(Found::NoParts) if self.is_short(chunk) => {
-                self.archive.contents().decode_only_whole(chunk);
+                self.archive.contents().decode_only_whole(chunk, true);
                 return false;
             }
             Ok(Found::NoParts) => self.branching.refused.store(true, Relaxed),

@@ -13,7 +13,7 @@ use super::streams::{ChunkKey, Lease, Taken};
 use crate::archive::{Unit, piece_bytes, piece_number};
 use crate::cache::{Entry, Key, Mark, Origin};
 use crate::codec::Stream;
-use crate::error::{Error, ErrorKind, Part, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Buffer, Urgency};
 use crate::stats::Decoding;
 
@@ -81,17 +81,14 @@ impl Shared {
         let contents = self.archive.contents();
         match self.is_short(chunk) {
             true => contents.decode_short_ones_whole(),
-            false => contents.decode_only_whole(chunk),
+            false => contents.decode_only_whole(chunk, false),
         }
     }
 
-    /// Checks that the file reaches to the end of a chunk's payload, before memory is taken for it.
+    /// Checks that the file reaches to the end of a chunk's payload, and that this may be one of the chunk's, before memory is taken
+    /// for it.
     pub(super) fn check_whole(&self, chunk: u32) -> Result<()> {
-        let payload = self.archive.table().compressed_range(chunk);
-        match payload.is_some_and(|payload| payload.end > self.archive.file_len()) {
-            true => Err(ErrorKind::EndsInside(Part::Payload).into()),
-            false => Ok(()),
-        }
+        self.archive.payload_range(chunk).map(drop)
     }
 
     /// The unit that holds the byte at `offset`; `None` behind the end. `kept` is told which bytes it has, and says how many
@@ -227,7 +224,7 @@ impl Shared {
                 None => lease.begin(self.archive.open_stream(chunk)?, room),
             }
             self.pass(&mut lease, chunk, start, &mut piece)?;
-            self.decode_on(&mut lease, chunk, &mut piece)?;
+            self.decode_on(&mut lease, chunk, &mut piece, 1)?;
             drop(brought);
             self.archive.check(bytes, &piece, &mut room_beside)?;
             return Ok((Arc::new(piece), Some(lease)));
@@ -289,14 +286,17 @@ impl Shared {
                 false => None,
             };
             if let Some([mut bytes, mut room]) = kept {
-                self.decode_on(lease, chunk, &mut bytes)?;
+                self.decode_on(lease, chunk, &mut bytes, 1)?;
                 // Who reads a damaged one is told; what lies behind it may be sound.
                 if self.archive.check(&piece, &bytes, &mut room).is_ok() {
                     self.engine.cache.supply(key, bytes, None);
                 }
             } else {
                 let length = length.min(scratch.len());
-                self.decode_on(lease, chunk, scratch.get_mut(..length).unwrap_or_default())?;
+                let part = scratch.get_mut(..length).unwrap_or_default();
+                // Several steps may make up one piece.
+                let ends_it = origin + position + length as u64 == piece.end;
+                self.decode_on(lease, chunk, part, ends_it.into())?;
             }
             position = position_of(lease);
             lease.came_to(position);
@@ -319,19 +319,22 @@ impl Shared {
         }
     }
 
+    /// As [`Shared::decode_stream`], of a stream that is leased.
     pub(super) fn decode_on(
         &self,
         lease: &mut Lease<'_>,
         chunk: u32,
         output: &mut [u8],
+        pieces: u64,
     ) -> Result<()> {
         match lease.stream() {
-            Some(stream) => self.decode_stream(stream, chunk, 1, output),
+            Some(stream) => self.decode_stream(stream, chunk, pieces, output),
             None => Ok(()),
         }
     }
 
-    /// Decodes what comes next in a stream of a chunk into all of `output`: so many pieces, or a part of one.
+    /// Decodes what comes next in a stream of a chunk into all of `output`: so many pieces, or a part of one, which counts when it is
+    /// the last.
     pub(super) fn decode_stream(
         &self,
         stream: &mut Stream,

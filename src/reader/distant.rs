@@ -68,8 +68,7 @@ impl AllFetched {
 
     /// Whether so many bytes more may be fetched, of a budget of so many.
     fn have_room(&self, length: usize, budget: u64) -> bool {
-        let mut all = self.lock();
-        all.retain(|fetched| fetched.strong_count() > 0);
+        let all = self.lock();
         let held = all.iter().filter_map(Weak::upgrade);
         let held: usize = held.map(|fetched| fetched.length).sum();
         (held.saturating_add(length)) as u64 <= budget / FETCHED_PART
@@ -77,7 +76,10 @@ impl AllFetched {
 
     fn add(&self, length: usize, original: Range<u64>) -> Arc<Fetched> {
         let fetched = Arc::new(Fetched::new(length, original));
-        self.lock().push(Arc::downgrade(&fetched));
+        let mut all = self.lock();
+        all.retain(|fetched| fetched.strong_count() > 0);
+        all.push(Arc::downgrade(&fetched));
+        drop(all);
         fetched
     }
 
@@ -191,7 +193,9 @@ impl Shared {
             };
             fetched.end();
             if !whole {
-                // Whoever comes there is told, and what is behind may be no better.
+                // What is behind may be no better. Whoever comes there asks by himself.
+                let given_up = fetched.kept().take();
+                drop(given_up);
                 return;
             }
             shared.send_ahead(original, Some(&fetched));

@@ -1,6 +1,6 @@
 //! Where an original has data and where it has holes, for SEEK_DATA and SEEK_HOLE.
 //!
-//! A record of digests says which leaves are zeros. In a file without one, or where it is damaged, a chunk is a hole if it
+//! A record of digests says which leaves are zeros; where it is damaged, all is data. In a file without one, a chunk is a hole if it
 //! decodes to nothing but zeros. To find that out without decoding a sparse disk image from end to end, the payload of a chunk of zeros is remembered (as a hash) for its size: one codec at one level makes the
 //! same few bytes of the same zeros, so equal payloads are equal chunks. What is not proved to be a hole is data, which is
 //! always a right answer: what cannot be decoded too, because it is for reading to say so.
@@ -11,7 +11,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Reader, Shared};
 use crate::archive::Record;
-use crate::digest::Leaf;
 use crate::error::{ErrorKind, Result};
 use crate::format::Encoding;
 use crate::memory::Urgency;
@@ -42,8 +41,8 @@ impl Reader {
         self.find(offset, false)
     }
 
-    /// The first offset at or behind `offset` from which on a whole leaf of 32 KiB, or without a record of digests a whole
-    /// chunk, holds only zeros; the end of the file counts as such. `None` if `offset` is at or behind the end.
+    /// The first offset at or behind `offset` from which on a whole leaf of 32 KiB (of 64 KiB if reads are proved; without a record of
+    /// digests a whole chunk) holds only zeros; the end of the file counts as such. `None` if `offset` is at or behind the end.
     ///
     /// # Errors
     /// Those of reading.
@@ -85,7 +84,7 @@ impl Reader {
             };
             let found = leaves
                 .into_iter()
-                .find(|(range, leaf)| range.end > offset && (*leaf == Leaf::Zeros) == hole);
+                .find(|(range, zeros)| range.end > offset && *zeros == hole);
             if let Some((range, _)) = found {
                 return Ok(Some(range.start.max(offset)));
             }

@@ -25,6 +25,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(feature = "remote")]
 pub use engine::DiskCacheOptions;
@@ -84,6 +85,8 @@ struct Shared {
     abreast: Abreast,
     branching: Branching,
     habit: Habit,
+    /// Whether the reader is gone, though somebody is still at work ahead of it.
+    closed: AtomicBool,
 }
 
 /// Which part of the budget may be decoded ahead of who reads in strides: half of what there may be of what is wanted once.
@@ -110,6 +113,12 @@ struct UnderWay<'a> {
 thread_local! {
     /// Room to put reads together that cross chunks: as long as the longest request this thread has answered.
     static ASSEMBLY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Reader {
@@ -152,6 +161,7 @@ impl Reader {
                 abreast: Abreast::default(),
                 branching: Branching::default(),
                 habit: Habit::default(),
+                closed: AtomicBool::new(false),
             }),
             position: 0,
         }
@@ -367,18 +377,20 @@ impl Reader {
     /// Only if he is alone: two who read backwards at once on two processors were a tenth slower with it.
     fn look_around(&self, range: &Range<u64>, is_alone: bool) {
         let shared = &self.shared;
-        let lone_unit = |offset| shared.lone_unit_at(offset).map(|(_, bytes)| bytes);
+        // What is named while he is not is lost: it is named once.
+        let lone_unit = |offset| {
+            let found = is_alone.then(|| shared.lone_unit_at(offset));
+            found.flatten().map(|(_, bytes)| bytes)
+        };
         let before = shared
             .backwards
             .observe(range, |offset| lone_unit(offset).map(|bytes| bytes.start));
         let units = shared.strides.observe(range, lone_unit);
-        if is_alone {
-            shared.have_disk_read(&before);
-            shared.decode_before(before);
-            for unit in units {
-                shared.have_disk_read(&unit);
-                shared.send_ahead(unit, None);
-            }
+        shared.have_disk_read(&before);
+        shared.decode_before(before);
+        for unit in units {
+            shared.have_disk_read(&unit);
+            shared.send_ahead(unit, None);
         }
     }
 

@@ -75,6 +75,11 @@ impl Fault {
         }
     }
 
+    /// Whether the object is another than the one that is meant.
+    pub(super) fn is_change(&self) -> bool {
+        matches!(self.kind, FaultKind::Changed)
+    }
+
     /// As the readers of files know errors.
     pub(super) fn into_io(self) -> io::Error {
         let kind = match self.kind {

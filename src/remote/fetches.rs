@@ -116,6 +116,12 @@ impl Fetch {
         self.changed.notify_all();
     }
 
+    /// Lets all who wait know that no more is going to come, and that they may ask for it themselves.
+    pub(super) fn give_up(&self) {
+        self.lock().broken_off = true;
+        self.changed.notify_all();
+    }
+
     /// Reads from `offset` on, once there is something: a byte at least. `None` if it was given up.
     ///
     /// # Errors
@@ -172,9 +178,7 @@ impl Drop for Guard {
         let mut fetches = self.fetches.lock();
         fetches.retain(|fetch| !Arc::ptr_eq(fetch, &self.fetch));
         drop(fetches);
-        // Somebody may wait for what is never going to come.
-        self.fetch.lock().broken_off = true;
-        self.fetch.changed.notify_all();
+        self.fetch.give_up();
     }
 }
 

@@ -172,8 +172,13 @@ impl Object {
             let outcome = outcome.await;
             drop(place);
             let whole = outcome.is_ok();
-            if let Err(fault) = outcome {
-                fetch.fail(fault);
+            match outcome {
+                Ok(_) => {}
+                // A guess had its own time, which may have been a bad one: who needs the bytes asks anew, in his.
+                Err(fault) if urgency == Urgency::Speculation && !fault.is_change() => {
+                    fetch.give_up();
+                }
+                Err(fault) => fetch.fail(fault),
             }
             if let Some(then) = then {
                 then(whole);
