@@ -19,7 +19,7 @@ pub(crate) use sink::Sink;
 use self::decoder::Decoder;
 use self::proof::Proof;
 use crate::archive::{Archive, Cut, Verify, ends_early};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Part, Result};
 use crate::format::Footer;
 use crate::job::Control;
 /// What is decoded, and how.
@@ -40,7 +40,8 @@ pub(crate) struct Decoding<'a> {
 
 /// Opens an archive for a job that needs the record of digests only as far as there is nothing better: if the record is
 /// damaged and the checksum proves the whole, without it. Then it says why. A job that keeps going takes a file that was cut
-/// short, too: the chunks that are gone are lost, and that is all there is to say.
+/// short, or of which a chunk cannot be measured, too: these chunks are lost, and that is all there is to say. One whose footer
+/// is damaged it takes without footer and record.
 ///
 /// # Errors
 /// As [`Archive::from_file`].
@@ -52,8 +53,12 @@ pub(crate) fn open_damaged(
         Err(error) => error,
         Ok(opened) => return Ok((opened, None)),
     };
-    if keep_going && ends_early(&refused) {
-        return open(Verify::Fast, Cut::Accept).map(|opened| (opened, None));
+    let of_chunks = ends_early(&refused) || (refused.is_damage() && refused.chunk().is_some());
+    if keep_going && of_chunks {
+        return open(Verify::Fast, Cut::Salvage).map(|opened| (opened, None));
+    }
+    if keep_going && is_of_footer(&refused) {
+        return open(Verify::Off, Cut::Salvage).map(|opened| (opened, Some(refused)));
     }
     let damaged = is_of_record(&refused);
     let gone_on = keep_going && matches!(refused.kind(), ErrorKind::DamagedBeginning);
@@ -72,6 +77,16 @@ fn is_of_record(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::DamagedRecord(_) | ErrorKind::Io { .. }
+    )
+}
+
+/// Whether an error is one of the footer alone.
+fn is_of_footer(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::EndsInside(Part::Footer)
+            | ErrorKind::UnknownChecksum(_)
+            | ErrorKind::DigestLength { .. }
     )
 }
 

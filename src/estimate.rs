@@ -20,10 +20,11 @@ use crate::format::Codec;
 use crate::job::{Control, thread_count};
 use crate::pack::{
     ARCHIVE, DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, Purpose, RANDOM,
+    usual_chunk_size,
 };
 
 use measure::{Costs, measure};
-use sample::{Samples, spread};
+use sample::{REGION_LEN, Samples, spread};
 
 /// How long a setting is tried on samples, but for one that is slow.
 const TIME: Duration = Duration::from_millis(200);
@@ -66,23 +67,36 @@ pub struct Trial {
     pub random_read: Duration,
 }
 
-/// The settings that are tried. The first is the one that is tried on all samples; the second is what auto has instead.
-fn settings() -> Vec<(Codec, i32, u64)> {
+/// The chunk size that `pack` takes for a file of `size` bytes where it prefers this one, as far as samples are that long; in bytes.
+fn taken(preferred: u64, size: u64) -> u64 {
+    usual_chunk_size(preferred, size).min(REGION_LEN)
+}
+
+/// The settings that are tried, where the largest file has so many bytes. The first is the one that is tried on all samples; the
+/// second is what auto has instead.
+fn settings(largest: u64) -> Vec<(Codec, i32, u64)> {
     let zstd = DEFAULT_ZSTD_LEVEL;
     let brotli = DEFAULT_BROTLI_QUALITY as i32;
-    vec![
-        (Codec::Zstd, zstd, DEFAULT_CHUNK_SIZE),
-        (Codec::Snappy, 0, DEFAULT_CHUNK_SIZE),
+    let balanced = taken(DEFAULT_CHUNK_SIZE, largest);
+    let random = taken(RANDOM.chunk_size, largest);
+    let archive = taken(ARCHIVE.chunk_size, largest);
+    let mut settings = vec![
+        (Codec::Zstd, zstd, balanced),
+        (Codec::Snappy, 0, balanced),
         (Codec::Lz4, 0, 16 << 10),
         (Codec::Lz4, 0, DEFAULT_CHUNK_SIZE),
         (Codec::Zstd, zstd, 16 << 10),
         (Codec::Zstd, zstd, 1 << 20),
-        (Codec::Zstd, RANDOM.zstd_level, RANDOM.chunk_size),
+        (Codec::Zstd, RANDOM.zstd_level, random),
         (Codec::Zstd, 9, DEFAULT_CHUNK_SIZE),
-        (Codec::Zstd, ARCHIVE.zstd_level, ARCHIVE.chunk_size),
+        (Codec::Zstd, ARCHIVE.zstd_level, archive),
         (Codec::Brotli, brotli, DEFAULT_CHUNK_SIZE),
         (Codec::Brotli, 9, 1 << 20),
-    ]
+    ];
+    // Of a huge file two of them may be the same.
+    let mut seen = HashSet::new();
+    settings.retain(|&(codec, level, chunk_size)| seen.insert((codec as u8, level, chunk_size)));
+    settings
 }
 
 /// Estimates what packing these files and trees comes to.
@@ -96,7 +110,7 @@ pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
     let mut trials = Vec::new();
     let mut ranks: Vec<usize> = (0..samples.all().len()).collect();
     let mut order = ranks.clone();
-    for (codec, level, chunk_size) in settings() {
+    for (codec, level, chunk_size) in settings(samples.largest()) {
         let settings = Settings {
             zstd_level: level,
             zstd_threads: 0,
@@ -163,7 +177,8 @@ fn spread_out(ranks: &[usize]) -> Vec<usize> {
 
 fn purposes(samples: &Samples, trials: &[Trial], costs: &[Costs]) -> Vec<Trial> {
     let with = |purpose: Purpose| {
-        let (level, chunk_size) = (Some(purpose.zstd_level), purpose.chunk_size);
+        let chunk_size = taken(purpose.chunk_size, samples.largest());
+        let level = Some(purpose.zstd_level);
         let found = trials.iter().find(|trial| {
             trial.codec == Codec::Zstd && (trial.level, trial.chunk_size) == (level, chunk_size)
         });

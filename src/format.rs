@@ -24,6 +24,7 @@ pub(crate) use record::{
 pub use release::{
     CHUNK_PROBE_LEN, ChunkHeader, RELEASE_HEADER_LEN, RELEASE_MAGIC, Release, ReleaseHeader,
 };
+pub(crate) use sums::Sums;
 pub use table::{ChunkTable, PayloadTable, ReleaseTable};
 
 use crate::error::{Error, ErrorKind, Part, Result};

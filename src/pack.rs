@@ -21,7 +21,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 #[cfg(feature = "files")]
-pub(crate) use choice::{ARCHIVE, Purpose, RANDOM};
+pub(crate) use choice::{ARCHIVE, Purpose, RANDOM, usual_chunk_size};
 pub use choice::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, Level, MAX_CHUNK_SIZE,
     MIN_CHUNK_SIZE,
@@ -45,7 +45,7 @@ pub struct PackOptions {
     pub level: Level,
     /// The codec, if not the level's.
     pub codec: Option<Codec>,
-    /// The chunk size in bytes, if not the level's.
+    /// The chunk size in bytes, if not the level's: [`MIN_CHUNK_SIZE`] to [`MAX_CHUNK_SIZE`].
     pub chunk_size: Option<u64>,
     /// How many chunks to work on at once; as many as there are cores by default.
     pub threads: Option<usize>,

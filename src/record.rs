@@ -56,7 +56,14 @@ impl Builder {
                 leaf: *leaf,
             });
         }
-        self.groups.extend(groups);
+        self.add_groups(groups);
+    }
+
+    /// Keeps groups, if the layout has any: a checksum that is computed in groups need not be what the record is proved by.
+    fn add_groups(&mut self, groups: impl IntoIterator<Item = ChainingValue>) {
+        if self.layout.group_len.is_some() {
+            self.groups.extend(groups);
+        }
     }
 
     /// The next page that is complete, as it is stored.
@@ -85,7 +92,7 @@ impl Builder {
         original_size: u64,
         groups: impl IntoIterator<Item = ChainingValue>,
     ) -> (Vec<Vec<u8>>, Vec<u8>) {
-        self.groups.extend(groups);
+        self.add_groups(groups);
         if self.layout.groups_of(original_size).is_none() {
             self.groups.clear();
         }

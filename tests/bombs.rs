@@ -398,19 +398,62 @@ fn a_large_chunk_of_endless_nothings_does_not_hold_up_who_reads_it_in_pieces() {
     lz4.extend([0b0110_0000, 4 << 4]);
     lz4.push((XxHash32::oneshot(0, &lz4[4..]) >> 8) as u8);
     lz4.extend((1_u32 << 31).to_le_bytes().repeat(many / 4));
-    for (codec, payload) in [(ZSTD, zstd), (BROTLI, brotli), (LZ4, lz4)] {
+    // Blocks that need those before them and may be of 4 MiB: empty ones, and such of one byte.
+    let mut linked = 0x184D_2204_u32.to_le_bytes().to_vec();
+    linked.extend([0b0100_0000, 7 << 4]);
+    linked.push((XxHash32::oneshot(0, &linked[4..]) >> 8) as u8);
+    let of_a_byte = [&(1_u32 << 31 | 1).to_le_bytes()[..], &[7]].concat();
+    let of_bytes = [&linked[..], &of_a_byte.repeat(len as usize), &[0; 4]].concat();
+    linked.extend((1_u32 << 31).to_le_bytes().repeat(many / 4));
+    let cases = [
+        (ZSTD, zstd, false),
+        (BROTLI, brotli, false),
+        (LZ4, lz4, false),
+        (LZ4, linked, false),
+        (LZ4, of_bytes, true),
+    ];
+    for (codec, payload, is_good) in cases {
         let (directory, _) = source(codec, &payload, len);
         // A quarter of this budget is less than the chunk has.
         let mounted = Mounted::new(directory.path(), &["--cache-size", "3M"]);
         let file = open(&mounted);
         let started = Instant::now();
         for offset in [0, len / 2] {
-            let error = read(&file, offset, 4096).unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(EIO), "codec {codec}");
+            match read(&file, offset, 4096) {
+                Ok(bytes) => assert!(is_good && bytes == [7; 4096], "codec {codec}"),
+                Err(error) => {
+                    assert!(!is_good, "codec {codec}: {error}");
+                    assert_eq!(error.raw_os_error(), Some(EIO), "codec {codec}");
+                }
+            }
         }
         assert!(started.elapsed() < SOON, "codec {codec}");
         assert!(mounted.peak_resident() < (3 << 20) + BESIDE);
     }
+}
+
+#[test]
+fn what_has_to_be_measured_is_decoded_no_further_than_the_header_announces() {
+    // Each chunk of this file of version 1 decodes to all that the file is said to have.
+    const CHUNKS: u32 = 3000;
+    let len = 64_u64 << 20;
+    let mut payload = Vec::new();
+    let quality = brotli::enc::BrotliEncoderParams::default();
+    let mut zeros = std::io::Read::take(std::io::repeat(0), len);
+    brotli::BrotliCompress(&mut zeros, &mut payload, &quality).unwrap();
+    let mut bytes = b"PRAW\x01".to_vec();
+    bytes.push(BROTLI);
+    bytes.extend(len.to_le_bytes());
+    bytes.extend(CHUNKS.to_le_bytes());
+    bytes.extend((payload.len() as u64).to_le_bytes().repeat(CHUNKS as usize));
+    bytes.extend(payload.repeat(CHUNKS as usize));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.warp");
+    fs::write(&path, bytes).unwrap();
+    let started = Instant::now();
+    let error = small_engine(BUDGET).open(&path).unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    assert!(started.elapsed() < SOON);
 }
 
 #[test]

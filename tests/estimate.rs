@@ -112,6 +112,28 @@ fn mixed(len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn of_a_huge_file_the_chunks_are_those_that_it_would_be_packed_in() {
+    let own = tempfile::tempdir().unwrap();
+    let path = own.path().join("huge");
+    let file = File::create(&path).unwrap();
+    file.write_all_at(&mixed(3 << 20), 5 << 30).unwrap();
+    for (size, chunks) in [
+        (16_u64 << 30, [1 << 20, 128 << 10, 16 << 10]),
+        (100 << 30, [1 << 20, 128 << 10, 128 << 10]),
+        (200 << 30, [1 << 20, 256 << 10, 256 << 10]),
+    ] {
+        file.set_len(size).unwrap();
+        let found = estimated(&path);
+        let taken: Vec<_> = found
+            .purposes
+            .iter()
+            .map(|trial| trial.chunk_size)
+            .collect();
+        assert_eq!(taken, chunks, "{size}");
+    }
+}
+
+#[test]
 fn a_file_packs_to_what_was_estimated() {
     let own = tempfile::tempdir().unwrap();
     let path = own.path().join("mixed");

@@ -493,6 +493,26 @@ fn holes_are_told_by_the_record_leaf_by_leaf() {
 }
 
 #[test]
+fn only_holes_that_the_checksum_proves_are_holes_where_reads_are_proved() {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = directory.path().join("x");
+    let mut original = vec![0; 1 << 20];
+    original[..100].fill(7);
+    fs::write(&plain, &original).unwrap();
+    let packed = directory.path().join("x.warp");
+    pack(&plain, &packed, &["--chunk-size", "256K"]);
+    // The digest of 64 KiB says that there is something in them; where, a leaf's flag says that nothing proves.
+    for (checks, hole) in [(Verify::Fast, 32 << 10), (Verify::Strict, 64 << 10)] {
+        let engine = Engine::new(&EngineOptions {
+            verify: checks,
+            ..EngineOptions::default()
+        });
+        let reader = engine.unwrap().open(&packed).unwrap();
+        assert_eq!(reader.next_hole(0).unwrap(), Some(hole), "{checks:?}");
+    }
+}
+
+#[test]
 fn behind_the_end_there_is_no_data_however_it_is_checked() {
     let directory = tempfile::tempdir().unwrap();
     let plain = directory.path().join("x");
@@ -563,6 +583,52 @@ fn a_sparse_file_that_announces_a_huge_record_is_refused_and_no_end_of_the_proce
         assert_eq!(output.status.code(), Some(1), "{command}: {said}");
         assert!(said.contains("more than there is memory for"), "{said}");
     }
+}
+
+#[test]
+fn a_record_of_nothing_but_zeros_takes_no_memory_for_its_pages() {
+    // 128 GiB of zeros, whose pages are no bytes at all: 128 MiB of their lengths lie in a hole.
+    const PAGES: u64 = 1 << 25;
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    let bytes = snappy_file(&[vec![0; 10]], &[PAGES * 4096]);
+    let record_len = 4 + PAGES * 4 + 40;
+    let tail = tail(
+        &bytes,
+        &vec![0; 4 * PAGES as usize],
+        record_len,
+        [12, 0, 12],
+    );
+    let file = File::create(&packed).unwrap();
+    let start = bytes.len() as u64;
+    file.write_all_at(&bytes, 0).unwrap();
+    file.write_all_at(b"WFD1", start).unwrap();
+    file.write_all_at(&tail, start + record_len - 40).unwrap();
+    let output = std::process::Command::new("time")
+        .args(["-f", "%M", env!("CARGO_BIN_EXE_warpfs"), "info", "--json"])
+        .arg(&packed)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"record_damage\":null"));
+    let resident: u64 = said.trim().parse().unwrap();
+    assert!(resident < 64 << 10, "{resident} KiB");
+}
+
+#[test]
+fn groups_that_no_checksum_proves_are_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let packed = directory.path().join("x.warp");
+    let mut bytes = snappy_file(&[vec![0; 10]], &[4096]);
+    let tail = tail(&bytes, &[0; 4], 4 + 4 + 40, [12, 12, 12]);
+    bytes.extend(b"WFD1");
+    bytes.extend([0; 4]);
+    bytes.extend(tail);
+    fs::write(&packed, &bytes).unwrap();
+    let (code, said) = verify(&packed, &[]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no checksum proves"), "{said}");
 }
 
 #[test]

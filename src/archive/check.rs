@@ -25,8 +25,15 @@ thread_local! {
     static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// The smallest chunks that files with a record are made of, in bytes. A group of many smaller ones would be as many decodings for
+/// each of them.
+const SMALLEST_CHUNK: u64 = 4 << 10;
+
 /// A leaf of a page: where it lies in the original, in bytes, and what the page says of it.
 type StoredLeaf = (Range<u64>, Leaf);
+
+/// A leaf: where it lies in the original, in bytes, and whether it is zeros for sure.
+type KnownLeaf = (Range<u64>, bool);
 
 fn damaged_page() -> Error {
     ErrorKind::DamagedRecord("a page of it").into()
@@ -128,7 +135,8 @@ impl Archive {
         Ok(())
     }
 
-    /// Which leaves a page describes, in order, and what it says of them; `None` if it cannot be believed, or had better not be.
+    /// Which leaves a page describes, in order, and whether they are zeros for sure; `None` if it cannot be believed, or had better
+    /// not be.
     ///
     /// # Errors
     /// Those of reading.
@@ -136,12 +144,12 @@ impl Archive {
         &self,
         record: &Record,
         number: u64,
-    ) -> Result<Option<Vec<StoredLeaf>>> {
+    ) -> Result<Option<Vec<KnownLeaf>>> {
         if record.proof.is_none() && record.page_place(number).is_empty() {
             let described = record
                 .layout()
                 .page_range(number, self.table().original_size());
-            return Ok(Some(vec![(described, Leaf::Zeros)]));
+            return Ok(Some(vec![(described, true)]));
         }
         let believable = match &record.proof {
             Some(proof) => self
@@ -151,7 +159,7 @@ impl Archive {
         };
         let found = match believable {
             Ok(true) => self.with_page(record, number, |page| match page.is_whole() {
-                true => Ok(self.stored_leaves(record, number, page).collect()),
+                true => Ok(self.zeros_of(record, number, page)),
                 false => Err(damaged_page()),
             }),
             Ok(false) => Ok(None),
@@ -162,6 +170,22 @@ impl Archive {
             Err(error) if error.is_damage() => Ok(None),
             found => found,
         }
+    }
+
+    fn zeros_of(&self, record: &Record, number: u64, page: Page<'_>) -> Vec<KnownLeaf> {
+        let leaves = self.stored_leaves(record, number, page);
+        let mut leaves: Vec<_> = leaves
+            .map(|(range, leaf)| (range, leaf == Leaf::Zeros))
+            .collect();
+        if let Some(proof) = &record.proof {
+            // That there is something in a group is proved, and not where in it.
+            let group = |(range, _): &KnownLeaf| range.start / proof.group_len;
+            for leaves in leaves.chunk_by_mut(|one, next| group(one) == group(next)) {
+                let all = leaves.iter().all(|(_, zeros)| *zeros);
+                leaves.iter_mut().for_each(|(_, zeros)| *zeros = all);
+            }
+        }
+        leaves
     }
 
     /// Whether a page is stored as these bytes; also if the file was cut short and has lost it.
@@ -314,7 +338,11 @@ impl Archive {
     ) -> Result<Group> {
         let mut group = Group::new(range.start);
         let table = self.table();
-        for chunk in table.chunks_holding(range) {
+        let chunks = table.chunks_holding(range);
+        if chunks.len() as u64 > (range.end - range.start) / SMALLEST_CHUNK + 2 {
+            return Err(ErrorKind::DamagedRecord("a group of too many chunks").into());
+        }
+        for chunk in chunks {
             let held = table.original_range(chunk).unwrap_or_default();
             let wanted = held.start.max(range.start)..held.end.min(range.end);
             if wanted.is_empty() {

@@ -24,6 +24,9 @@ use crate::ordered::{self, check_available};
 /// How much of a table is read at a time when it is only compared, in bytes.
 const COMPARE_BLOCK: usize = 64 << 10;
 
+/// How many chunks that one call can decode are remembered as such that have to be: more of them, and the file is full of them.
+const FEW: usize = 64;
+
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Contents {
@@ -67,6 +70,7 @@ impl Contents {
                 payloads,
                 sizes,
                 unknown,
+                numbers: _numbers,
             } => {
                 let table = measure(source, path, &header, conditions, payloads, sizes, &unknown)?;
                 if source.identity().context("cannot examine", path)? != outline.identity {
@@ -123,9 +127,13 @@ impl Contents {
         })
     }
 
-    /// From now on, the chunk is decoded whole.
-    pub(crate) fn decode_only_whole(&self, chunk: u32) {
-        lock(&self.only_whole).insert(chunk);
+    /// From now on, the chunk is decoded whole, which one call can do if it `is_short`. When that is so of many, it is of all.
+    pub(crate) fn decode_only_whole(&self, chunk: u32, is_short: bool) {
+        let mut only_whole = lock(&self.only_whole);
+        only_whole.insert(chunk);
+        if is_short && only_whole.len() > FEW {
+            self.decode_short_ones_whole();
+        }
     }
 
     /// From now on, all chunks are decoded whole that one call can decode.
@@ -166,7 +174,7 @@ fn lock(chunks: &Mutex<HashSet<u32>>) -> MutexGuard<'_, HashSet<u32>> {
 }
 
 /// Finds the original sizes of the `unknown` chunks by decoding them, in parallel and in constant memory; those of the
-/// others are in `sizes`.
+/// others are in `sizes`. No more is decoded than the header announces, but for what is being decoded when it turns out to be more.
 fn measure(
     source: &dyn Source,
     path: &Path,
@@ -176,6 +184,8 @@ fn measure(
     mut sizes: Vec<u64>,
     unknown: &[u32],
 ) -> Result<ChunkTable> {
+    let told: u64 = sizes.iter().fold(0, |sum, &size| sum.saturating_add(size));
+    let left = AtomicU64::new(header.original_size.saturating_sub(told));
     let measured = |chunk: u32| -> Result<u64> {
         let range = payloads.range(chunk).unwrap_or_default();
         let file_len = source.identity().context("cannot examine", path)?.size;
@@ -202,7 +212,7 @@ fn measure(
         codec::measure(
             header.codec,
             &payload,
-            header.original_size,
+            left.load(Ordering::Relaxed),
             conditions.cancelled,
         )
     };
@@ -215,14 +225,23 @@ fn measure(
         || Ok(chunks.next()),
         |(), chunk| match measured(chunk) {
             Ok(size) => Ok((chunk, Ok(size))),
-            Err(error) if error.is_damage() && conditions.cut == Cut::Accept => {
+            Err(error) if error.is_damage() && conditions.cut != Cut::Refuse => {
                 Ok((chunk, Err(located(error, chunk))))
             }
             Err(error) => Err(located(error, chunk)),
         },
         |(chunk, size)| {
             match (sizes.get_mut(chunk as usize), size) {
-                (Some(place), Ok(size)) => *place = size,
+                (Some(place), Ok(size)) => {
+                    let rest = left.load(Ordering::Relaxed);
+                    let found = header.original_size - rest;
+                    let rest = rest.checked_sub(size).ok_or(ErrorKind::SizeSum {
+                        sum: found.saturating_add(size),
+                        header: header.original_size,
+                    })?;
+                    left.store(rest, Ordering::Relaxed);
+                    *place = size;
+                }
                 (_, Err(error)) => lost.push((chunk, error)),
                 (None, Ok(_)) => {}
             }

@@ -349,7 +349,12 @@ impl Archive {
         self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn payload_range(&self, chunk: u32) -> Result<Range<u64>> {
+    /// Where a chunk's payload lies in the file, in bytes. Both are as long as they may be, and the payload is there: before memory is
+    /// taken for them, this is to be asked.
+    ///
+    /// # Errors
+    /// The file ends before the payload does, or this cannot be the payload of a chunk of such a size.
+    pub(crate) fn payload_range(&self, chunk: u32) -> Result<Range<u64>> {
         let table = self.table();
         let Some((packed, original)) = table
             .compressed_range(chunk)

@@ -39,6 +39,8 @@ const DIGEST_LEN: u64 = 8;
 pub(crate) enum Cut {
     /// It is: the chunks it still holds are served.
     Accept,
+    /// It is, and so is one whose footer cannot be read, as one without: what is left of it is to be saved.
+    Salvage,
     /// It is not.
     Refuse,
 }
@@ -103,12 +105,14 @@ pub(super) struct Beginning {
 #[derive(Debug)]
 pub(crate) enum Chunks {
     Known(ChunkTable),
-    /// Of the `unknown` chunks nothing but decoding tells the original size; the others' are in `sizes`.
+    /// Of the `unknown` chunks nothing but decoding tells the original size; the others' are in `sizes`, and zeros in place of
+    /// theirs. `numbers` is what `unknown` counts as, 4 bytes a chunk.
     Unmeasured {
         header: FixedHeader,
         payloads: PayloadTable,
         sizes: Vec<u64>,
         unknown: Vec<u32>,
+        numbers: Charge,
     },
 }
 
@@ -233,9 +237,15 @@ impl Outline {
         let chunks = match header.version {
             Version::V2 => Chunks::Known(ChunkTable::read(header, payloads, &mut fill)?),
             Version::V1 => {
-                // Which of the chunks are unknown takes 4 bytes for each of them, until they are measured.
-                let _numbers = budget.charge(4 * count, make_room)?;
-                version_1_chunks(source, path, header, payloads, conditions.cancelled)?
+                let numbers = budget.charge(4 * count, make_room)?;
+                version_1_chunks(
+                    source,
+                    path,
+                    header,
+                    payloads,
+                    numbers,
+                    conditions.cancelled,
+                )?
             }
         };
         if let Chunks::Known(table) = &chunks {
@@ -255,7 +265,10 @@ impl Outline {
         } else {
             0
         };
-        let footer = Footer::parse(end.get(..read).unwrap_or_default())?;
+        let footer = match Footer::parse(end.get(..read).unwrap_or_default()) {
+            Err(_) if conditions.cut == Cut::Salvage => None,
+            footer => footer?,
+        };
         let of_table = fingerprint.digest();
         let footer_bytes = footer.as_ref().map_or(Vec::new(), Footer::to_bytes);
         fingerprint.update(&footer_bytes);
@@ -326,21 +339,18 @@ impl Outline {
         let missing = missing.ok_or_else(wrong_sum)?;
         let last = found.chunk_count.saturating_sub(1);
         // A file that still has its last bytes was not cut; those are its header, and no chunk's that they should be served.
-        let cut = match header.trails {
-            true => Cut::Refuse,
-            false => conditions.cut,
-        };
-        match (end, cut) {
+        let accepts = !header.trails && conditions.cut != Cut::Refuse;
+        match (end, accepts) {
             // Of what follows nothing is known, not even that it is there.
-            (End::Inside(Part::ChunkHeader), Cut::Accept) if header.original_size.is_some() => {}
-            (End::Inside(Part::Payload) | End::Whole, Cut::Accept) => {}
-            (End::Inside(Part::Payload), Cut::Refuse) => {
+            (End::Inside(Part::ChunkHeader), true) if header.original_size.is_some() => {}
+            (End::Inside(Part::Payload) | End::Whole, true) => {}
+            (End::Inside(Part::Payload), false) => {
                 let error = Error::new(ErrorKind::EndsInside(Part::Payload));
                 return Err(error.in_chunk(last, found.last_start));
             }
             (End::Inside(part), _) => return Err(ErrorKind::EndsInside(part).into()),
-            (End::Whole, Cut::Refuse) if missing > 0 => return Err(wrong_sum().into()),
-            (End::Whole, Cut::Refuse) => {}
+            (End::Whole, false) if missing > 0 => return Err(wrong_sum().into()),
+            (End::Whole, false) => {}
         }
         let count = found.chunk_count.saturating_add(u32::from(missing > 0));
         let mut charge = conditions
@@ -395,12 +405,14 @@ fn cut_short(chunks: &Chunks, chunk_count: u32, file_len: u64) -> Error {
     Error::new(ErrorKind::EndsInside(Part::Payload)).in_chunk(chunk, offset)
 }
 
-/// The original sizes a version 1 file does not have, from the payloads' own first bytes where they tell.
+/// The original sizes a version 1 file does not have, from the payloads' own first bytes where they tell. `numbers` is what the
+/// numbers of those that are unknown count as.
 fn version_1_chunks(
     source: &dyn Source,
     path: &Path,
     header: &FixedHeader,
     payloads: PayloadTable,
+    numbers: Charge,
     cancelled: &AtomicBool,
 ) -> Result<Chunks> {
     let mut sizes = Vec::with_capacity(payloads.len() as usize);
@@ -432,11 +444,13 @@ fn version_1_chunks(
     }
     if !believable {
         unknown = (0..payloads.len()).collect();
+        sizes.fill(0);
     }
     Ok(Chunks::Unmeasured {
         header: *header,
         payloads,
         sizes,
         unknown,
+        numbers,
     })
 }

@@ -1,7 +1,7 @@
 //! The record of digests of an open file: where its pages are, and what they are proved by.
 //!
-//! Tail and directory are read when the file is opened; 8 bytes a page stay in memory, 40 with proofs. The pages are read when
-//! they are needed.
+//! Tail and directory are read when the file is opened. Where the pages lie takes at most 8 bytes a page, and nothing where all are
+//! of one length, as most are; with proofs 32 more stay in memory. The pages are read when they are needed.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,8 +13,8 @@ use super::source::Source;
 use crate::digest::{ChainingValue, fold_root};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{
-    Checksum, Fingerprint, FixedHeader, Footer, LONGEST_PAGE, Layout, RECORD_MAGIC, TAIL_LEN, Tail,
-    directory_len,
+    Checksum, Fingerprint, FixedHeader, Footer, LONGEST_PAGE, Layout, RECORD_MAGIC, Sums, TAIL_LEN,
+    Tail, directory_len,
 };
 use crate::memory::Charge;
 
@@ -25,10 +25,8 @@ const BLOCK_LEN: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Record {
     layout: Layout,
-    /// Where the first page begins in the file, in bytes.
-    start: u64,
-    /// Where each page ends, in bytes from the first one's beginning.
-    ends: Box<[u64]>,
+    /// Where each page lies in the file, in bytes.
+    pages: Sums,
     /// XXH3 of the directory.
     directory: u64,
     len: u64,
@@ -131,7 +129,7 @@ impl Record {
 
         let keeps_values = with_values && conditions.verify == Verify::Strict;
         let kept = 8 + if keeps_values { 32 } else { 0 };
-        let charge = conditions
+        let mut charge = conditions
             .budget
             .charge(pages.saturating_mul(kept), conditions.make_room)?;
         let mut directory = Directory {
@@ -142,15 +140,20 @@ impl Record {
             end: tail_start,
             fingerprint: Fingerprint::default(),
         };
-        let mut ends = room_for(pages)?;
-        let mut end = 0_u64;
-        let mut too_long = false;
+        // What no memory has room for in the worst case is not read through to find out whether it is as bad as that.
+        drop(room_for::<u64>(pages)?);
+        let count = usize::try_from(pages).map_err(|_| too_many(pages))?;
+        let mut places = Sums::new(start, count);
+        let (mut too_long, mut held) = (false, true);
         directory.read(pages, |length: [u8; 4]| {
             let length = u32::from_le_bytes(length);
             too_long |= length as usize > LONGEST_PAGE;
-            end = end.saturating_add(u64::from(length));
-            ends.push(end);
+            held &= places.push(length.into()).is_some();
         })?;
+        if !held {
+            return Err(too_many(pages));
+        }
+        places.shrink();
         let mut values: Vec<ChainingValue> = room_for(if keeps_values { pages } else { 0 })?;
         if with_values {
             directory.read(pages, |value| {
@@ -161,7 +164,7 @@ impl Record {
         }
         if directory.fingerprint.digest() != tail.directory
             || too_long
-            || start.checked_add(end) != Some(directory_start)
+            || places.end() != directory_start
         {
             return Err(damaged("its directory"));
         }
@@ -172,6 +175,10 @@ impl Record {
             Some((Checksum::Blake3, digest)) => ChainingValue::try_from(digest.as_slice()).ok(),
             _ => None,
         };
+        if layout.group_len.is_some() && root.is_none() {
+            return Err(damaged("its groups, which no checksum proves"));
+        }
+        charge.shrink_to(places.memory() as u64 + pages.saturating_mul(kept - 8));
         let proof = match (conditions.verify, layout.group_len, root) {
             (Verify::Strict, Some(group_len), Some(root)) => {
                 if with_values && fold_root(values.iter().copied()) != Some(root) {
@@ -190,8 +197,7 @@ impl Record {
         };
         Ok(Some(Self {
             layout,
-            start,
-            ends: ends.into_boxed_slice(),
+            pages: places,
             directory: tail.directory,
             len: tail.record_len,
             proof,
@@ -246,9 +252,9 @@ impl Record {
 
     /// Where a page is stored in the file, in bytes; empty if it describes zeros only.
     pub(super) fn page_place(&self, page: u64) -> Range<u64> {
-        let page = usize::try_from(page).unwrap_or(usize::MAX);
-        let end = |page: usize| self.ends.get(page).copied().unwrap_or(0);
-        self.start + page.checked_sub(1).map_or(0, end)..self.start + end(page)
+        let place = usize::try_from(page).ok();
+        let place = place.and_then(|page| self.pages.range(page));
+        place.unwrap_or_default()
     }
 }
 
@@ -258,10 +264,14 @@ fn room_for<T>(pages: u64) -> Result<Vec<T>> {
     let reserved = usize::try_from(pages).map(|pages| room.try_reserve_exact(pages));
     match reserved {
         Ok(Ok(())) => Ok(room),
-        _ => Err(Error::unusable(format!(
-            "a record of digests of {pages} pages is more than there is memory for"
-        ))),
+        _ => Err(too_many(pages)),
     }
+}
+
+fn too_many(pages: u64) -> Error {
+    Error::unusable(format!(
+        "a record of digests of {pages} pages is more than there is memory for"
+    ))
 }
 
 /// The directory of a record, being read.

@@ -346,6 +346,10 @@ pub(super) fn beginning<const N: usize>(payload: &dyn Payload) -> Result<([u8; N
 /// How far back LZ4 and Snappy may look, in bytes; for Snappy that is what its encoders keep to.
 pub(super) const WINDOW_LEN: usize = 64 << 10;
 
+/// How much a [`Window`] takes, in bytes. It is a quarter longer than what it is there for, so that short pieces do not move
+/// all of it each.
+pub(super) const WINDOW_ROOM: usize = WINDOW_LEN + WINDOW_LEN / 4;
+
 /// The last [`WINDOW_LEN`] bytes before a place.
 #[derive(Default)]
 pub(super) struct Window(Vec<u8>);
@@ -353,7 +357,8 @@ pub(super) struct Window(Vec<u8>);
 impl Window {
     /// The bytes held.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.0
+        let from = self.0.len().saturating_sub(WINDOW_LEN);
+        self.0.get(from..).unwrap_or_default()
     }
 
     #[cfg(test)]
@@ -363,13 +368,15 @@ impl Window {
 
     /// Takes note of the bytes that follow.
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        let kept = WINDOW_LEN.saturating_sub(bytes.len());
-        let dropped = self.0.len().saturating_sub(kept);
-        self.0.drain(..dropped);
         let from = bytes.len().saturating_sub(WINDOW_LEN);
-        self.0.reserve_exact(WINDOW_LEN - self.0.len());
-        self.0
-            .extend_from_slice(bytes.get(from..).unwrap_or_default());
+        let bytes = bytes.get(from..).unwrap_or_default();
+        if self.0.len() + bytes.len() > WINDOW_ROOM {
+            let kept = WINDOW_LEN.saturating_sub(bytes.len());
+            let dropped = self.0.len().saturating_sub(kept);
+            self.0.drain(..dropped);
+        }
+        self.0.reserve_exact(WINDOW_ROOM - self.0.len());
+        self.0.extend_from_slice(bytes);
     }
 }
 

@@ -233,7 +233,8 @@ impl<'a> Decoder<'a> {
                         bytes
                     }
                 };
-                lost = salvage(archive, chunk, &held, &error, &mut bytes, whole)?;
+                let cancelled = self.job.control.cancelled;
+                lost = salvage(archive, chunk, &held, &error, &mut bytes, whole, cancelled)?;
                 let all = lost.iter().any(|loss| loss.bytes == held && !loss.kept);
                 lost = self.wanted_losses(lost);
                 decoded = Ok(match all {

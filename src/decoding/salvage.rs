@@ -5,13 +5,14 @@
 //! decoded any more but where a codec can be entered in the middle, as LZ4 can by block.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::decoder::is_suspect;
 use super::is_of_record;
 use crate::archive::Archive;
 use crate::codec::Stream;
 use crate::digest::{Content, leaf_digests, leaf_ranges};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ordered::resize;
 
 /// Some bytes of an original that could not be saved or, if they are kept, not be checked, and why.
@@ -27,6 +28,9 @@ pub struct Loss {
 
 /// Saves what can be saved of a chunk into `bytes`, with zeros for the rest; says which bytes of the original are lost or
 /// cannot be checked. `whole` says that the chunk was decoded into `bytes` already, whatever it was decoded to.
+///
+/// # Errors
+/// [`ErrorKind::Cancelled`], or there is no memory.
 pub(super) fn salvage(
     archive: &Archive,
     chunk: u32,
@@ -34,6 +38,7 @@ pub(super) fn salvage(
     why: &Error,
     bytes: &mut Vec<u8>,
     whole: bool,
+    cancelled: &AtomicBool,
 ) -> Result<Vec<Loss>> {
     let loss = |lost: Range<u64>| Loss {
         bytes: lost,
@@ -55,13 +60,18 @@ pub(super) fn salvage(
         true => None,
         false => archive.open_stream(chunk).ok(),
     };
+    // Whether the chunk may be entered elsewhere than at its beginning: to find that out takes a walk through its payload.
+    let mut enterable = true;
     for leaf in leaf_ranges(held.clone(), record.layout().leaf_len) {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(ErrorKind::Cancelled.into());
+        }
         let within = leaf.start - held.start..leaf.end - held.start;
         let place = bytes.get_mut(within.start as usize..within.end as usize);
         let place = place.unwrap_or_default();
         let stands = |stream: &Stream| stream.position() == within.start;
-        if !whole && !stream.as_ref().is_some_and(stands) {
-            stream = enter(archive, chunk, within.start, place);
+        if !whole && enterable && !stream.as_ref().is_some_and(stands) {
+            stream = enter(archive, chunk, within.start, place, &mut enterable);
         }
         let decoded = whole
             || stream
@@ -93,12 +103,19 @@ pub(super) fn salvage(
     Ok(lost)
 }
 
-/// A stream that stands at `offset` of the chunk, if one can come there without decoding all that lies before it; `scratch`
-/// takes what it passes.
-fn enter(archive: &Archive, chunk: u32, offset: u64, scratch: &mut [u8]) -> Option<Stream> {
+/// A stream that stands at `offset` of the chunk, if one can come there without decoding all that lies before it, which
+/// `enterable` is told; `scratch` takes what it passes.
+fn enter(
+    archive: &Archive,
+    chunk: u32,
+    offset: u64,
+    scratch: &mut [u8],
+    enterable: &mut bool,
+) -> Option<Stream> {
     let mut stream = archive.open_stream(chunk).ok()?;
     let mut position = archive.seek_stream(chunk, &mut stream, offset).ok()?;
     if position == 0 && offset > 0 {
+        *enterable = false;
         return None;
     }
     while position < offset {

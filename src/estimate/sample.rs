@@ -199,6 +199,11 @@ impl Samples {
         Ok(())
     }
 
+    /// The size of the largest file, in bytes.
+    pub(super) fn largest(&self) -> u64 {
+        self.files.iter().map(|file| file.size).max().unwrap_or(0)
+    }
+
     /// A short piece of all the data, an even share of it for every turn, of at most `len` bytes. `None` if it
     /// cannot be read: what that is was told when samples were taken.
     pub(super) fn piece(&self, turn: u64, len: u64) -> Option<Sample> {

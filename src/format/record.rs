@@ -261,10 +261,6 @@ impl<'a> Page<'a> {
             return None;
         }
         let zeros: u32 = flags.iter().map(|byte| byte.count_ones()).sum();
-        let used = leaf_count % 8;
-        if used > 0 && flags.last()? >> used != 0 {
-            return None;
-        }
         let with_data = leaf_count.checked_sub(zeros as usize)?;
         let (digests, values) = rest.split_at_checked(with_data.checked_mul(DIGEST_LEN)?)?;
         let (digests, _) = digests.as_chunks();

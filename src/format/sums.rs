@@ -1,6 +1,6 @@
 //! Running sums of sizes, in as little memory as they take.
 //!
-//! A table has one for every chunk, and a file of 100 GiB some million chunks. But all chunks of an original are of the same
+//! A table has one for every chunk, and a file of 100 GiB some million chunks; a record of digests has one for every page. But all chunks of an original are of the same
 //! length, except for the last. And payloads, though of all lengths, make sums that stay close to a straight line: of a few dozen at a
 //! time the line is kept, and how far each is from it in as few bits as that takes. That is about the size of an Elias-Fano code, without
 //! its search: a sum is looked up in one place.
@@ -14,7 +14,7 @@ const GROUP: usize = u32::BITS as usize;
 
 /// See the module's description.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sums {
+pub(crate) struct Sums {
     start: u64,
     end: u64,
     /// How many sizes there are going to be.
@@ -54,7 +54,7 @@ struct Line {
 impl Sums {
     /// No sizes yet; their sums begin at `start`, and there are going to be `expected` of them. Memory is reserved for so many,
     /// but not touched before it is needed.
-    pub(super) fn new(start: u64, expected: usize) -> Self {
+    pub(crate) fn new(start: u64, expected: usize) -> Self {
         Self {
             start,
             end: start,
@@ -64,7 +64,7 @@ impl Sums {
     }
 
     /// Adds a size, in bytes; `None` if the sum overflows or there is no memory for it, and then nothing has been added.
-    pub(super) fn push(&mut self, size: u64) -> Option<()> {
+    pub(crate) fn push(&mut self, size: u64) -> Option<()> {
         let before = self.end;
         let end = before.checked_add(size)?;
         match &mut self.sums {
@@ -120,7 +120,7 @@ impl Sums {
     }
 
     /// Gives back what growing has left over.
-    pub(super) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         match &mut self.sums {
             Kind::Even { .. } => {}
             Kind::Lines(lines) => {
@@ -133,7 +133,7 @@ impl Sums {
     }
 
     /// How many sizes there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match &self.sums {
             Kind::Even { count, .. } => *count,
             Kind::Lines(lines) => lines.lines.len() * GROUP + lines.rest.len(),
@@ -142,12 +142,12 @@ impl Sums {
     }
 
     /// The sum of all, in bytes.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
     /// From the sum before a size to the one behind it, in bytes; `None` past the last.
-    pub(super) fn range(&self, index: usize) -> Option<Range<u64>> {
+    pub(crate) fn range(&self, index: usize) -> Option<Range<u64>> {
         let begin = match index.checked_sub(1) {
             Some(before) => self.sum(before)?,
             None => self.start,
@@ -157,7 +157,7 @@ impl Sums {
 
     /// How many sums there are in front of the first for which `is_before` does not hold; it holds for those before it and for
     /// none behind.
-    pub(super) fn partition_point(&self, is_before: impl Fn(u64) -> bool) -> usize {
+    pub(crate) fn partition_point(&self, is_before: impl Fn(u64) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low + (high - low) / 2;
@@ -170,7 +170,7 @@ impl Sums {
     }
 
     /// The memory they take, in bytes.
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         match &self.sums {
             Kind::Even { .. } => 0,
             Kind::Lines(lines) => {

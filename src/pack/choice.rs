@@ -194,24 +194,33 @@ fn smaller_of_two(sample: &[u8], settings: &Settings) -> Result<Codec> {
     })
 }
 
-/// The chunk size asked for, if the chunks of a file can then be counted in 32 bits; or the preferred one, or a larger one
-/// that gives it a table of moderate length.
+/// The chunk size asked for, if there are chunks of that size and those of a file can then be counted in 32 bits; or the
+/// [`usual_chunk_size`].
 fn fitting(chunk_size: Option<u64>, preferred: u64, size: u64) -> Result<u64> {
-    let chunks = |chunk_size: u64| size.div_ceil(chunk_size);
-    if let Some(chunk_size) = chunk_size {
-        let chunk_size = chunk_size.max(1);
-        if chunks(chunk_size) > u64::from(u32::MAX) {
-            return Err(Error::unusable(format!(
-                "{size} bytes make too many chunks of {chunk_size} bytes: choose a larger --chunk-size"
-            )));
-        }
-        return Ok(chunk_size);
+    let Some(chunk_size) = chunk_size else {
+        return Ok(usual_chunk_size(preferred, size));
+    };
+    if !(MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE).contains(&chunk_size) {
+        // Of smaller ones a record of digests could not tell, and larger ones nobody could hold.
+        return Err(Error::unusable(format!(
+            "chunks of {chunk_size} bytes: there are such of {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE} bytes"
+        )));
     }
-    let mut chunk_size = preferred;
-    while chunks(chunk_size) > DEFAULT_CHUNKS {
-        chunk_size *= 2;
+    if size.div_ceil(chunk_size) > u64::from(u32::MAX) {
+        return Err(Error::unusable(format!(
+            "{size} bytes make too many chunks of {chunk_size} bytes: choose a larger --chunk-size"
+        )));
     }
     Ok(chunk_size)
+}
+
+/// The preferred chunk size, or a larger one that gives a file of `size` bytes a table of moderate length; in bytes.
+pub(crate) fn usual_chunk_size(preferred: u64, size: u64) -> u64 {
+    let mut chunk_size = preferred;
+    while size.div_ceil(chunk_size) > DEFAULT_CHUNKS {
+        chunk_size *= 2;
+    }
+    chunk_size
 }
 
 #[cfg(test)]
@@ -322,6 +331,9 @@ mod tests {
         let huge = 1_u64 << 60;
         assert!(huge.div_ceil(fitting(None, DEFAULT_CHUNK_SIZE, huge).unwrap()) <= DEFAULT_CHUNKS);
         assert!(fitting(Some(4096), DEFAULT_CHUNK_SIZE, huge).is_err());
+        for size in [0, MIN_CHUNK_SIZE - 1, MAX_CHUNK_SIZE + 1] {
+            assert!(fitting(Some(size), DEFAULT_CHUNK_SIZE, 1).is_err());
+        }
         assert_eq!(
             fitting(Some(4096), DEFAULT_CHUNK_SIZE, 1 << 40).unwrap(),
             4096

@@ -198,7 +198,6 @@ impl<'a> Encoder<'a> {
                     }
                     groups = assembler.take_groups();
                 }
-                groups.retain(|_| self.layout.group_len.is_some());
                 record.push(encoded.range, &encoded.leaves, groups, aside)
             },
         )
@@ -214,7 +213,6 @@ impl<'a> Encoder<'a> {
                 last_groups = groups;
                 Footer { checksum, digest }
             });
-        last_groups.retain(|_| self.layout.group_len.is_some());
         record.finish(original_size, last_groups, aside)?;
         Ok(Done {
             count,

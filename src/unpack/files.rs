@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustix::fs::{Advice, Stat};
 
@@ -73,6 +74,12 @@ pub(crate) fn unpack_opened(
     check_unchanged(file, stat, input)?;
     let lost = done?;
     new.copy_attributes(file, stat)?;
+    if lost > 0 {
+        // By the packed file's time a later run would take it for what that unpacks to.
+        new.file()
+            .set_modified(SystemTime::now())
+            .context("cannot set the times of", new.target())?;
+    }
     Ok((new, summary(&archive, lost)))
 }
 

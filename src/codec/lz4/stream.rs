@@ -12,7 +12,7 @@ use std::ops::Range;
 use twox_hash::XxHash32;
 
 use super::{Block, Bytes, Descriptor, refused};
-use crate::codec::stream::{Input, Payload, WINDOW_LEN, Window, beginning};
+use crate::codec::stream::{Input, Payload, WINDOW_LEN, WINDOW_ROOM, Window, beginning};
 use crate::codec::{SIZE_PROBE_LEN, shorter};
 use crate::error::Result;
 use crate::format::Codec;
@@ -33,9 +33,12 @@ pub(in crate::codec) struct Decoder {
     decoded: u64,
     /// The last [`WINDOW_LEN`] bytes before `decoded`, if the blocks are linked.
     window: Window,
-    /// The last block, which ends at `decoded`, if it did not fit into its piece.
+    /// Room for a block that does not fit into its piece. It stays as long as it was: clearing it for each of many small blocks
+    /// would take longer than decoding them.
     block: Vec<u8>,
-    /// How much of it has been handed out, in bytes.
+    /// How much of its beginning the last block is, which ends at `decoded`, in bytes.
+    held: usize,
+    /// How much of that has been handed out, in bytes.
     taken: usize,
     /// What has been decoded, hashed; `None` if there is nothing to compare it with, or some of it was left out.
     hasher: Option<XxHash32>,
@@ -60,7 +63,7 @@ impl Decoder {
         let (descriptor, _) = read_descriptor(payload)?;
         let block_len = descriptor.block_len as u64;
         Ok(match descriptor.linked {
-            true => WINDOW_LEN as u64,
+            true => WINDOW_ROOM as u64,
             false => announced
                 .div_ceil(block_len)
                 .saturating_add(1)
@@ -96,6 +99,7 @@ impl Decoder {
             decoded: 0,
             window: Window::default(),
             block: Vec::new(),
+            held: 0,
             taken: 0,
             ended: false,
         })
@@ -132,13 +136,15 @@ impl Decoder {
                 self.window.bytes()
             };
             let fits = rest.len() >= room;
-            self.block.clear();
-            self.taken = 0;
+            (self.held, self.taken) = (0, 0);
             let target = match fits {
                 true => rest.get_mut(..room).unwrap_or_default(),
                 false => {
-                    self.block.resize(room, 0);
-                    &mut self.block
+                    if let Some(more) = room.checked_sub(self.block.len()) {
+                        self.block.reserve_exact(more);
+                        self.block.resize(room, 0);
+                    }
+                    self.block.get_mut(..room).unwrap_or_default()
                 }
             };
             let len = block.decode(target, window, self.descriptor.block_len, self.announced)?;
@@ -160,11 +166,11 @@ impl Decoder {
             if fits {
                 filled += len;
             } else {
-                self.block.truncate(len);
+                self.held = len;
                 if self.descriptor.linked {
                     self.window
                         .push(output.get(noted..filled).unwrap_or_default());
-                    self.window.push(&self.block);
+                    self.window.push(self.block.get(..len).unwrap_or_default());
                 }
                 filled += self.take(output.get_mut(filled..).unwrap_or_default());
                 noted = filled;
@@ -183,7 +189,7 @@ impl Decoder {
         payload: &dyn Payload,
         offset: u64,
     ) -> Result<Option<u64>> {
-        let held_from = self.decoded.saturating_sub(self.block.len() as u64);
+        let held_from = self.decoded.saturating_sub(self.held as u64);
         if (held_from..=self.decoded).contains(&offset) {
             self.taken = usize::try_from(offset - held_from).unwrap_or_default();
             return Ok(Some(offset));
@@ -206,8 +212,7 @@ impl Decoder {
         }
         self.consumed = place;
         self.decoded = index * block_len;
-        self.block.clear();
-        self.taken = 0;
+        (self.held, self.taken) = (0, 0);
         self.ended = false;
         Ok(Some(self.decoded))
     }
@@ -239,6 +244,7 @@ impl Decoder {
             decoded: bytes.start,
             window: Window::default(),
             block: Vec::new(),
+            held: 0,
             taken: 0,
             hasher: None,
             ended: false,
@@ -249,7 +255,8 @@ impl Decoder {
 
     /// Hands out what is left of the last block.
     fn take(&mut self, output: &mut [u8]) -> usize {
-        let left = self.block.get(self.taken..).unwrap_or_default();
+        let left = self.block.get(self.taken..self.held);
+        let left = left.unwrap_or_default();
         let len = left.len().min(output.len());
         if let (Some(left), Some(output)) = (left.get(..len), output.get_mut(..len)) {
             output.copy_from_slice(left);

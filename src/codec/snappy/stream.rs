@@ -6,7 +6,7 @@
 
 use snap::raw::decompress_len;
 
-use crate::codec::stream::{Input, Payload, WINDOW_LEN, Window, beginning};
+use crate::codec::stream::{Input, Payload, WINDOW_ROOM, Window, beginning};
 use crate::codec::{damaged, larger_than, shorter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Codec, Encoding};
@@ -41,7 +41,7 @@ enum Element {
 
 impl Decoder {
     /// See [`crate::codec::Stream::memory`].
-    pub(in crate::codec) const MEMORY: u64 = WINDOW_LEN as u64;
+    pub(in crate::codec) const MEMORY: u64 = WINDOW_ROOM as u64;
 
     pub(in crate::codec) fn open(payload: &dyn Payload, announced: u64) -> Result<Self> {
         let (prefix, len) = beginning::<PREFIX_LEN>(payload)?;
