@@ -102,6 +102,19 @@ fn wrong_usage_shows_the_usage_of_the_command_it_is_about() {
 }
 
 #[test]
+fn originals_are_not_unpacked_to_urls() {
+    let directory = tempfile::tempdir().unwrap();
+    let unpack = "seq 9 >x; warpfs pack -q x; warpfs unpack x.warp -o s3://bucket/x";
+    let output = script(directory.path(), unpack);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        said(&output).contains("files of this machine alone"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
 fn output_to_a_dash_is_refused_and_not_a_file_of_that_name() {
     let directory = tempfile::tempdir().unwrap();
     for command in ["pack - -o -", "pack x -o -", "unpack x.warp -o -"] {

@@ -180,9 +180,93 @@ fn of_a_file_cut_short_all_that_it_still_holds_is_saved() {
     assert!(saved[gone].iter().all(|&byte| byte == 0));
     // Without being told to keep going, nothing of it is taken for whole.
     fs::remove_file(at("x")).unwrap();
-    let (code, _, _) = run(&["unpack"], &at("x.warp"));
+    let (code, said, _) = run(&["unpack"], &at("x.warp"));
     assert_eq!(code, Some(1));
+    assert!(
+        said.contains("--keep-going goes on behind damage"),
+        "{said}"
+    );
     assert!(!at("x").exists());
+}
+
+#[test]
+fn of_a_file_with_a_damaged_footer_all_is_saved() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let original = sample(500_000, 5);
+    fs::write(at("x"), &original).unwrap();
+    pack(&at("x"), &at("x.warp"), &["--chunk-size", "64K"]);
+    fs::remove_file(at("x")).unwrap();
+    let whole = fs::read(at("x.warp")).unwrap();
+    let footer = payloads(&whole).last().unwrap().end;
+    let changed = |place: usize| {
+        let mut changed = whole.clone();
+        changed[place] ^= 0x40;
+        changed
+    };
+    for damaged in [
+        changed(footer + 4),
+        changed(footer + 5),
+        whole[..footer + 20].to_vec(),
+    ] {
+        fs::write(at("x.warp"), &damaged).unwrap();
+        let (code, said, _) = run(&["unpack"], &at("x.warp"));
+        assert_eq!(code, Some(1));
+        assert!(said.contains("--keep-going goes on"), "{said}");
+        let (code, said, written) = run(&["unpack", "-c", "--keep-going"], &at("x.warp"));
+        assert_eq!(code, Some(1));
+        assert!(said.contains("cannot be checked"), "{said}");
+        assert!(written == original);
+    }
+}
+
+#[test]
+fn of_a_file_whose_chunks_have_to_be_measured_all_but_the_damaged_one_is_saved() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.warp");
+    let mut packed = fs::read(vector("v1-brotli-blake3.warp")).unwrap();
+    let original = fs::read(vector("mixed.bin")).unwrap();
+    let count = u32::from_le_bytes(packed[14..18].try_into().unwrap()) as usize;
+    let sizes = packed[18..18 + 8 * count].chunks(8);
+    let sizes = sizes.map(|size| u64::from_le_bytes(size.try_into().unwrap()) as usize);
+    let start = 18 + 8 * count + sizes.take(1).sum::<usize>();
+    packed[start..start + 40].fill(0xff);
+    fs::write(&path, &packed).unwrap();
+    let (code, said, written) = run(&["unpack", "-c", "--keep-going"], &path);
+    let second = 32_768..65_536;
+    assert_eq!(
+        (code, lost(&said)),
+        (Some(1), vec![second.clone()]),
+        "{said}"
+    );
+    assert!(written[..second.start] == original[..second.start]);
+    assert!(written[second.end..] == original[second.end..]);
+}
+
+#[test]
+fn what_was_saved_with_losses_is_not_taken_for_the_whole_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("x"), sample(300_000, 8)).unwrap();
+    pack(&at("x"), &at("tree/x.warp"), &["--chunk-size", "64K"]);
+    let good = fs::read(at("tree/x.warp")).unwrap();
+    let mut bad = good.clone();
+    bad[payloads(&good)[2].start + 30..][..30].fill(0);
+    let time = fs::metadata(at("tree/x.warp")).unwrap().modified().unwrap();
+    let put = |bytes: &[u8]| {
+        fs::write(at("tree/x.warp"), bytes).unwrap();
+        let file = fs::File::options().write(true).open(at("tree/x.warp"));
+        file.unwrap().set_modified(time).unwrap();
+    };
+    put(&bad);
+    let back = at("back").to_str().unwrap().to_owned();
+    let (code, _, _) = run(&["unpack", "-r", "--keep-going", "-o", &back], &at("tree"));
+    assert_eq!(code, Some(1));
+    put(&good);
+    let (code, said, _) = run(&["unpack", "-r", "-o", &back], &at("tree"));
+    let whole = fs::read(at("back/x")).unwrap() == fs::read(at("x")).unwrap();
+    assert!(whole || code == Some(1), "{said}");
 }
 
 #[test]

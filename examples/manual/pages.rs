@@ -259,8 +259,13 @@ const PAGES: &[Page] = &[
             "Shows what packed files say of themselves: version, codec, sizes, ratio, chunks, checksum. Nothing is decoded, so \
              it is quick for files of any size, and finds no damage behind the tables; *warpfs verify* does. Of a file that was \
              cut short it shows what is still there.",
+            "For one file on a terminal, a map shows how many tenths are left of each part of the original. With *-r* the files of \
+             a tree are summed up.",
         ],
-        sections: &[],
+        sections: &[(
+            "ENVIRONMENT",
+            &[("NO_COLOR", "Where it is set, the map has no colours.")],
+        )],
         files: &[WARP_FILES],
         see_also: &["warpfs(1)", "warpfs-verify(1)"],
     },

@@ -30,7 +30,7 @@ use std::sync::atomic::AtomicBool;
 use clap::{CommandFactory, Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
-use warpfs::error::OneLine;
+use warpfs::error::{OneLine, Part};
 use warpfs::format::{FIXED_HEADER_LEN, RELEASE_MAGIC};
 use warpfs::job::Control;
 use warpfs::{Error, ErrorKind};
@@ -187,27 +187,47 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// Does a job that goes on behind damage, and says what is left to do where it could not: of a file whose beginning is damaged,
-/// nothing tells where the chunks lie.
-fn keep_going(
+/// Does a job that reads a packed file, and says what is left to do where damage has ended it. One that did `keep_going` ends
+/// only where nothing tells where the chunks lie.
+fn save_what_can_be(
+    keep_going: bool,
     task: &Task<'_>,
     job: impl FnOnce() -> warpfs::Result<Outcome>,
 ) -> warpfs::Result<Outcome> {
     let done = job();
-    if let Err(error) = &done
-        && error.is_damage()
-        && error.chunk().is_none()
-        && may_have_a_table(task.input)
-    {
-        task.control.observer.failed(error);
-        task.progress.line(&format!(
-            "warpfs: {}: --keep-going needs header and table: \"A damaged beginning\" in \"man warpfs-unpack\" and \
-             docs/FORMAT.md says how to save the chunks without",
-            task.input.display()
-        ));
-        return Ok(Outcome::Failed);
+    let Err(error) = &done else {
+        return done;
+    };
+    match keep_going {
+        _ if !error.is_damage() => return done,
+        false if may_be_saved(error) => task.progress.line(&format!(
+            "warpfs: {error}; --keep-going goes on behind damage, and tells which bytes are lost"
+        )),
+        true if error.chunk().is_none() && may_have_a_table(task.input) => {
+            task.control.observer.failed(error);
+            task.progress.line(&format!(
+                "warpfs: {}: --keep-going needs header and table: \"A damaged beginning\" in \"man warpfs-unpack\" and \
+                 docs/FORMAT.md says how to save the chunks without",
+                task.input.display()
+            ));
+        }
+        _ => return done,
     }
-    done
+    Ok(Outcome::Failed)
+}
+
+/// Whether more can be saved of a file with this damage than was: the table says where the chunks lie.
+fn may_be_saved(error: &Error) -> bool {
+    error.chunk().is_some()
+        || matches!(
+            error.kind(),
+            ErrorKind::EndsInside(Part::Payload | Part::ChunkHeader | Part::Footer)
+                | ErrorKind::UnknownChecksum(_)
+                | ErrorKind::DigestLength { .. }
+                | ErrorKind::DamagedBeginning
+                | ErrorKind::DamagedRecord(_)
+                | ErrorKind::ChecksumMismatch { .. }
+        )
 }
 
 /// Whether a file may have had a table, by its length and its first bytes, which may be damaged themselves: those of older

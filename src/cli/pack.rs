@@ -67,15 +67,16 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "auto", value_parser = level_parser())]
     level: Level,
     /// Instead of a level: what the files are for; 'warpfs estimate' shows what each comes to. archive is zstd at level 19
-    /// in chunks of 1M, balanced is --level auto, random is zstd at level 9 in chunks of 16K; with
-    /// --codec lz4, archive and random are lz4's thorough encoder, in the same chunks
+    /// in chunks of 1M, balanced is --level auto, random is zstd at level 9 in chunks of 16K (larger ones in files of more
+    /// than 16G); with --codec lz4, archive and random are lz4's thorough encoder, in the same chunks
     #[arg(long = "for", value_name = "PURPOSE", value_parser = purpose_parser(),
           conflicts_with_all = ["level", "zstd_level", "zstd_threads", "brotli_quality"])]
     purpose: Option<Level>,
     /// The codec, instead of the level's choice
     #[arg(long, value_parser = codec_parser())]
     codec: Option<Codec>,
-    /// How much is compressed, and read, at a time: 4K to 1G [default: 128K]
+    /// How much is compressed, and read, at a time: 4K to 1G [default: 128K, doubled until there are no more than
+    /// 1048576 chunks]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_chunk_size)]
     chunk_size: Option<u64>,
     /// How many chunks to work on at once [default: the machine's cores]

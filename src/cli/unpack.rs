@@ -10,8 +10,10 @@ use warpfs::unpack::{UnpackOptions, original_name, unpack_file, unpack_to};
 
 use super::outputs::{output_parser, plan, without_outputs};
 use super::standard_output::StandardOutput;
-use super::urls::{refuse_trees, shown};
-use super::{Outcome, Task, Volume, cannot_print, for_each_input, keep_going, size, wrong_usage};
+use super::urls::{is_url, refuse_trees, shown};
+use super::{
+    Outcome, Task, Volume, cannot_print, for_each_input, save_what_can_be, size, wrong_usage,
+};
 
 /// Unpack files: x.warp becomes x beside it
 #[derive(Debug, clap::Args)]
@@ -52,6 +54,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outcome> {
     refuse_trees("unpack", &arguments.files);
+    if arguments.output.as_deref().is_some_and(is_url) {
+        wrong_usage(
+            "unpack",
+            "--output is a URL, but originals are written to files of this machine alone",
+        );
+    }
     if arguments.rm && arguments.recursive && arguments.output.is_some() {
         wrong_usage(
             "unpack",
@@ -77,9 +85,8 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         (false, true) => to_standard_output(task.input, &options, task.control),
         (false, false) => file(&options, task),
     };
-    for_each_input(&plan, volume, |task| match options.keep_going {
-        true => keep_going(task, || job(task)),
-        false => job(task),
+    for_each_input(&plan, volume, |task| {
+        save_what_can_be(options.keep_going, task, || job(task))
     })
 }
 

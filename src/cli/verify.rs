@@ -7,7 +7,7 @@ use warpfs::verify::{VerifyOptions, verify_file};
 
 use super::outputs::without_outputs;
 use super::urls::{refuse_trees, shown};
-use super::{Outcome, Task, Volume, for_each_input, keep_going, say};
+use super::{Outcome, Task, Volume, for_each_input, save_what_can_be, say};
 
 /// Decode every chunk and check it all
 #[derive(Debug, clap::Args)]
@@ -37,9 +37,8 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         keep_going: arguments.keep_going,
     };
     let plan = without_outputs(&arguments.files, arguments.recursive);
-    for_each_input(&plan, volume, |task| match options.keep_going {
-        true => keep_going(task, || verify(options, task)),
-        false => verify(options, task),
+    for_each_input(&plan, volume, |task| {
+        save_what_can_be(options.keep_going, task, || verify(options, task))
     })
 }
 

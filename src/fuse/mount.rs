@@ -379,7 +379,10 @@ pub fn unmount_command(mount_point: &Path) -> Result<()> {
     let mounted = mount_table::topmost_at(&canonical)?
         .is_some_and(|entry| entry.file_system_type == FILE_SYSTEM_TYPE);
     if !mounted {
-        return Err(Error::unusable("no warpfs is mounted here").in_file(mount_point));
+        return Err(Error::unusable(
+            "no warpfs is mounted here ('findmnt -t fuse.warpfs' lists where one is)",
+        )
+        .in_file(mount_point));
     }
     unmount(&canonical, false).map_err(|error| {
         if is_busy(&error) {
