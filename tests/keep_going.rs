@@ -159,6 +159,24 @@ fn a_file_without_digests_loses_whole_chunks_and_says_when_nothing_is_proved() {
 }
 
 #[test]
+fn of_an_lz4_chunk_whose_first_block_is_damaged_the_others_are_saved() {
+    const BLOCK: usize = 64 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let original = sample(8 * BLOCK, 6);
+    fs::write(at("x"), &original).unwrap();
+    let arguments = ["--codec", "lz4", "--chunk-size", "512K"];
+    pack(&at("x"), &at("x.warp"), &arguments);
+    let mut packed = fs::read(at("x.warp")).unwrap();
+    let start = payloads(&packed)[0].start;
+    packed[start + 40..][..200].fill(0xff);
+    fs::write(at("x.warp"), &packed).unwrap();
+    let (code, said, written) = run(&["unpack", "-c", "--keep-going"], &at("x.warp"));
+    assert_eq!((code, lost(&said)), (Some(1), Vec::from([0..BLOCK])), "{said}");
+    assert!(written[BLOCK..] == original[BLOCK..]);
+}
+
+#[test]
 fn of_a_file_cut_short_all_that_it_still_holds_is_saved() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

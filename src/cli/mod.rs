@@ -203,7 +203,7 @@ fn save_what_can_be(
         false if may_be_saved(error) => task.progress.line(&format!(
             "warpfs: {error}; --keep-going goes on behind damage, and tells which bytes are lost"
         )),
-        true if error.chunk().is_none() && may_have_a_table(task.input) => {
+        true if !may_be_saved(error) && may_have_a_table(task.input) => {
             task.control.observer.failed(error);
             task.progress.line(&format!(
                 "warpfs: {}: --keep-going needs header and table: \"A damaged beginning\" in \"man warpfs-unpack\" and \

@@ -115,7 +115,11 @@ fn enter(
     let mut stream = archive.open_stream(chunk).ok()?;
     let mut position = archive.seek_stream(chunk, &mut stream, offset).ok()?;
     if position == 0 && offset > 0 {
-        *enterable = false;
+        // There may be others farther on.
+        let last = archive.table().original_range(chunk)?;
+        let last = (last.end - last.start).saturating_sub(1);
+        let farther = archive.seek_stream(chunk, &mut stream, last).ok()?;
+        *enterable = farther > 0;
         return None;
     }
     while position < offset {

@@ -91,8 +91,11 @@ impl Directories {
         if let Some(kept) = self.lock().get_mut(&node)
             && matches!(kept, Kept::Some(begun) if begun.as_ptr() == Arc::as_ptr(listing))
         {
-            // `.` and `..` it knows by itself.
-            *kept = Kept::All(listing.len().saturating_sub(2));
+            *kept = match listing.is_undecided() {
+                true => Kept::Nothing,
+                // `.` and `..` it knows by itself.
+                false => Kept::All(listing.len().saturating_sub(2)),
+            };
         }
     }
 

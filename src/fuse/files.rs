@@ -81,7 +81,7 @@ impl WarpFilesystem {
 
     /// A node's attributes; those of an open file also when its path leads to another file already, or the file was
     /// changed: all who hold a packed file hold the same state of it. Who has a file open that is far away is not made to wait for
-    /// what it is by now: the kernel asks whenever somebody reads to the end.
+    /// what it is by now: the kernel asks whenever somebody reads to the end, or what it was told is no longer to be believed.
     pub(super) fn attributes(&self, node: NodeId, handle: Option<u64>) -> Result<Attributes> {
         if let Some(Handle::File {
             node: opened,

@@ -94,11 +94,15 @@ impl WarpFilesystem {
             .and(Features::PARALLEL_DIRECTORIES)
             .and(Features::MAX_PAGES)
             .and(Features::PASSTHROUGH)
-            // For plain files that are written to in place: a packed one has the same time for all who hold it.
-            .and(Features::AUTO_INVAL_DATA)
             // Access lists are enforced by the kernel or, where it cannot, not ignored: their mask looks like group bits,
             // which would let in whom the list keeps out.
             .and(Features::POSIX_ACL);
+        let wanted = match self.tree.root_kind() {
+            // For plain files that are written to in place: a packed one has the same time for all who hold it. It has the
+            // kernel ask for attributes before a read, whenever it no longer believes those it has.
+            Kind::Directory => wanted.and(Features::AUTO_INVAL_DATA),
+            _ => wanted,
+        };
         match self.keeps_entries() {
             // It keeps a target as long as the link, whatever becomes of what that leads to.
             true => wanted.and(Features::CACHE_SYMLINKS),
@@ -376,7 +380,11 @@ impl WarpFilesystem {
         looked_up: &mut Vec<NodeId>,
     ) -> bool {
         // An entry that went away meanwhile is given without attributes; who asks for it learns why.
-        let found = self.tree.lookup_listed(listing, index).ok().flatten();
+        let found = self
+            .tree
+            .lookup_listed(listing, index, entry)
+            .ok()
+            .flatten();
         let next = index as u64 + 1;
         let added = listed.add_with(
             found.as_ref(),

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{FileType, Statx, StatxTimestamp};
 
 use super::NodeId;
 
@@ -68,8 +68,6 @@ pub(crate) struct Attributes {
     pub(crate) modified: SystemTime,
     /// When its inode last changed.
     pub(crate) changed: SystemTime,
-    /// When the file was made, where its file system knows.
-    pub(crate) born: Option<SystemTime>,
 }
 
 impl Attributes {
@@ -97,7 +95,6 @@ impl Attributes {
             accessed: time(&found.stx_atime),
             modified: time(&found.stx_mtime),
             changed: time(&found.stx_ctime),
-            born: (found.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(&found.stx_btime)),
         }
     }
 }

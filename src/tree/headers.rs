@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::may_pass;
-use super::source::{Directory, Source};
+use super::source::{Directory, Patience, Source};
 use crate::archive::{Glance, glance};
 use crate::error::{Error, IoContext, Result};
 use crate::identity::Identity;
@@ -96,6 +96,7 @@ impl Headers {
         directory: &Directory,
         name: &[u8],
         identity: &Identity,
+        patience: Patience,
     ) -> Result<Option<Glance>> {
         if let Some(known) = self.recall(identity).and_then(Answer::lasting) {
             return Ok(known);
@@ -107,7 +108,7 @@ impl Headers {
             return Ok(known);
         }
         let path = source.path(directory.location(), name);
-        let (identity, found) = match open(source, directory, name, &path) {
+        let (identity, found) = match open(source, directory, name, &path, patience) {
             Ok((file, now)) => (now, glance(&file, &path, now.size)),
             Err(error) => (*identity, Err(error)),
         };
@@ -123,13 +124,14 @@ impl Headers {
         directory: &Directory,
         name: &[u8],
         file: (u64, u64),
+        patience: Patience,
     ) -> Option<Result<Option<Glance>>> {
         let _reading = self.begin_reading(file);
         if self.lock().contains(&file) {
             return None;
         }
         let path = source.path(directory.location(), name);
-        let (opened, identity) = open(source, directory, name, &path).ok()?;
+        let (opened, identity) = open(source, directory, name, &path, patience).ok()?;
         if (identity.device, identity.inode) != file {
             // What is remembered is found by the file's own numbers.
             return None;
@@ -185,7 +187,7 @@ impl Headers {
         name: &[u8],
     ) -> Result<()> {
         let path = source.path(directory.location(), name);
-        let (file, identity) = open(source, directory, name, &path)?;
+        let (file, identity) = open(source, directory, name, &path, Patience::ForLeases)?;
         let glance = glance(&file, &path, identity.size).map_err(|error| error.in_file(&path))?;
         let glance = glance.ok_or_else(|| too_many_chunks(&path))?;
         self.remember(&identity, Answer::Packed(glance));
@@ -269,10 +271,11 @@ fn open(
     directory: &Directory,
     name: &[u8],
     path: &Path,
+    patience: Patience,
 ) -> Result<(File, Identity)> {
     // Whoever lists a directory has not read its files.
     let file = source
-        .open_unnoticed(directory, name)
+        .open_unnoticed(directory, name, patience)
         .context("cannot open", path)?;
     let identity = Identity::of(&file).context("cannot examine", path)?;
     Ok((file, identity))
@@ -295,10 +298,16 @@ mod tests {
         let identity = || Identity::of(&fs::File::open(&path).unwrap()).unwrap();
         let before = identity();
         let file = (before.device, before.inode);
-        let unseen = |name| headers.of_unseen(&source, &directory, name, file);
+        let unseen = |name| headers.of_unseen(&source, &directory, name, file, Patience::None);
         assert!(unseen(b"gone").is_none(), "it does not open");
         let listed_otherwise = (before.device, before.inode + 1);
-        let unlike = headers.of_unseen(&source, &directory, b"x.warp", listed_otherwise);
+        let unlike = headers.of_unseen(
+            &source,
+            &directory,
+            b"x.warp",
+            listed_otherwise,
+            Patience::None,
+        );
         assert!(unlike.is_none(), "it would never be found again");
         assert_eq!(headers.memory(), 0);
         let header = unseen(b"x.warp").unwrap().unwrap().unwrap();
@@ -306,7 +315,7 @@ mod tests {
         assert!(unseen(b"x.warp").is_none(), "it has been seen");
 
         // Another name that does not exist: the answer can only come from memory.
-        let again = headers.of(&source, &directory, b"gone", &before);
+        let again = headers.of(&source, &directory, b"gone", &before, Patience::None);
         assert_eq!(again.unwrap(), Some(header));
         // Another file of that number, with the size and the time of the first.
         let another = Identity {
@@ -317,7 +326,7 @@ mod tests {
 
         fs::write(&path, b"no longer one").unwrap();
         let after = identity();
-        let raw = headers.of(&source, &directory, b"x.warp", &after);
+        let raw = headers.of(&source, &directory, b"x.warp", &after, Patience::None);
         assert_eq!(raw.unwrap(), None);
         assert!(headers.memory() > 0);
     }
@@ -334,10 +343,12 @@ mod tests {
         let reading = headers.begin_reading((identity.device, identity.inode));
         std::thread::scope(|scope| {
             // Reading this name fails, so the answer can only be the other's.
-            let asked = scope.spawn(|| headers.of(&source, &directory, b"gone", &identity));
+            let asked =
+                scope.spawn(|| headers.of(&source, &directory, b"gone", &identity, Patience::None));
             std::thread::sleep(std::time::Duration::from_millis(100));
             assert!(!asked.is_finished());
-            let (file, found) = open(&source, &directory, b"x.warp", &path).unwrap();
+            let (file, found) =
+                open(&source, &directory, b"x.warp", &path, Patience::None).unwrap();
             let glance = glance(&file, &path, found.size).unwrap();
             headers.remember(&found, Answer::Packed(glance.unwrap()));
             drop(reading);

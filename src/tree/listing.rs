@@ -13,7 +13,7 @@ use super::names::{self, Entries, ListedEntries, SUFFIX, View, file_type};
 use super::numbers::Key;
 #[cfg(feature = "remote")]
 use super::prefix::ObjectListing;
-use super::source::{Directory, join};
+use super::source::{Directory, Patience, join};
 use super::{Attributes, IoContextWith, Kind, NodeId, Tree, cannot_enter};
 use crate::error::{IoContext, Result};
 
@@ -152,6 +152,15 @@ impl Listing {
         self.parent
     }
 
+    /// Whether there is an entry of which it could not be found out what it is.
+    pub(crate) fn is_undecided(&self) -> bool {
+        #[cfg(feature = "remote")]
+        if let Some(objects) = &self.objects {
+            return objects.is_undecided();
+        }
+        self.records.iter().any(|record| record.stripped.is_none())
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         #[cfg(feature = "remote")]
@@ -182,6 +191,12 @@ impl Listing {
 }
 
 impl ListedEntry<'_> {
+    /// Whether its name in the source has the suffix besides; `None` if it could not be found out whether it shows without.
+    #[cfg(feature = "remote")]
+    pub(super) fn stripped(&self) -> Option<bool> {
+        self.stripped
+    }
+
     fn source_name(&self) -> Vec<u8> {
         let suffix = if self.stripped == Some(true) {
             SUFFIX
@@ -247,17 +262,22 @@ impl Tree {
         listing.push(b".", Kind::Directory, self.inode_of(directory), Some(false));
         listing.push(b"..", Kind::Directory, parent, Some(false));
         for ((name, kind, stripped, _), number) in shown.into_iter().zip(numbers) {
-            let short = match stripped {
-                Some(true) => names::stripped(name),
-                _ => None,
-            };
-            listing.push(short.unwrap_or(name), kind, number, stripped);
+            let short = names::stripped(name);
+            match (stripped, short) {
+                (Some(true), Some(short)) => listing.push(short, kind, number, stripped),
+                // One of the two it will be, and neither is to be taken for gone.
+                (None, Some(short)) if view.listed(short) == Some(None) => {
+                    listing.push(name, kind, number, stripped);
+                    listing.push(short, kind, number, stripped);
+                }
+                _ => listing.push(name, kind, number, stripped),
+            }
         }
         listing.shrink();
         Ok(listing)
     }
 
-    /// The attributes of the listing's entry at `index`, with one lookup of its node counted unless it is `.` or `..`;
+    /// The attributes of a listing's entry, with one lookup of its node counted unless it is `.` or `..`;
     /// `None` if it is no longer what was listed, or was listed though nobody could say what it is: looking it up tells then.
     ///
     /// # Errors
@@ -265,11 +285,9 @@ impl Tree {
     pub(crate) fn lookup_listed(
         &self,
         listing: &Listing,
-        index: usize,
+        _: usize,
+        entry: &ListedEntry<'_>,
     ) -> Result<Option<Attributes>> {
-        let Some(entry) = listing.get(index) else {
-            return Ok(None);
-        };
         match entry.name {
             b"." => return self.attributes(listing.node).map(Some),
             b".." => return self.attributes(listing.parent).map(Some),
@@ -290,7 +308,7 @@ impl Tree {
         };
         let is_file = file_type(&stat) == FileType::RegularFile;
         let header = if stripped && is_file {
-            match self.names().header(&view, &name, &stat)? {
+            match self.names(Patience::None).header(&view, &name, &stat)? {
                 Some(header) => Some(header),
                 None => return Ok(None),
             }
@@ -338,18 +356,23 @@ impl Tree {
 
     /// What a listed entry is, and whether it shows stripped, if that can be found out; `None` if it is gone already.
     fn listed_as(&self, view: &View, name: &[u8]) -> Option<(Kind, Option<bool>)> {
-        let found = self.names().file_type(view, name).and_then(|file_type| {
-            let stripped = self.names().shows_stripped(view, name)?;
-            Ok(file_type
-                .and_then(Kind::of)
-                .map(|kind| (kind, Some(stripped))))
-        });
-        found.unwrap_or_else(|error| {
+        let names = self.names(Patience::None);
+        let file_type = match names.file_type(view, name) {
+            Ok(file_type) => file_type,
             // One entry that cannot be examined must not hide the others, nor be hidden itself.
-            tracing::warn!("listed as it is: {error}");
-            let listed = view.listed(name).flatten().and_then(Kind::of);
-            Some((listed.unwrap_or(Kind::File), None))
-        })
+            Err(error) => {
+                tracing::warn!("listed as it is: {error}");
+                view.listed(name).flatten()
+            }
+        };
+        // What could not be looked at is in the log.
+        let stripped = names.shows_stripped(view, name).ok();
+        let kind = match (file_type, stripped) {
+            (Some(file_type), _) => Kind::of(file_type)?,
+            (None, Some(_)) => return None,
+            (None, None) => Kind::File,
+        };
+        Some((kind, stripped))
     }
 }
 

@@ -56,7 +56,7 @@ use nodes::{Known, Nodes};
 use numbers::Key;
 use recent::Recent;
 use single::{Access, MountedFile};
-use source::{Directory, Source, join, stat_descriptor};
+use source::{Directory, Patience, Source, join, stat_descriptor};
 
 /// The longest name Linux's file systems have, in bytes.
 const LONGEST_NAME: usize = 255;
@@ -134,7 +134,7 @@ impl Tree {
         if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
             return Ok(None);
         }
-        match self.names().shown_as(&view, name)? {
+        match self.names(Patience::ForLeases).shown_as(&view, name)? {
             Some(found) => self.enter(parent, &view, &found.source_name, &found.stat, found.header),
             None => Ok(None),
         }
@@ -224,7 +224,11 @@ impl Tree {
         if !is_file_of(node, &known, &identity) || file_type(&stat) != FileType::RegularFile {
             return Err(changed());
         }
-        if self.names().shows_stripped(&view, &known.name)? != known.key.decoded {
+        if self
+            .names(Patience::ForLeases)
+            .shows_stripped(&view, &known.name)?
+            != known.key.decoded
+        {
             return Err(changed());
         }
         Ok(OpenedFile {
@@ -282,8 +286,9 @@ impl Tree {
         self.headers.memory() + self.nodes.memory()
     }
 
-    fn names(&self) -> Names<'_> {
+    fn names(&self, patience: Patience) -> Names<'_> {
         Names {
+            patience,
             source: &self.source,
             headers: &self.headers,
             mountpoint: &self.mountpoint,
@@ -367,7 +372,10 @@ impl Tree {
             return Ok(None);
         }
         let name = &entry.known.name;
-        match self.names().header(&entry.view, name, &entry.stat)? {
+        match self
+            .names(Patience::ForLeases)
+            .header(&entry.view, name, &entry.stat)?
+        {
             Some(header) => Ok(Some(header)),
             None => Err(Error::from(ErrorKind::Changed).in_file(&self.path_of(&entry.known))),
         }
@@ -431,7 +439,7 @@ impl Tree {
         let path = || self.source.path(view.directory.location(), name);
         let target = self.source.read_link(&view.directory, name);
         let target = target.context_with("cannot read the link", path)?;
-        self.names().shown_target(view, target)
+        self.names(Patience::ForLeases).shown_target(view, target)
     }
 }
 

@@ -32,7 +32,7 @@ use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
 
 use super::headers::Headers;
-use super::source::{Directory, Source, join};
+use super::source::{Directory, Patience, Source, join};
 use crate::archive::Glance;
 use crate::error::{IoContext, Result};
 use crate::identity::Identity;
@@ -55,6 +55,8 @@ pub(super) struct Names<'a> {
     pub(super) headers: &'a Headers,
     /// The mount point's absolute path, name by name.
     pub(super) mountpoint: &'a [Vec<u8>],
+    /// How long it is waited for files that others have leases on.
+    pub(super) patience: Patience,
 }
 
 /// An open directory, and which of its entries there are.
@@ -177,8 +179,13 @@ impl Names<'_> {
         let Some(short) = stripped(name) else {
             return Ok(false);
         };
+        let is_taken = || -> Result<bool> { Ok(self.file_type(view, short)?.is_some()) };
         match self.file_type(view, name)? {
             Some(FileType::RegularFile) => {
+                // What keeps its own name leaves it to none, whatever that holds.
+                if stripped(short).is_none() && is_taken()? {
+                    return Ok(false);
+                }
                 if !self.is_packed(view, name)? {
                     return Ok(false);
                 }
@@ -198,7 +205,7 @@ impl Names<'_> {
             }
             Some(_) | None => return Ok(false),
         }
-        if self.file_type(view, short)?.is_some() {
+        if is_taken()? {
             questions.push((view.clone(), short.to_vec()));
         }
         Ok(true)
@@ -209,7 +216,9 @@ impl Names<'_> {
         let file = view.listed_file(name);
         if let Some(file) = file.filter(|(device, _)| self.source.lists_files_numbers(*device)) {
             let directory = &view.directory;
-            let unseen = self.headers.of_unseen(self.source, directory, name, file);
+            let unseen = self
+                .headers
+                .of_unseen(self.source, directory, name, file, self.patience);
             if let Some(header) = unseen {
                 return header.map(|header| header.is_some());
             }
@@ -337,8 +346,9 @@ impl Names<'_> {
         if file_type(stat) != FileType::RegularFile {
             return Ok(None);
         }
+        let (directory, identity) = (&view.directory, Identity::from(stat));
         self.headers
-            .of(self.source, &view.directory, name, &Identity::from(stat))
+            .of(self.source, directory, name, &identity, self.patience)
     }
 
     /// What `name` is; `None` if there is no such entry.

@@ -13,7 +13,7 @@ use rustix::fs::{StatVfs, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::names::stripped;
-use super::{Attributes, Kind, Listing, NodeId, OpenedFile, Shown};
+use super::{Attributes, Kind, ListedEntry, Listing, NodeId, OpenedFile, Shown};
 use crate::archive::{Content, Glance, Source, glance};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
@@ -182,7 +182,6 @@ impl ObjectTree {
             accessed: modified,
             modified,
             changed: modified,
-            born: None,
         }
     }
 }
@@ -366,11 +365,15 @@ impl Shown for ObjectTree {
         Ok(listing)
     }
 
-    fn lookup_listed(&self, listing: &Listing, index: usize) -> Result<Option<Attributes>> {
-        match listing.get(index).map(|entry| entry.name) {
-            None => Ok(None),
-            Some(b"." | b"..") => self.attributes(NodeId::ROOT).map(Some),
-            Some(name) => self.lookup(NodeId::ROOT, name),
+    fn lookup_listed(
+        &self,
+        _: &Listing,
+        _: usize,
+        entry: &ListedEntry<'_>,
+    ) -> Result<Option<Attributes>> {
+        match entry.name {
+            b"." | b".." => self.attributes(NodeId::ROOT).map(Some),
+            name => self.lookup(NodeId::ROOT, name),
         }
     }
 

@@ -6,7 +6,7 @@ use rustix::fs::{SeekFrom, StatVfs};
 #[cfg(feature = "remote")]
 use rustix::io::Errno;
 
-use super::{Attributes, Kind, Listing, NodeId, OpenedFile, Tree};
+use super::{Attributes, Kind, ListedEntry, Listing, NodeId, OpenedFile, Tree};
 use crate::archive::{Content, Glance};
 use crate::error::Result;
 use crate::identity::Identity;
@@ -56,7 +56,12 @@ pub(crate) trait Shown: Debug + Send + Sync {
     fn statfs(&self) -> Result<StatVfs>;
     fn memory(&self) -> usize;
     fn list(&self, directory: NodeId, everywhere: bool) -> Result<Listing>;
-    fn lookup_listed(&self, listing: &Listing, index: usize) -> Result<Option<Attributes>>;
+    fn lookup_listed(
+        &self,
+        listing: &Listing,
+        index: usize,
+        entry: &ListedEntry<'_>,
+    ) -> Result<Option<Attributes>>;
     fn extended_attribute(
         &self,
         node: NodeId,
@@ -97,7 +102,7 @@ impl Shown for Tree {
         statfs(&self) -> Result<StatVfs>;
         memory(&self) -> usize;
         list(&self, directory: NodeId, everywhere: bool) -> Result<Listing>;
-        lookup_listed(&self, listing: &Listing, index: usize) -> Result<Option<Attributes>>;
+        lookup_listed(&self, listing: &Listing, index: usize, entry: &ListedEntry<'_>) -> Result<Option<Attributes>>;
         extended_attribute(&self, node: NodeId, name: &[u8], open: Option<&Content>) -> Result<Option<Vec<u8>>>;
         extended_attribute_names(&self, node: NodeId, open: Option<&Content>) -> Result<Vec<Vec<u8>>>;
     }

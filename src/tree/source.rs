@@ -12,12 +12,13 @@
 //! bound to another place), so it is recognised by its device number too, by questions that send no request.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev};
 use rustix::io::{Errno, Result};
 
 /// How often a resolution is tried again when renames elsewhere keep disturbing it (EAGAIN).
@@ -37,6 +38,19 @@ const LOCAL_FILE_SYSTEMS: [rustix::fs::FsWord; 7] = [
     0x7371_7368,
     0xE0F5_E1E2,
 ];
+
+/// For about twice as long a file is waited for that another program has a lease on. The kernel gives that program 45 s, but who
+/// waits here keeps others waiting too.
+const LEASE: Duration = Duration::from_millis(500);
+
+/// Whether it is waited for a file that another program has a lease on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It is an error (EAGAIN) at once: of a listing's many files none is worth waiting for.
+    None,
+    /// It is, for a while.
+    ForLeases,
+}
 
 /// The source: its root, and what the mount covers of it.
 #[derive(Debug)]
@@ -329,10 +343,23 @@ impl Source {
         rustix::io::fcntl_dupfd_cloexec(&directory.descriptor, 0)
     }
 
-    /// Opens the file `name` in `directory` for reading. It waits for nothing but another program's lease, even if a pipe took the
-    /// file's place.
+    /// Opens the file `name` in `directory` for reading. It never waits for long, even if a pipe took the file's place.
     pub(super) fn open_file(&self, directory: &Directory, name: &[u8]) -> Result<File> {
-        self.open_for_reading(directory, name, OFlags::empty())
+        self.open_for_reading(directory, name, OFlags::empty(), Patience::ForLeases)
+    }
+
+    /// Opens the file `name` in `directory` to look at it without leaving an access time, where the system allows that:
+    /// to its owner and to the administrator.
+    pub(super) fn open_unnoticed(
+        &self,
+        directory: &Directory,
+        name: &[u8],
+        patience: Patience,
+    ) -> Result<File> {
+        match self.open_for_reading(directory, name, OFlags::NOATIME, patience) {
+            Err(Errno::PERM) => self.open_for_reading(directory, name, OFlags::empty(), patience),
+            opened => opened,
+        }
     }
 
     fn open_for_reading(
@@ -340,29 +367,19 @@ impl Source {
         directory: &Directory,
         name: &[u8],
         further: OFlags,
+        patience: Patience,
     ) -> Result<File> {
-        let access = OFlags::RDONLY | further;
-        match self.open_entry(directory, name, access | OFlags::NONBLOCK) {
-            Err(Errno::AGAIN) => {}
-            opened => return Ok(opened?.into()),
-        }
-        // Whoever has a lease is told, and given some time to let it go, which only those are granted who wait.
-        let held = self.hold(directory, name)?;
-        let file_type = FileType::from_raw_mode(u32::from(stat_descriptor(&held)?.stx_mode));
-        if file_type != FileType::RegularFile {
-            return Err(Errno::AGAIN);
-        }
-        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-        let opened = rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty());
-        Ok(opened?.into())
-    }
-
-    /// Opens the file `name` in `directory` to look at it without leaving an access time, where the system allows that:
-    /// to its owner and to the administrator.
-    pub(super) fn open_unnoticed(&self, directory: &Directory, name: &[u8]) -> Result<File> {
-        match self.open_for_reading(directory, name, OFlags::NOATIME) {
-            Err(Errno::PERM) => self.open_file(directory, name),
-            opened => opened,
+        let access = OFlags::RDONLY | OFlags::NONBLOCK | further;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match self.open_entry(directory, name, access) {
+                // Whoever has a lease was told that somebody wants the file, and is about to let it go.
+                Err(Errno::AGAIN) if patience == Patience::ForLeases && pause < LEASE => {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                opened => return Ok(opened?.into()),
+            }
         }
     }
 

@@ -277,7 +277,7 @@ impl Message {
         let seconds = time_to_live.as_secs();
         let nanoseconds = time_to_live.subsec_nanos();
         self.u64(found.map_or(0, |found| found.node.0));
-        self.u64(found.and_then(|found| found.born).map_or(0, generation));
+        self.u64(0);
         self.u64(seconds);
         self.u64(seconds);
         self.u32(nanoseconds);
@@ -337,13 +337,6 @@ fn type_bits(kind: Kind) -> u32 {
         Kind::Symlink => 10,
         Kind::Socket => 12,
     }
-}
-
-/// Tells files apart that have had the same inode number, one after the other, by when they were made.
-fn generation(born: SystemTime) -> u64 {
-    let (seconds, nanoseconds) = since_1970(born);
-    // The kernel keeps 32 bits of it.
-    u64::from(seconds as u32 ^ nanoseconds)
 }
 
 /// Seconds since 1970, rounded down, and the nanoseconds after them.

@@ -224,10 +224,13 @@ impl Entries {
             let Some(object) = self.object(name) else {
                 return Ok(false);
             };
-            if self.has_directory(short) || !is_packed(name, object)? {
+            let taken = self.object(short).is_some();
+            // What keeps its own name leaves it to none, whatever that holds.
+            let stays = self.has_directory(short) || (taken && short_of(short).is_none());
+            if stays || !is_packed(name, object)? {
                 return Ok(false);
             }
-            if self.object(short).is_none() {
+            if !taken {
                 return Ok(true);
             }
             name = short;

@@ -1,7 +1,7 @@
 //! A directory of objects as it is told, a part at a time: which are packed is found out when a reader gets there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::super::Kind;
 use super::super::listing::ListedEntry;
@@ -25,6 +25,8 @@ pub(in super::super) struct ObjectListing {
     location: Vec<u8>,
     entries: Arc<Entries>,
     known: Vec<AtomicU8>,
+    /// Whether the store did not say of an entry what it is.
+    undecided: AtomicBool,
     /// The inode numbers of the directory and of what it lies in.
     inodes: [u64; 2],
 }
@@ -51,6 +53,7 @@ impl ObjectListing {
             prefix: Arc::clone(prefix),
             location,
             known: (0..entries.len()).map(|_| AtomicU8::new(UNKNOWN)).collect(),
+            undecided: AtomicBool::new(false),
             entries,
             inodes,
         }
@@ -86,7 +89,16 @@ impl ObjectListing {
                 stripped,
             } => {
                 let is_stripped = stripped == Some(true);
-                let short = if is_stripped { short_of(name) } else { None };
+                // What nobody can tell for now is most likely what it is called. Where it is not, its other name is free.
+                let is_free = |short: &&str| {
+                    is_stripped
+                        || (!self.entries.has_directory(short)
+                            && self.entries.object(short).is_none())
+                };
+                let short = match stripped {
+                    Some(false) => None,
+                    _ => short_of(name).filter(is_free),
+                };
                 let key = NodeKey {
                     device: brief.identity.device,
                     inode: brief.identity.inode,
@@ -96,6 +108,11 @@ impl ObjectListing {
                 ListedEntry::new(name, Kind::File, inode(key), stripped)
             }
         })
+    }
+
+    /// Whether there was an entry so far of which the store did not say what it is.
+    pub(in super::super) fn is_undecided(&self) -> bool {
+        self.undecided.load(Ordering::Relaxed)
     }
 
     /// Where the directory lies.
@@ -139,8 +156,11 @@ impl ObjectListing {
             Ok(true) => STRIPPED,
             Ok(false) if self.entries.has_directory(&record.name) => HIDDEN,
             Ok(false) => AS_IT_IS,
-            // It is in the log.
-            Err(_) => return Some(UNKNOWN),
+            Err(_) if self.entries.has_directory(&record.name) => return Some(HIDDEN),
+            Err(_) => {
+                self.undecided.store(true, Ordering::Relaxed);
+                return Some(UNKNOWN);
+            }
         };
         known.store(decided, Ordering::Relaxed);
         Some(decided)

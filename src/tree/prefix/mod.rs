@@ -31,6 +31,7 @@ use super::{Kind, NodeId, may_pass};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::index::INDEX_NAME;
+use crate::occasionally::Occasionally;
 use crate::remote::{Location, Store};
 
 use entries::{Brief, Entries, shortest_of};
@@ -42,6 +43,8 @@ use memory::Memory;
 const BELIEVED_TIMES: u32 = 10;
 /// For how long what the store has said is believed at least, but by those who open a file.
 const BELIEVED: Duration = Duration::from_secs(1);
+/// How often it is told at most that something cannot be shown for now.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 /// How many listings are kept at most, and how many entries in all of them but one.
 const KEPT_LISTINGS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 const KEPT_ENTRIES: usize = 100_000;
@@ -65,6 +68,8 @@ struct Prefix {
     listed: Mutex<LruCache<Vec<u8>, Listed>>,
     owner: (u32, u32),
     mounted: SystemTime,
+    /// When it is time to tell that something cannot be shown for now.
+    told: Occasionally,
 }
 
 #[derive(Debug, Clone)]
@@ -147,6 +152,7 @@ impl PrefixTree {
                 rustix::process::getgid().as_raw(),
             ),
             mounted: SystemTime::now(),
+            told: Occasionally::every(TOLD_AGAIN),
         }))
     }
 }
@@ -304,7 +310,11 @@ impl Prefix {
         match self.header(&self.key_in(location, name), brief) {
             Ok((_, packed)) => Ok(packed.is_some()),
             Err(error) if may_pass(&error) => {
-                tracing::warn!("cannot be shown for now: {error}");
+                // Where a store is gone, that goes for all that a listing names.
+                match self.told.is_due() {
+                    true => tracing::warn!("cannot be shown for now: {error}"),
+                    false => tracing::debug!("cannot be shown for now: {error}"),
+                }
                 Err(error)
             }
             Err(error) => {

@@ -8,7 +8,9 @@ use rustix::io::Errno;
 
 use super::super::numbers::Key as NodeKey;
 use super::super::object::{figures, is_absence};
-use super::super::{Attributes, Kind, LONGEST_NAME, Listing, NodeId, OpenedFile, Shown};
+use super::super::{
+    Attributes, Kind, LONGEST_NAME, ListedEntry, Listing, NodeId, OpenedFile, Shown,
+};
 use super::entries::{Brief, Found, KnownBy};
 use super::listing::Told;
 use super::{BELIEVED, ObjectListing, Prefix, PrefixTree};
@@ -49,7 +51,6 @@ impl Prefix {
             accessed: modified,
             modified,
             changed: modified,
-            born: None,
         }
     }
 
@@ -326,7 +327,16 @@ impl Shown for PrefixTree {
         Ok(Listing::of_objects(directory, known.parent, objects))
     }
 
-    fn lookup_listed(&self, listing: &Listing, index: usize) -> Result<Option<Attributes>> {
+    fn lookup_listed(
+        &self,
+        listing: &Listing,
+        index: usize,
+        entry: &ListedEntry<'_>,
+    ) -> Result<Option<Attributes>> {
+        // What could not be found out is not asked again: it would not be the name that was told.
+        if entry.stripped().is_none() {
+            return Ok(None);
+        }
         match index {
             0 => return self.attributes(listing.node()).map(Some),
             1 => return self.attributes(listing.parent()).map(Some),
