@@ -179,18 +179,21 @@ impl Names<'_> {
         let Some(short) = stripped(name) else {
             return Ok(false);
         };
-        let is_taken = || -> Result<bool> { Ok(self.file_type(view, short)?.is_some()) };
-        match self.file_type(view, name)? {
-            Some(FileType::RegularFile) => {
-                // What keeps its own name leaves it to none, whatever that holds.
-                if stripped(short).is_none() && is_taken()? {
-                    return Ok(false);
-                }
-                if !self.is_packed(view, name)? {
-                    return Ok(false);
-                }
-            }
-            Some(FileType::Symlink) => {
+        let file_type = self.file_type(view, name)?;
+        let is_link = match file_type {
+            Some(FileType::RegularFile) => false,
+            Some(FileType::Symlink) => true,
+            Some(_) | None => return Ok(false),
+        };
+        let is_taken = self.file_type(view, short)?.is_some();
+        // What keeps its own name leaves it to nothing, whatever that may be.
+        if is_taken && stripped(short).is_none() {
+            return Ok(false);
+        }
+        match is_link {
+            false if !self.is_packed(view, name)? => return Ok(false),
+            false => {}
+            true => {
                 let target = match self.source.read_link(&view.directory, name) {
                     Ok(target) => target,
                     Err(Errno::NOENT | Errno::INVAL) => return Ok(false),
@@ -203,9 +206,8 @@ impl Names<'_> {
                     None => return Ok(false),
                 }
             }
-            Some(_) | None => return Ok(false),
         }
-        if is_taken()? {
+        if is_taken {
             questions.push((view.clone(), short.to_vec()));
         }
         Ok(true)
