@@ -18,8 +18,8 @@ use std::str::FromStr;
 pub use encoding::{Encoding, Encodings};
 pub use record::RECORD_MAGIC;
 pub(crate) use record::{
-    Fingerprint, GROUP_LEN, LONGEST_PAGE, Layout, MOST_CHUNKS, Page, PlacedLeaf, TAIL_LEN, Tail,
-    directory_len, encode_directory, encode_page,
+    Fingerprint, GROUP_LEN, LONGEST_PAGE, Layout, MOST_CHUNKS, Page, PlacedLeaf, SMALLEST_CHUNK,
+    TAIL_LEN, Tail, directory_len, encode_directory, encode_page,
 };
 pub use release::{
     CHUNK_PROBE_LEN, ChunkHeader, RELEASE_HEADER_LEN, RELEASE_MAGIC, Release, ReleaseHeader,

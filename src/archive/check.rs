@@ -18,16 +18,12 @@ use crate::digest::{
     ChainingValue, Content, Group, Leaf, fold, fold_root, leaf_count, leaf_digests, leaf_ranges,
 };
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::{MOST_CHUNKS, Page};
+use crate::format::{MOST_CHUNKS, Page, SMALLEST_CHUNK};
 
 thread_local! {
     /// Room for a page, which has 64 KiB at most. Whoever uses it takes it.
     static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
-
-/// The smallest chunks that files with a record are made of, in bytes. A group of many smaller ones would be as many decodings for
-/// each of them.
-const SMALLEST_CHUNK: u64 = 4 << 10;
 
 /// A leaf of a page: where it lies in the original, in bytes, and what the page says of it.
 type StoredLeaf = (Range<u64>, Leaf);

@@ -27,6 +27,9 @@ pub(crate) const LONGEST_PAGE: usize = 64 << 10;
 const MOST_LEAVES: u64 = 1024;
 /// How many chunks a page may lie in, empty ones included: where its leaves begin is counted out for every check.
 pub(crate) const MOST_CHUNKS: usize = 8192;
+/// The smallest chunks that files with a record are made of, in bytes: to prove a group of many smaller ones would take as many
+/// decodings for each of them.
+pub(crate) const SMALLEST_CHUNK: u64 = 4 << 10;
 /// Leaves and groups are no shorter and no longer than this, in bytes: pieces of chunks, which are 128 KiB long and
 /// aligned as leaves are, are then whole numbers of both.
 const LENGTHS: Range<u32> = 12..18;

@@ -129,10 +129,7 @@ fn start(name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
 /// # Errors
 /// No warpfs is mounted there, or it may not be asked.
 pub fn stats(mount_point: &Path) -> Result<Stats> {
-    let none = || {
-        Error::unusable("no warpfs is mounted here ('findmnt -t fuse.warpfs' lists where one is)")
-            .in_file(mount_point)
-    };
+    let none = || mount::none_here(mount_point);
     let place = mount_point
         .canonicalize()
         .context("cannot ask", mount_point)?;

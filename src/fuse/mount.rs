@@ -370,6 +370,12 @@ fn is_dead(place: &Mounted) -> bool {
     place.covered || asked.is_err_and(broken)
 }
 
+/// Says that there is no warpfs at a mount point.
+pub(super) fn none_here(mount_point: &Path) -> Error {
+    let why = "no warpfs is mounted here ('findmnt -t fuse.warpfs' lists where one is)";
+    Error::unusable(why).in_file(mount_point)
+}
+
 /// Unmounts what `warpfs mount` has mounted on `mount_point`.
 ///
 /// # Errors
@@ -379,10 +385,7 @@ pub fn unmount_command(mount_point: &Path) -> Result<()> {
     let mounted = mount_table::topmost_at(&canonical)?
         .is_some_and(|entry| entry.file_system_type == FILE_SYSTEM_TYPE);
     if !mounted {
-        return Err(Error::unusable(
-            "no warpfs is mounted here ('findmnt -t fuse.warpfs' lists where one is)",
-        )
-        .in_file(mount_point));
+        return Err(none_here(mount_point));
     }
     unmount(&canonical, false).map_err(|error| {
         if is_busy(&error) {

@@ -5,7 +5,7 @@
 
 use crate::codec::{self, Settings};
 use crate::error::{Error, Result};
-use crate::format::Codec;
+use crate::format::{Codec, SMALLEST_CHUNK};
 
 use super::PackOptions;
 
@@ -16,8 +16,9 @@ pub const DEFAULT_CHUNK_SIZE: u64 = 128 << 10;
 /// How many chunks of that size a file may have before larger ones are chosen: a table of 16 MiB, in the file and in the
 /// memory of who opens it.
 const DEFAULT_CHUNKS: u64 = 1 << 20;
-/// The smallest chunk size one can ask for, in bytes: a page of memory, the unit in which mounts are read.
-pub const MIN_CHUNK_SIZE: u64 = 4 << 10;
+/// The smallest chunk size one can ask for, in bytes: a page of memory, the unit in which mounts are read, and the least that a
+/// record of digests may be of.
+pub const MIN_CHUNK_SIZE: u64 = SMALLEST_CHUNK;
 /// The largest chunk size one can ask for, in bytes: a chunk is decoded as a whole, in memory.
 pub const MAX_CHUNK_SIZE: u64 = 1 << 30;
 /// How much of a file [`Level::Auto`] tries the codecs on, in bytes.

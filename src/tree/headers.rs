@@ -89,7 +89,7 @@ impl Headers {
     /// shown raw: it is not packed, or may not be read by the server, or is gone.
     ///
     /// # Errors
-    /// The system could not say. Such a file shows under neither name, and nobody is to conclude from that that there is none.
+    /// The system could not say. Such a file can be looked up under neither name, and nobody is to conclude that there is none.
     pub(super) fn of(
         &self,
         source: &Source,

@@ -39,7 +39,7 @@ const LOCAL_FILE_SYSTEMS: [rustix::fs::FsWord; 7] = [
     0xE0F5_E1E2,
 ];
 
-/// For about twice as long a file is waited for that another program has a lease on. The kernel gives that program 45 s, but who
+/// For about so long a file is waited for that another program has a lease on. The kernel gives that program 45 s, but who
 /// waits here keeps others waiting too.
 const LEASE: Duration = Duration::from_millis(500);
 
