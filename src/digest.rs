@@ -14,7 +14,7 @@ use blake2::Blake2b256;
 use blake2::digest::Digest;
 use twox_hash::XxHash64;
 
-pub(crate) use leaves::{Leaf, leaf_count, leaf_digests, leaf_ranges};
+pub(crate) use leaves::{Leaf, leaf_count, leaf_count_of_chunks, leaf_digests, leaf_ranges};
 pub(crate) use tree::{
     Assembler, ChainingValue, Group, Subtrees, fold, fold_root, hashes_in_parallel, subtrees,
 };

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use super::Archive;
 use super::record::{Evidence, Proof, Record};
 use crate::digest::{
-    ChainingValue, Content, Group, Leaf, fold, fold_root, leaf_count, leaf_digests, leaf_ranges,
+    ChainingValue, Content, Group, Leaf, fold, fold_root, leaf_count, leaf_count_of_chunks,
+    leaf_digests, leaf_ranges,
 };
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{MOST_CHUNKS, Page, SMALLEST_CHUNK};
@@ -202,6 +203,10 @@ impl Archive {
     /// How many leaves a part of the original has that begins where a page does.
     fn leaf_count(&self, record: &Record, part: &Range<u64>) -> usize {
         let leaf_len = record.layout().leaf_len;
+        // What is read at random has two parts counted for each check.
+        if let Some(chunk_size) = self.table().even_chunk_size().filter(|size| *size > 0) {
+            return leaf_count_of_chunks(part, leaf_len, chunk_size) as usize;
+        }
         let counts = self
             .chunk_parts(part.clone())
             .map(|part| leaf_count(&part, leaf_len) as usize);

@@ -42,6 +42,22 @@ pub(crate) fn leaf_count(part: &Range<u64>, leaf_len: u64) -> u64 {
     }
 }
 
+/// How many leaves a part of the original has whose chunks are of one size, all in bytes, also if it lies in several of them: it is
+/// cut where leaves end and where chunks do.
+pub(crate) fn leaf_count_of_chunks(part: &Range<u64>, leaf_len: u64, chunk_size: u64) -> u64 {
+    let pieces = |length| leaf_count(part, length);
+    let both = (chunk_size / common_divisor(chunk_size, leaf_len)).saturating_mul(leaf_len);
+    (pieces(leaf_len) + pieces(chunk_size)).saturating_sub(pieces(both))
+}
+
+/// The largest number that divides both (Euclid's algorithm), neither of which is 0.
+fn common_divisor(one: u64, other: u64) -> u64 {
+    match one % other {
+        0 => other,
+        rest => common_divisor(other, rest),
+    }
+}
+
 /// The digests of the leaves of a chunk's part that begins at `offset` of the original.
 pub(crate) fn leaf_digests(offset: u64, content: Content<'_>, leaf_len: u64) -> Vec<Leaf> {
     let digest = |leaf: Range<u64>| match content {
@@ -63,6 +79,22 @@ pub(crate) fn leaf_digests(offset: u64, content: Content<'_>, leaf_len: u64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn leaves_of_even_chunks_are_as_many_as_those_of_each(
+            start in 0_u64..2000,
+            length in 0_u64..2000,
+            leaf_len in 1_u64..50,
+            chunk_size in 1_u64..200,
+        ) {
+            let part = start..start + length;
+            // Leaves of a chunk length are the parts of chunks.
+            let each = leaf_ranges(part.clone(), chunk_size).map(|part| leaf_count(&part, leaf_len));
+            prop_assert_eq!(leaf_count_of_chunks(&part, leaf_len, chunk_size), each.sum::<u64>());
+        }
+    }
 
     #[test]
     fn leaves_begin_at_multiples_and_where_the_part_does() {

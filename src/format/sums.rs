@@ -155,18 +155,33 @@ impl Sums {
         Some(begin..self.sum(index)?)
     }
 
-    /// How many sums there are in front of the first for which `is_before` does not hold; it holds for those before it and for
-    /// none behind.
-    pub(crate) fn partition_point(&self, is_before: impl Fn(u64) -> bool) -> usize {
+    /// How many sums are no larger than `bound`, in bytes.
+    pub(crate) fn count_up_to(&self, bound: u64) -> usize {
+        if let Kind::Even { size, count } = &self.sums
+            && let Some(reached) = bound.saturating_sub(self.start).checked_div(*size)
+        {
+            return match self.end <= bound {
+                true => *count,
+                false => (reached as usize).min(count.saturating_sub(1)),
+            };
+        }
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.sum(middle).is_some_and(&is_before) {
+            match self.sum(middle).is_some_and(|sum| sum <= bound) {
                 true => low = middle + 1,
                 false => high = middle,
             }
         }
         low
+    }
+
+    /// How large each is but for the last, in bytes, where all of those are of one size and the last is no larger.
+    pub(crate) fn even_size(&self) -> Option<u64> {
+        match &self.sums {
+            Kind::Even { size, .. } => Some(*size),
+            Kind::Lines(_) | Kind::Each(_) => None,
+        }
     }
 
     /// The memory they take, in bytes.
@@ -319,7 +334,7 @@ mod tests {
                 prop_assert_eq!(sums.range(index), Some(before..end));
                 for at in [end.saturating_sub(1), end, end.saturating_add(1)] {
                     let expected = model.partition_point(|&sum| sum <= at);
-                    prop_assert_eq!(sums.partition_point(|sum| sum <= at), expected);
+                    prop_assert_eq!(sums.count_up_to(at), expected);
                 }
                 before = end;
             }

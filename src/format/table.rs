@@ -201,10 +201,15 @@ impl ChunkTable {
         if range.is_empty() {
             return 0..0;
         }
-        let first = self.originals.partition_point(|end| end <= range.start);
-        let behind = self.originals.partition_point(|end| end < range.end);
+        let first = self.originals.count_up_to(range.start);
+        let behind = self.originals.count_up_to(range.end - 1);
         let end = (behind + 1).min(self.originals.len());
         first as u32..end.max(first) as u32
+    }
+
+    /// How large each chunk is but for the last when decoded, in bytes, where all of those are of one size and the last is no larger.
+    pub fn even_chunk_size(&self) -> Option<u64> {
+        self.originals.even_size()
     }
 
     /// The size of all chunks together when decoded, in bytes.
