@@ -25,7 +25,7 @@ const SEALED_LEN: usize = TAIL_LEN - DIGEST_LEN - RECORD_MAGIC.len();
 pub(crate) const LONGEST_PAGE: usize = 64 << 10;
 /// How many leaves of full length a page may have.
 const MOST_LEAVES: u64 = 1024;
-/// How many chunks a page may lie in, empty ones included: where its leaves begin is counted out for every check.
+/// How many chunks a page may lie in, empty ones included: where its leaves begin is counted out for every check of uneven ones.
 pub(crate) const MOST_CHUNKS: usize = 8192;
 /// The smallest chunks that files with a record are made of, in bytes: to prove a group of many smaller ones would take as many
 /// decodings for each of them.
