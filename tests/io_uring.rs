@@ -10,16 +10,18 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use common::place::Place;
 use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
-use common::{Mounted, Random, mixed, pack, sample, wait_until};
+use common::{Mounted, Random, mixed, pack, policies, sample, wait_until};
 use rustix::fs::FlockOperation;
 use rustix::thread::CpuSet;
 
@@ -62,11 +64,15 @@ fn packed() -> (Place, Vec<u8>) {
     (place, original)
 }
 
-/// Reads pieces here and there from a thread that is kept on a processor, and compares them.
-fn read_on(processor: usize, file: &Path, original: &[u8]) {
+fn stay_on(processor: usize) {
     let mut only = CpuSet::new();
     only.set(processor);
     rustix::thread::sched_setaffinity(None, &only).unwrap();
+}
+
+/// Reads pieces here and there from a thread that is kept on a processor, and compares them.
+fn read_on(processor: usize, file: &Path, original: &[u8]) {
+    stay_on(processor);
     let file = File::open(file).unwrap();
     let mut random = Random(processor as u64);
     let mut bytes = vec![0; 300_000];
@@ -104,6 +110,61 @@ fn roots_mount_has_a_queue_for_each_processor_and_leaves_the_switch_as_it_was() 
             scope.spawn(move || read_on(reader % processors(), file, original));
         }
     });
+}
+
+/// Whether who runs when nobody else wants to may be as before again.
+fn may_come_back() -> bool {
+    let tried = Command::new("chrt")
+        .args(["--idle", "0", "chrt", "--batch", "0", "true"])
+        .status();
+    tried.unwrap().success()
+}
+
+const SCHED_BATCH: u32 = 3;
+const SCHED_IDLE: u32 = 5;
+
+/// `ls -lR` was moved to another, halted, processor by three of four answers, and took twice as long for it.
+#[test]
+fn who_is_moved_by_each_answer_has_his_processor_to_himself_at_once() {
+    let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let ours = rustix::thread::sched_getaffinity(None).unwrap();
+    let ours = (0..CpuSet::MAX_CPU).filter(|processor| ours.is_set(*processor));
+    let mut ours = ours.collect::<Vec<_>>().into_iter().cycle();
+    let (first, second) = (ours.next(), ours.next());
+    if allowed().is_none() || !may_come_back() || first == second {
+        common::left_out("threads may not change how they are scheduled, or nobody can be moved");
+        return;
+    }
+    let (place, original) = packed();
+    let mounted = Mounted::new(&place.source(), &[]);
+    let server = mounted.server.id();
+    let path = mounted.path("x");
+    let mut random = Random(5);
+    let mut bytes = [0; 4096];
+    let mut ask = move || {
+        stay_on(ours.next().unwrap());
+        // The kernel asks for it anew each time.
+        let asked = rustix::fs::getxattr(&path, "user.none", &mut [0_u8; 8]);
+        assert_eq!(asked, Err(rustix::io::Errno::NODATA));
+        let somebody_is_aside = policies(server).contains(&SCHED_IDLE);
+        let offset = random.below((original.len() - bytes.len()) as u64);
+        let file = File::open(&path).unwrap();
+        file.read_exact_at(&mut bytes, offset).unwrap();
+        assert!(bytes == original[offset as usize..][..bytes.len()]);
+        somebody_is_aside
+    };
+    // A thread of its own is moved.
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| {
+            wait_until("somebody who steps aside", &mut ask);
+            for _ in 0..500 {
+                ask();
+            }
+        });
+        asks.join().unwrap();
+    });
+    let all_back = BTreeSet::from([SCHED_BATCH]);
+    wait_until("all to be back", || policies(server) == all_back);
 }
 
 #[test]

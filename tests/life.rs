@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use common::place::{Place, said, umount};
 use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
-use common::{Mounted, is_mounted, run, sample, shell, vector, wait_until, warpfs};
+use common::{Mounted, is_mounted, policies, run, sample, shell, vector, wait_until, warpfs};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
@@ -564,25 +564,6 @@ fn a_server_told_to_end_after_its_mount_has_ended_takes_no_other_along() {
     }
 }
 
-/// The scheduling policies, as sched(7) numbers them, of the threads that answer requests and decode.
-fn policies(server: i32) -> BTreeSet<u32> {
-    let mut found = BTreeSet::new();
-    for thread in fs::read_dir(format!("/proc/{server}/task")).unwrap() {
-        // It may have ended.
-        let Ok(line) = fs::read_to_string(thread.unwrap().path().join("stat")) else {
-            continue;
-        };
-        let (name, fields) = line.rsplit_once(')').unwrap();
-        let works = ["prefetch-", "queue-", "requests-"];
-        if works.iter().any(|work| name.contains(work)) {
-            // proc_pid_stat(5): the 41st, counted from the number in front of the name.
-            let policy = fields.split_whitespace().nth(38).unwrap();
-            found.insert(policy.parse().unwrap());
-        }
-    }
-    found
-}
-
 #[test]
 fn a_mounts_threads_displace_nobody_unless_somebody_has_decided_otherwise() {
     let (other, batch, idle) = (0, 3, 5);
@@ -597,6 +578,6 @@ fn a_mounts_threads_displace_nobody_unless_somebody_has_decided_otherwise() {
         let servers = place.servers();
         // They have their names a moment after they are started.
         let wanted = BTreeSet::from([after]);
-        wait_until(option, || policies(servers[0]) == wanted);
+        wait_until(option, || policies(servers[0].unsigned_abs()) == wanted);
     }
 }

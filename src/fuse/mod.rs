@@ -1,7 +1,7 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
-//! `source` is what is mounted, `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `schedule` to the scheduler, `idle` knows when nobody
-//! uses the mount, `guard` who cleans up after it, and `life` puts all together. `filesystem` answers requests, `files` those about files and
+//! `source` is what is mounted, `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `schedule` to the scheduler and `aside`
+//! who is in whose way there, `idle` when nobody uses the mount, `guard` who cleans up after it, and `life` puts all together. `filesystem` answers requests, `files` those about files and
 //! `attributes` those about extended attributes, `elsewhere` those that wait for a network, of which `interrupts` knows who waits;
 //! `handles` knows what is open, `descriptors` how much may be, `directories` what the kernel keeps of listings, `curiosity` who wants to
 //! know more of them than names, `errno` what an error is called; `observation` looks at all that, `exposition` puts it into Prometheus'
@@ -11,6 +11,7 @@
 //! io_uring, `backing` hands files over. The crates for it either lack io_uring, by which random reads are up to 1.4 times as
 //! fast, or have nothing else.
 
+mod aside;
 mod attributes;
 mod background;
 mod backing;

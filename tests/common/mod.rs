@@ -27,6 +27,7 @@ pub mod system_calls;
 pub mod users;
 pub mod vectors;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
@@ -62,6 +63,25 @@ pub fn left_out(why: &str) {
         let mut list = File::options().append(true).open(list).unwrap();
         writeln!(list, "{line}").unwrap();
     }
+}
+
+/// The scheduling policies, as sched(7) numbers them, of the threads that answer requests and decode.
+pub fn policies(server: u32) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    for thread in fs::read_dir(format!("/proc/{server}/task")).unwrap() {
+        // It may have ended.
+        let Ok(line) = fs::read_to_string(thread.unwrap().path().join("stat")) else {
+            continue;
+        };
+        let (name, fields) = line.rsplit_once(')').unwrap();
+        let works = ["prefetch-", "queue-", "requests-"];
+        if works.iter().any(|work| name.contains(work)) {
+            // proc_pid_stat(5): the 41st, counted from the number in front of the name.
+            let policy = fields.split_whitespace().nth(38).unwrap();
+            found.insert(policy.parse().unwrap());
+        }
+    }
+    found
 }
 
 /// A place that something is mounted on by a test; unmounted when dropped.

@@ -52,6 +52,8 @@ pub(in crate::fuse) struct Request<'a> {
     pub(in crate::fuse) node: u64,
     /// The user it is made for.
     pub(in crate::fuse) user: u32,
+    /// The thread that makes it, by its number where the server runs; 0 if it has none there.
+    pub(in crate::fuse) thread: u32,
     /// What is asked.
     pub(in crate::fuse) operation: Operation<'a>,
 }
@@ -137,6 +139,14 @@ impl Iterator for Forgotten<'_> {
 }
 
 impl<'a> Request<'a> {
+    /// Whether somebody waits for the reply: he who closes a file does not.
+    pub(in crate::fuse) fn is_awaited(&self) -> bool {
+        !matches!(
+            self.operation,
+            Operation::Release { .. } | Operation::ReleaseDirectory { .. }
+        )
+    }
+
     /// Parses a request that came in one piece; `None` if it is none.
     pub(in crate::fuse) fn from_message(message: &'a [u8]) -> Option<Self> {
         let (header, body) = message.split_at_checked(REQUEST_HEADER)?;
@@ -157,6 +167,7 @@ impl<'a> Request<'a> {
             unique: header.unique,
             node: header.node,
             user: header.user,
+            thread: header.thread,
             operation: operation(header.kind, Fields(arguments), rest)?,
         })
     }
@@ -168,17 +179,21 @@ struct Header {
     unique: u64,
     node: u64,
     user: u32,
+    thread: u32,
 }
 
 impl Header {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields(bytes);
         let _length = fields.u32()?;
+        let (kind, unique, node) = (fields.u32()?, fields.u64()?, fields.u64()?);
+        let (user, _group, thread) = (fields.u32()?, fields.u32()?, fields.u32()?);
         Some(Self {
-            kind: fields.u32()?,
-            unique: fields.u64()?,
-            node: fields.u64()?,
-            user: fields.u32()?,
+            kind,
+            unique,
+            node,
+            user,
+            thread,
         })
     }
 }
