@@ -422,8 +422,7 @@ impl WarpFilesystem {
         {
             return Ok((*node, Arc::clone(listing)));
         }
-        let names_alone = !self.attributes_are_wanted();
-        let mut listed = Arc::new(self.tree.list(*node, names_alone)?);
+        let mut listed = Arc::new(self.tree.list(*node)?);
         if self.keeps_entries() {
             listed = self.directories.begin(*node, listed);
         }

@@ -208,13 +208,11 @@ impl ListedEntry<'_> {
 }
 
 impl Tree {
-    /// The entries of a directory, as they show. A long one is looked at by several threads, on all processors if it is looked at
-    /// `everywhere`: that is sooner done, but leaves more than one processor awake, between which the kernel then moves who asks for
-    /// one small thing after the other (`ls -l` for the ACL of each file) at every answer, which takes him three times as long.
+    /// The entries of a directory, as they show. A long one is looked at by several threads, on all processors.
     ///
     /// # Errors
     /// The directory cannot be read, is gone or is no longer the same.
-    pub(crate) fn list(&self, directory: NodeId, everywhere: bool) -> Result<Listing> {
+    pub(crate) fn list(&self, directory: NodeId) -> Result<Listing> {
         let known = self.known(directory)?;
         let location = join(&known.location, &known.name);
         let path = self.source.path(&location, b"");
@@ -243,7 +241,7 @@ impl Tree {
             entries: Entries::Listed(Arc::new(ListedEntries { device, by_name })),
         };
 
-        let looked_at = self.all_listed_as(&view, &entries, everywhere);
+        let looked_at = self.all_listed_as(&view, &entries);
         let mut shown = Vec::with_capacity(entries.len());
         for ((name, inode), found) in entries.iter().zip(looked_at) {
             if let Some((kind, stripped)) = found {
@@ -326,7 +324,6 @@ impl Tree {
         &self,
         view: &View,
         entries: &[(Arc<[u8]>, u64)],
-        everywhere: bool,
     ) -> Vec<Option<(Kind, Option<bool>)>> {
         let look_at = |part: &[(Arc<[u8]>, u64)]| -> Vec<_> {
             let names = part.iter().map(|(name, _)| name);
@@ -335,7 +332,7 @@ impl Tree {
         let threads = (entries.len() / ENTRIES_PER_THREAD).clamp(1, MOST_THREADS);
         let mut parts = entries.chunks(entries.len().div_ceil(threads).max(1));
         let own = parts.next().unwrap_or_default();
-        let _anywhere = (everywhere && threads > 1).then(Anywhere::go);
+        let _anywhere = (threads > 1).then(Anywhere::go);
         std::thread::scope(|scope| {
             let others: Vec<_> = parts
                 .map(|part| {

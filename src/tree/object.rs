@@ -349,7 +349,7 @@ impl Shown for ObjectTree {
         known * (size_of::<Seen>() + (64 << 10))
     }
 
-    fn list(&self, directory: NodeId, _everywhere: bool) -> Result<Listing> {
+    fn list(&self, directory: NodeId) -> Result<Listing> {
         if !self.is_root(directory) {
             return Err(Errno::NOTDIR).context("cannot list", &self.shown);
         }

@@ -55,7 +55,7 @@ pub(crate) trait Shown: Debug + Send + Sync {
     fn description(&self, node: NodeId) -> Result<Option<Glance>>;
     fn statfs(&self) -> Result<StatVfs>;
     fn memory(&self) -> usize;
-    fn list(&self, directory: NodeId, everywhere: bool) -> Result<Listing>;
+    fn list(&self, directory: NodeId) -> Result<Listing>;
     fn lookup_listed(
         &self,
         listing: &Listing,
@@ -101,7 +101,7 @@ impl Shown for Tree {
         description(&self, node: NodeId) -> Result<Option<Glance>>;
         statfs(&self) -> Result<StatVfs>;
         memory(&self) -> usize;
-        list(&self, directory: NodeId, everywhere: bool) -> Result<Listing>;
+        list(&self, directory: NodeId) -> Result<Listing>;
         lookup_listed(&self, listing: &Listing, index: usize, entry: &ListedEntry<'_>) -> Result<Option<Attributes>>;
         extended_attribute(&self, node: NodeId, name: &[u8], open: Option<&Content>) -> Result<Option<Vec<u8>>>;
         extended_attribute_names(&self, node: NodeId, open: Option<&Content>) -> Result<Vec<Vec<u8>>>;

@@ -80,7 +80,7 @@ fn listed(listing: &Listing) -> Vec<ListedEntry<'_>> {
 }
 
 fn shown_names(tree: &Tree, directory: NodeId) -> Vec<String> {
-    let listing = tree.list(directory, false).unwrap();
+    let listing = tree.list(directory).unwrap();
     let mut names: Vec<String> = listed(&listing)[2..]
         .iter()
         .map(|entry| String::from_utf8_lossy(entry.name).into_owned())
@@ -246,7 +246,7 @@ fn names_are_bytes_and_may_be_as_long_as_the_file_system_lets_them() {
     assert_eq!(find(&tree, NodeId::ROOT, &"s".repeat(255)), None);
     let too_long = tree.lookup(NodeId::ROOT, &[b'q'; 256]);
     assert_eq!(errno(too_long), Some(Errno::NAMETOOLONG.raw_os_error()));
-    assert_eq!(tree.list(NodeId::ROOT, false).unwrap().len(), 2 + 4);
+    assert_eq!(tree.list(NodeId::ROOT).unwrap().len(), 2 + 4);
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn loops_of_links_end_and_stay_as_they_are() {
     assert_eq!(target(&tree, "a.warp"), "b.warp");
     assert_eq!(target(&tree, "through"), "way/x.warp");
     assert_eq!(target(&tree, "c0.warp.warp"), "c1.warp.warp");
-    assert_eq!(tree.list(NodeId::ROOT, false).unwrap().len(), 2 + 5 + 90);
+    assert_eq!(tree.list(NodeId::ROOT).unwrap().len(), 2 + 5 + 90);
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn two_views_of_one_file_have_two_numbers_and_a_listing_foresees_them() {
         (decoded.size, raw.size),
         (PACKED_ORIGINAL, PACKED.len() as u64)
     );
-    let listing = tree.list(NodeId::ROOT, false).unwrap();
+    let listing = tree.list(NodeId::ROOT).unwrap();
     for entry in &listed(&listing)[2..] {
         let name = String::from_utf8(entry.name.to_vec()).unwrap();
         assert_eq!(entry.inode, at_root(&tree, &name).inode);
@@ -407,7 +407,7 @@ fn a_listing_begins_with_the_directory_and_its_parent() {
         fs::metadata(fixture.source.path()).unwrap().ino()
     );
     let dots = |node| {
-        let listing = tree.list(node, false).unwrap();
+        let listing = tree.list(node).unwrap();
         let entries = listed(&listing);
         assert_eq!((entries[0].name, entries[1].name), (&b"."[..], &b".."[..]));
         (entries[0].inode, entries[1].inode)
@@ -425,7 +425,7 @@ fn attributes_of_listed_entries_are_those_of_a_lookup_and_count_as_one() {
     fixture.write("plain", b"plain");
     fixture.link("l.warp", "x.warp");
     let tree = fixture.tree();
-    let listing = tree.list(NodeId::ROOT, false).unwrap();
+    let listing = tree.list(NodeId::ROOT).unwrap();
 
     fs::remove_file(fixture.path("going.warp")).unwrap();
     for (index, entry) in listed(&listing).iter().enumerate() {
@@ -561,11 +561,11 @@ fn another_directory_in_a_nodes_place_is_not_taken_for_it() {
     fs::create_dir(fixture.path("a")).unwrap();
     fixture.write("a/file", b"another's");
     assert!(is_changed(tree.lookup(a, b"file")));
-    assert!(is_changed(tree.list(a, false)));
+    assert!(is_changed(tree.list(a)));
     fs::remove_dir_all(fixture.path("a")).unwrap();
     fixture.link("a", "kept");
     assert!(is_changed(tree.lookup(a, b"file")));
-    assert!(is_changed(tree.list(a, false)));
+    assert!(is_changed(tree.list(a)));
     assert_eq!(at_root(&tree, "kept").node, a);
     assert_eq!(find(&tree, a, "file"), None);
 }
@@ -731,7 +731,7 @@ fn what_the_mount_covers_inside_its_source_still_shows() {
     assert_eq!(inner.inode, beneath);
     assert_eq!(tree.attributes(inner.node).unwrap().inode, beneath);
     assert_eq!(shown_names(&tree, inner.node), ["deep", "x"]);
-    let listing = tree.list(a, false).unwrap();
+    let listing = tree.list(a).unwrap();
     let again = tree
         .lookup_listed(&listing, 2, &listing.get(2).unwrap())
         .unwrap();
@@ -781,7 +781,7 @@ fn files_of_two_devices_have_different_numbers() {
         assert_ne!(node.inode & 1 << 63, 0);
         assert_eq!(node.node, NodeId(node.inode));
     }
-    let listing = tree.list(other.node, false).unwrap();
+    let listing = tree.list(other.node).unwrap();
     assert_eq!(listing.get(2).unwrap().inode, file.inode);
     drop(cover);
 }
@@ -793,7 +793,7 @@ fn a_listing_reads_each_header_once() {
         fixture.write(&format!("{n}.warp"), PACKED);
     }
     let tree = fixture.tree();
-    assert_eq!(tree.list(NodeId::ROOT, false).unwrap().len(), 22);
+    assert_eq!(tree.list(NodeId::ROOT).unwrap().len(), 22);
     let remembered = tree.memory();
     // The same length and time: only who read the bytes again would know that they are no header any more.
     for n in 0..20 {
@@ -807,7 +807,7 @@ fn a_listing_reads_each_header_once() {
             .set_modified(modified)
             .unwrap();
     }
-    for entry in &listed(&tree.list(NodeId::ROOT, false).unwrap())[2..] {
+    for entry in &listed(&tree.list(NodeId::ROOT).unwrap())[2..] {
         assert!(!entry.name.ends_with(b".warp"));
     }
     assert_eq!(tree.memory(), remembered);
@@ -880,7 +880,7 @@ proptest! {
             }
         }
         let tree = fixture.tree();
-        let listing = tree.list(NodeId::ROOT, false).unwrap();
+        let listing = tree.list(NodeId::ROOT).unwrap();
         let shown = &listed(&listing)[2..];
         prop_assert_eq!(shown.len(), entries.len());
         let names: HashSet<&[u8]> = shown.iter().map(|entry| entry.name).collect();

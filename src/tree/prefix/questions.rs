@@ -318,7 +318,7 @@ impl Shown for PrefixTree {
         self.0.memory_used()
     }
 
-    fn list(&self, directory: NodeId, _everywhere: bool) -> Result<Listing> {
+    fn list(&self, directory: NodeId) -> Result<Listing> {
         let known = self.0.known(directory)?;
         let location = self.0.location_of(directory)?;
         let entries = self.0.entries(&location)?;
