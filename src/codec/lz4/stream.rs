@@ -12,7 +12,7 @@ use std::ops::Range;
 use twox_hash::XxHash32;
 
 use super::{Block, Bytes, Descriptor, refused};
-use crate::codec::stream::{Input, Payload, WINDOW_LEN, WINDOW_ROOM, Window, beginning};
+use crate::codec::stream::{Appetite, Input, Payload, WINDOW_LEN, WINDOW_ROOM, Window, beginning};
 use crate::codec::{SIZE_PROBE_LEN, shorter};
 use crate::error::Result;
 use crate::format::Codec;
@@ -45,6 +45,8 @@ pub(in crate::codec) struct Decoder {
     /// Whether the end mark has been met.
     ended: bool,
     places: Places,
+    /// Of a branch, where the payload of its last block ends.
+    end: Option<u64>,
 }
 
 /// Where the blocks are.
@@ -102,6 +104,7 @@ impl Decoder {
             held: 0,
             taken: 0,
             ended: false,
+            end: None,
         })
     }
 
@@ -236,6 +239,7 @@ impl Decoder {
             return None;
         }
         let index = usize::try_from(bytes.start / block_len).ok()?;
+        let next = usize::try_from(bytes.end.div_ceil(block_len)).ok()?;
         Some(Self {
             descriptor: self.descriptor,
             first_block: self.first_block,
@@ -250,7 +254,17 @@ impl Decoder {
             ended: false,
             // All blocks are full; where the others are is no matter to it.
             places: Places::Full(Box::default()),
+            // Behind the chunk's last block comes what ends the frame.
+            end: match bytes.end == self.announced {
+                true => None,
+                false => Some(*places.get(next)?),
+            },
         })
+    }
+
+    /// Where the payload of what this goes through ends, if it is a branch that ends before the chunk does.
+    pub(in crate::codec) fn end(&self) -> Option<u64> {
+        self.end
     }
 
     /// Hands out what is left of the last block.
@@ -345,7 +359,7 @@ impl Decoder {
             return Ok(None);
         };
         let len = usize::try_from(end - place).unwrap_or(usize::MAX);
-        let mut input = Input::open(payload, len);
+        let mut input = Input::open(payload, Appetite::Until(*end));
         let mut bytes = Bytes(input.from(*place, len)?);
         let block = Block::take(&mut bytes, &self.descriptor);
         Ok(block
@@ -499,7 +513,7 @@ mod tests {
                 let mut decoder = Decoder::open(&payload, len).unwrap();
                 for n in 1..20 {
                     decoder.seek(&payload, n * 66_000).unwrap();
-                    let mut source = Input::open(&payload, 10_000);
+                    let mut source = Input::open(&payload, Appetite::About(10_000));
                     decoder.decode(&mut source, &mut [0; 10_000]).unwrap();
                     let places = match &decoder.places {
                         Places::Full(places) => size_of_val(&**places),

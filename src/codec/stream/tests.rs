@@ -384,6 +384,59 @@ fn a_piece_fetches_little_more_of_the_payload_than_it_needs() {
     }
 }
 
+/// Sixteen pieces, every other one of noise, the others of next to nothing.
+fn uneven(codec: Codec) -> (Vec<u8>, InMemory) {
+    let mut number = 7_u32;
+    let mut noise = || {
+        number ^= number << 13;
+        number ^= number >> 17;
+        number ^= number << 5;
+        number.to_le_bytes()
+    };
+    let mut input = Vec::new();
+    for piece in 0..16 {
+        let words = (0..PIECE / 4).map(|_| if piece % 2 == 0 { noise() } else { *b"same" });
+        input.extend(words.flatten());
+    }
+    let mut payload = Vec::new();
+    encode(codec, &input, &SETTINGS, &mut payload).unwrap();
+    (input, InMemory::new(payload))
+}
+
+const PIECE: usize = 128 << 10;
+
+#[test]
+fn where_parts_of_a_chunk_differ_nothing_is_fetched_twice_but_a_page_a_piece() {
+    let (input, payload) = uneven(Codec::Zstd);
+    let len = input.len() as u64;
+    let mut stream = Stream::open(Codec::Zstd, &payload, len).unwrap();
+    payload.reads.take();
+    let decoded = decode_on(&mut stream, &payload, len, &[PIECE]).unwrap();
+    assert!(decoded == input);
+    let fetched = payload.read_len();
+    assert!(fetched <= payload.len() + 16 * 4096, "{fetched}");
+}
+
+#[test]
+fn a_branch_fetches_what_it_decodes_once_and_nothing_else() {
+    let (input, payload) = uneven(Codec::Lz4);
+    let len = input.len() as u64;
+    let mut stream = Stream::open(Codec::Lz4, &payload, len).unwrap();
+    stream.survey(&payload).unwrap();
+    let mut fetched = Vec::new();
+    for (piece, expected) in (0..).zip(input.chunks(2 * PIECE)) {
+        let start = piece * 2 * PIECE as u64;
+        let bytes = start..start + expected.len() as u64;
+        let mut branch = stream.branch(&bytes).unwrap();
+        payload.reads.take();
+        let decoded = decode_on(&mut branch, &payload, bytes.end, &[2 * PIECE]).unwrap();
+        assert!(decoded == expected);
+        fetched.extend(payload.reads.take());
+    }
+    assert!(fetched.is_sorted_by(|one, next| one.end == next.start));
+    assert_eq!(fetched.last().unwrap().end, payload.len());
+}
+
 #[test]
 fn a_stream_is_put_aside_and_taken_up_by_another_thread() {
     for codec in Codec::ALL {

@@ -235,6 +235,7 @@ mod tests {
 
     use super::*;
     use crate::codec::Stream;
+    use crate::codec::stream::Appetite;
     use crate::codec::stream::tests::InMemory;
 
     /// Frames that use their windows.
@@ -268,7 +269,7 @@ mod tests {
                     let told = Decoder::memory(&payload).unwrap().unwrap();
                     let mut decoder = Decoder::open(&payload).unwrap();
                     let mut output = vec![0; len.min(900)];
-                    let mut source = Input::open(&payload, 10);
+                    let mut source = Input::open(&payload, Appetite::Told);
                     decoder.decode(&mut source, &mut output).unwrap();
                     let held = decoder.context.as_ref().unwrap().sizeof() as u64;
                     assert!(held <= told && told < held + (1 << 20), "{held} {told}");
