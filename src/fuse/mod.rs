@@ -32,6 +32,7 @@ mod metrics;
 mod mount;
 mod notify;
 mod observation;
+mod pages;
 mod protocol;
 mod ring;
 mod schedule;

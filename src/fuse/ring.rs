@@ -29,6 +29,7 @@ use rustix::io::Errno;
 
 use super::aside::{Answerer, Askers};
 use super::filesystem::WarpFilesystem;
+use super::pages::Pages;
 use super::protocol::{self, Outlet, REPLY_HEADER, REQUEST_HEADER, Reply, Request};
 use super::schedule::Home;
 use super::session::LOCAL_REQUEST;
@@ -356,7 +357,7 @@ struct Entry {
 
 struct Memory {
     headers: [u8; HEADERS],
-    payload: Vec<u8>,
+    payload: Pages,
     pieces: [Piece; 2],
 }
 
@@ -384,7 +385,7 @@ impl Entry {
             connection,
             memory: Box::new(Memory {
                 headers: [0; HEADERS],
-                payload: vec![0; LOCAL_REQUEST as usize],
+                payload: Pages::zeroed(LOCAL_REQUEST as usize),
                 pieces: [none; 2],
             }),
             given: false,
@@ -485,7 +486,7 @@ impl Drop for Entry {
             // The kernel may yet write to it.
             let empty = Box::new(Memory {
                 headers: [0; HEADERS],
-                payload: Vec::new(),
+                payload: Pages::none(),
                 pieces: self.memory.pieces,
             });
             std::mem::forget(std::mem::replace(&mut self.memory, empty));
