@@ -11,7 +11,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Mounted, is_mounted, names, pack, sample, shell, vector, warpfs};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 fn original() -> Vec<u8> {
@@ -37,8 +39,12 @@ struct Placed(PathBuf);
 
 impl Placed {
     fn tmpfs(path: &Path) -> Self {
+        Self::of_kind("tmpfs", path)
+    }
+
+    fn of_kind(kind: &str, path: &Path) -> Self {
         fs::create_dir_all(path).unwrap();
-        rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), None).unwrap();
+        rustix::mount::mount(kind, path, kind, MountFlags::empty(), None).unwrap();
         Self(path.to_owned())
     }
 
@@ -271,6 +277,40 @@ fn the_source_may_lie_beneath_the_mount_point() {
 }
 
 #[test]
+fn where_the_source_refuses_direct_reads_of_plain_files_they_are_refused_in_the_same_way() {
+    let place = tempfile::tempdir().unwrap();
+    let source = Placed::of_kind("ramfs", &place.path().join("source"));
+    packed(&source.0.join("x.warp"));
+    fs::write(source.0.join("plain"), original()).unwrap();
+    let mounted = Mounted::new(&source.0, &[]);
+    let open_direct = |path: &Path| {
+        let flags = OFlags::RDONLY | OFlags::DIRECT;
+        rustix::fs::open(path, flags, Mode::empty()).map(File::from)
+    };
+    for _ in 0..2 {
+        let refused = open_direct(&source.0.join("plain")).unwrap_err();
+        assert_eq!(refused, Errno::INVAL, "this tests nothing");
+        assert_eq!(
+            open_direct(&mounted.path("plain")).unwrap_err(),
+            Errno::INVAL
+        );
+        // Also while it is open otherwise.
+        let file = File::open(mounted.path("plain")).unwrap();
+        assert_eq!(
+            open_direct(&mounted.path("plain")).unwrap_err(),
+            Errno::INVAL
+        );
+        let mut bytes = vec![0; 1000];
+        file.read_exact_at(&mut bytes, 5).unwrap();
+        assert_eq!(bytes, original()[5..1005]);
+    }
+    let mut bytes = vec![0; 1000];
+    let packed = open_direct(&mounted.path("x")).unwrap();
+    packed.read_exact_at(&mut bytes, 7).unwrap();
+    assert_eq!(bytes, original()[7..1007]);
+}
+
+#[test]
 fn a_source_that_spans_devices_has_unique_inode_numbers() {
     let source = tempfile::tempdir().unwrap();
     let at = |name: &str| source.path().join(name);
@@ -414,7 +454,7 @@ fn a_directory_swapped_for_a_link_shows_nothing_from_outside() {
             while start.elapsed() < Duration::from_secs(4) {
                 // A link that leads outside is the reader's to follow, as everywhere: here nobody does.
                 for directory in ["d", "d/e"] {
-                    use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+                    use rustix::fs::{ResolveFlags, open, openat2};
                     let root = open(&mounted.mount_point, OFlags::PATH, Mode::empty()).unwrap();
                     let resolve = ResolveFlags::NO_SYMLINKS;
                     let Ok(opened) = openat2(

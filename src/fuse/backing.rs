@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Setter, ioctl, opcode};
 
 /// A file that is registered, until it is dropped.
@@ -55,6 +56,17 @@ impl Drop for BackingFile {
             tracing::debug!("a backing file stays registered: {error}");
         }
     }
+}
+
+/// Checks that a file, which nobody else has, can be read past the page cache. Of one that it reads by itself and that cannot, the
+/// kernel says EIO to who opens it so; EINVAL, as on its own file system, tells programs to do without.
+///
+/// # Errors
+/// It cannot.
+pub(super) fn check_direct(file: &File) -> io::Result<()> {
+    let flags = fcntl_getfl(file)?;
+    fcntl_setfl(file, flags | OFlags::DIRECT)?;
+    Ok(fcntl_setfl(file, flags)?)
 }
 
 /// FUSE_DEV_IOC_MAGIC.

@@ -1,8 +1,11 @@
 //! Files: opened, looked at, read, sought in and let go. Packed ones are read by their reader, plain ones as they are.
 
+use std::fs::File;
 use std::time::Instant;
 
-use super::backing::BackingFile;
+use rustix::fs::OFlags;
+
+use super::backing::{self, BackingFile};
 use super::descriptors::Wanted;
 use super::errno::errno;
 use super::filesystem::WarpFilesystem;
@@ -27,13 +30,19 @@ impl WarpFilesystem {
             .map(Some)
     }
 
-    /// Opens a file for `user`.
-    pub(super) fn open_file(&self, node: NodeId, user: u32, reply: Reply<'_>) {
+    /// Opens a file for `user`, who asks for it with these flags of open(2).
+    pub(super) fn open_file(&self, node: NodeId, flags: u32, user: u32, reply: Reply<'_>) {
         let may_open = self.descriptors.check(Wanted::File, self.handles.open());
         let opened = may_open.and_then(|()| {
             let opened = self.tree.open_file(node)?;
             self.tree.check_user(&opened, user)?;
             let reader = self.open_reader(&opened)?;
+            if reader.is_none()
+                && flags & OFlags::DIRECT.bits() != 0
+                && let Some(file) = self.for_kernel(&opened.content)
+            {
+                backing::check_direct(file).context("cannot open for O_DIRECT", &opened.path)?;
+            }
             let pages_are_right = self.tree.hold(node, &opened)?;
             Ok((opened, reader, pages_are_right))
         });
@@ -116,10 +125,14 @@ impl WarpFilesystem {
         }
     }
 
+    /// A plain file that the kernel may read by itself.
+    fn for_kernel<'a>(&self, content: &'a Content) -> Option<&'a File> {
+        content.file().filter(|_| self.passthrough)
+    }
+
     /// Offers a plain file to the kernel to read by itself. It may refuse: a file on a stacked file system, say.
     fn register(&self, content: &Content) -> Option<BackingFile> {
-        let file = content.file().filter(|_| self.passthrough)?;
-        BackingFile::register(&self.connection, file).ok()
+        BackingFile::register(&self.connection, self.for_kernel(content)?).ok()
     }
 
     /// Whether a read can be answered without waiting for anything but the processor.

@@ -191,7 +191,7 @@ impl WarpFilesystem {
             Operation::Open { flags } if flags & OFlags::ACCMODE.bits() != 0 => {
                 reply.error(Errno::ROFS);
             }
-            Operation::Open { .. } => self.open_file(node, request.user, reply),
+            Operation::Open { flags } => self.open_file(node, flags, request.user, reply),
             Operation::Read {
                 handle,
                 offset,
