@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Setter, ioctl, opcode};
 
 /// A file that is registered, until it is dropped.
@@ -58,15 +59,13 @@ impl Drop for BackingFile {
     }
 }
 
-/// Checks that a file, which nobody else has, can be read past the page cache. Of one that it reads by itself and that cannot, the
-/// kernel says EIO to who opens it so; EINVAL, as on its own file system, tells programs to do without.
-///
-/// # Errors
-/// It cannot.
-pub(super) fn check_direct(file: &File) -> io::Result<()> {
-    let flags = fcntl_getfl(file)?;
-    fcntl_setfl(file, flags | OFlags::DIRECT)?;
-    Ok(fcntl_setfl(file, flags)?)
+/// Whether a file, which nobody else has, cannot be read past the page cache. One that it reads by itself the kernel opens with
+/// the flags it was asked with, and it says EIO of this; EINVAL, as on the file's own file system, tells programs to do without.
+pub(super) fn has_no_direct_reads(file: &File) -> bool {
+    let set = |flags| fcntl_setfl(file, flags);
+    let refused =
+        |flags| set(flags | OFlags::DIRECT).and_then(|()| set(flags)) == Err(Errno::INVAL);
+    fcntl_getfl(file).is_ok_and(refused)
 }
 
 /// FUSE_DEV_IOC_MAGIC.

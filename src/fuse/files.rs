@@ -1,9 +1,9 @@
 //! Files: opened, looked at, read, sought in and let go. Packed ones are read by their reader, plain ones as they are.
 
-use std::fs::File;
 use std::time::Instant;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::backing::{self, BackingFile};
 use super::descriptors::Wanted;
@@ -37,12 +37,6 @@ impl WarpFilesystem {
             let opened = self.tree.open_file(node)?;
             self.tree.check_user(&opened, user)?;
             let reader = self.open_reader(&opened)?;
-            if reader.is_none()
-                && flags & OFlags::DIRECT.bits() != 0
-                && let Some(file) = self.for_kernel(&opened.content)
-            {
-                backing::check_direct(file).context("cannot open for O_DIRECT", &opened.path)?;
-            }
             let pages_are_right = self.tree.hold(node, &opened)?;
             Ok((opened, reader, pages_are_right))
         });
@@ -58,6 +52,10 @@ impl WarpFilesystem {
         } else {
             Backing::Requests
         };
+        let file = opened.content.file();
+        let refused = flags & OFlags::DIRECT.bits() != 0
+            && matches!(backing, Backing::Kernel(_))
+            && file.is_some_and(backing::has_no_direct_reads);
         let handle = self.handles.add(Handle::File {
             node,
             identity: opened.identity,
@@ -65,6 +63,10 @@ impl WarpFilesystem {
             reader,
             activity: Activity::new(opened.path.into()),
         });
+        if refused {
+            self.close_file(handle);
+            return reply.error(Errno::INVAL);
+        }
         let backing = match &backing {
             Backing::Kernel(file) => Some(file.number()),
             Backing::Requests => None,
@@ -125,14 +127,10 @@ impl WarpFilesystem {
         }
     }
 
-    /// A plain file that the kernel may read by itself.
-    fn for_kernel<'a>(&self, content: &'a Content) -> Option<&'a File> {
-        content.file().filter(|_| self.passthrough)
-    }
-
     /// Offers a plain file to the kernel to read by itself. It may refuse: a file on a stacked file system, say.
     fn register(&self, content: &Content) -> Option<BackingFile> {
-        BackingFile::register(&self.connection, self.for_kernel(content)?).ok()
+        let file = content.file().filter(|_| self.passthrough)?;
+        BackingFile::register(&self.connection, file).ok()
     }
 
     /// Whether a read can be answered without waiting for anything but the processor.
@@ -207,7 +205,7 @@ impl WarpFilesystem {
 }
 
 pub(super) fn bad_handle() -> Error {
-    Error::io("no such handle", rustix::io::Errno::BADF.into())
+    Error::io("no such handle", Errno::BADF.into())
 }
 
 /// The numbers of lseek's directions, which the protocol passes on as they are.
@@ -292,7 +290,7 @@ fn read_plain(
 fn seek_plain(content: &Content, to: rustix::fs::SeekFrom) -> Result<Option<u64>> {
     match content.seek(to) {
         Ok(found) => Ok(Some(found)),
-        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(Errno::NXIO) => Ok(None),
         Err(error) => Err(Error::io("cannot seek", error.into())),
     }
 }

@@ -7,9 +7,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// The smallest page there is, in bytes. What begins where one of these does crosses no border that it need not, of larger ones
-/// either.
-const PAGE: usize = 4 << 10;
+use rustix::param::page_size;
 
 /// Bytes whose first one a page begins with. Their memory is zeros at first, and takes a page more.
 #[derive(Debug)]
@@ -30,8 +28,9 @@ impl Pages {
     }
 
     pub(super) fn zeroed(length: usize) -> Self {
-        let mut memory = vec![0; length.saturating_add(PAGE)];
-        let start = memory.as_ptr().align_offset(PAGE).min(PAGE);
+        let page = page_size();
+        let mut memory = vec![0; length.saturating_add(page)];
+        let start = memory.as_ptr().align_offset(page).min(page);
         memory.truncate(start + length);
         Self { memory, start }
     }
@@ -60,7 +59,7 @@ mod tests {
         for length in [0, 1, 4096, 100_000, 1 << 20] {
             let many: Vec<_> = (0..20).map(|_| Pages::zeroed(length)).collect();
             for mut pages in many {
-                assert_eq!(pages.as_ptr() as usize % PAGE, 0);
+                assert_eq!(pages.as_ptr() as usize % page_size(), 0);
                 assert_eq!(*pages, vec![0; length]);
                 pages.fill(1);
             }

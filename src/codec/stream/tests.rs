@@ -406,18 +406,6 @@ fn uneven(codec: Codec) -> (Vec<u8>, InMemory) {
 const PIECE: usize = 128 << 10;
 
 #[test]
-fn where_parts_of_a_chunk_differ_nothing_is_fetched_twice_but_a_page_a_piece() {
-    let (input, payload) = uneven(Codec::Zstd);
-    let len = input.len() as u64;
-    let mut stream = Stream::open(Codec::Zstd, &payload, len).unwrap();
-    payload.reads.take();
-    let decoded = decode_on(&mut stream, &payload, len, &[PIECE]).unwrap();
-    assert!(decoded == input);
-    let fetched = payload.read_len();
-    assert!(fetched <= payload.len() + 16 * 4096, "{fetched}");
-}
-
-#[test]
 fn a_branch_fetches_what_it_decodes_once_and_nothing_else() {
     let (input, payload) = uneven(Codec::Lz4);
     let len = input.len() as u64;

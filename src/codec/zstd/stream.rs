@@ -269,7 +269,7 @@ mod tests {
                     let told = Decoder::memory(&payload).unwrap().unwrap();
                     let mut decoder = Decoder::open(&payload).unwrap();
                     let mut output = vec![0; len.min(900)];
-                    let mut source = Input::open(&payload, Appetite::Told);
+                    let mut source = Input::open(&payload, Appetite::About(10));
                     decoder.decode(&mut source, &mut output).unwrap();
                     let held = decoder.context.as_ref().unwrap().sizeof() as u64;
                     assert!(held <= told && told < held + (1 << 20), "{held} {told}");
