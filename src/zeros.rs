@@ -1,9 +1,64 @@
 //! Whether bytes are all zero: what holes read as, and what becomes holes again.
+//!
+//! A sparse disk image is chunks of zeros for the most part. One codec at one level makes the same few bytes of the same zeros, so
+//! the payload of a chunk that decoded to nothing but zeros is remembered ([`ZeroPayloads`]), and a chunk that has the very same one
+//! needs no decoder: a codec that repeats one byte 128 KiB long takes ten times as long for it as filling memory does.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::format::Encoding;
 
 /// The length of a payload's frame and first few instructions, generously, in bytes.
 const FRAME: u64 = 64;
+
+/// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
+const MOST_SIZES: usize = 16;
+
+/// The payloads of chunks of zeros, by how they are encoded and the chunks' original size in bytes.
+#[derive(Debug, Default)]
+pub(crate) struct ZeroPayloads(Mutex<HashMap<(Encoding, u64), ZeroPayload>>);
+
+/// What a payload of zeros is. Its hash stands for it: some are mebibytes long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ZeroPayload {
+    /// In bytes.
+    pub(crate) len: u64,
+    pub(crate) hash: blake3::Hash,
+}
+
+impl ZeroPayload {
+    pub(crate) fn of(payload: &[u8]) -> Self {
+        Self {
+            len: payload.len() as u64,
+            hash: blake3::hash(payload),
+        }
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is(&self, payload: &[u8]) -> bool {
+        self.len == payload.len() as u64 && self.hash == blake3::hash(payload)
+    }
+}
+
+impl ZeroPayloads {
+    /// The payload that so many zeros have in this encoding, if one is known.
+    pub(crate) fn of(&self, encoding: Encoding, original_size: u64) -> Option<ZeroPayload> {
+        self.lock().get(&(encoding, original_size)).copied()
+    }
+
+    /// Takes notice of the payload that so many zeros have. What was known stays known, so that who asks twice gets the same answer.
+    pub(crate) fn learn(&self, encoding: Encoding, original_size: u64, payload: ZeroPayload) {
+        let mut known = self.lock();
+        if known.len() < MOST_SIZES {
+            known.entry((encoding, original_size)).or_insert(payload);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Encoding, u64), ZeroPayload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Whether a payload of so many bytes is short enough to be one of so many zeros: what is packed less tightly is none.
 pub(crate) fn may_be_zeros(encoding: Encoding, packed_size: u64, original_size: u64) -> bool {
@@ -33,6 +88,34 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_payload_of_zeros_is_known_by_its_encoding_and_its_size() {
+        let zeros = ZeroPayloads::default();
+        assert_eq!(zeros.of(Encoding::Zstd, 1 << 20), None);
+        zeros.learn(Encoding::Zstd, 1 << 20, ZeroPayload::of(b"repeat 0"));
+        let known = zeros.of(Encoding::Zstd, 1 << 20).unwrap();
+        assert!(known.is(b"repeat 0") && !known.is(b"repeat 1") && !known.is(b"repeat 00"));
+        assert_eq!(zeros.of(Encoding::Zstd, 1 << 19), None);
+        assert_eq!(zeros.of(Encoding::Brotli, 1 << 20), None);
+    }
+
+    #[test]
+    fn a_file_of_many_sizes_makes_nobody_remember_them_all() {
+        let zeros = ZeroPayloads::default();
+        for size in 0..1000 {
+            zeros.learn(Encoding::Lz4, size, ZeroPayload::of(b"x"));
+        }
+        assert_eq!(zeros.lock().len(), MOST_SIZES);
+    }
+
+    #[test]
+    fn what_is_known_of_zeros_does_not_change() {
+        let zeros = ZeroPayloads::default();
+        zeros.learn(Encoding::Lz4, 3, ZeroPayload::of(b"x"));
+        zeros.learn(Encoding::Lz4, 3, ZeroPayload::of(b"y"));
+        assert!(zeros.of(Encoding::Lz4, 3).unwrap().is(b"x"));
+    }
 
     #[test]
     fn one_byte_is_enough_not_to_be_zero() {

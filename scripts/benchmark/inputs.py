@@ -60,8 +60,12 @@ class Inputs:
 
     def sparse(self, size):
         """A file of this many bytes: mostly a hole, with a piece of the input at every hundredth of it."""
+        return self.sparse_directory(size) / "data.tar"
+
+    def sparse_directory(self, size):
         def make(target):
-            with open(self.data(), "rb") as data, open(target, "wb") as file:
+            target.mkdir()
+            with open(self.data(), "rb") as data, open(target / "data.tar", "wb") as file:
                 for number in range(100):
                     file.seek(size // 100 * number)
                     file.write(data.read(256 << 10))
@@ -69,13 +73,20 @@ class Inputs:
 
         return self._once(f"sparse-{size >> 30}G", make)
 
-    def sparse_packed(self, size):
+    def sparse_packed(self, size, codec="zstd", chunk_size=None):
         """The directory of such a file packed by warpfs."""
         def make(target):
             target.mkdir()
-            self.pack(self.sparse(size), target / "data.tar.warp", "zstd")
+            self.pack(self.sparse(size), target / "data.tar.warp", codec, chunk_size)
 
-        return self._once(f"warpfs-sparse-{size >> 30}G", make)
+        return self._once(f"warpfs-sparse-{size >> 30}G-{codec}-{chunk_size or 'default'}", make)
+
+    def sparse_image(self, size):
+        """A squashfs image of it."""
+        def make(target):
+            machine.run(*squashfs_command("zstd", "128K", self.sparse_directory(size), target))
+
+        return self._once(f"sparse-{size >> 30}G.img", make)
 
     def tree(self, count):
         """A tree of this many small files in directories of up to 1000, every second one packed."""

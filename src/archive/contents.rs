@@ -20,6 +20,7 @@ use crate::identity::Identity;
 use crate::job::{thread_count, threads_for};
 use crate::memory::{Charge, Urgency};
 use crate::ordered::{self, check_available};
+use crate::zeros::ZeroPayloads;
 
 /// How much of a table is read at a time when it is only compared, in bytes.
 const COMPARE_BLOCK: usize = 64 << 10;
@@ -36,6 +37,10 @@ pub(crate) struct Contents {
     pub(crate) table: ChunkTable,
     pub(crate) footer: Option<Footer>,
     pub(super) record: Option<Record>,
+    /// The payloads of chunks of zeros, as far as they are known.
+    pub(super) zeros: ZeroPayloads,
+    /// The chunk that was last seen to have one.
+    pub(super) last_zeros: AtomicU64,
     /// The file these contents were read from.
     pub(crate) identity: Identity,
     beginning: Option<Beginning>,
@@ -85,6 +90,8 @@ impl Contents {
             table,
             footer: outline.footer,
             record: outline.record,
+            zeros: ZeroPayloads::default(),
+            last_zeros: AtomicU64::new(u64::MAX),
             identity: outline.identity,
             beginning: outline.beginning,
             reported: Mutex::default(),

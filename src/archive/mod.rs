@@ -14,6 +14,7 @@ mod payload;
 mod record;
 mod source;
 mod units;
+mod zero_chunks;
 
 use std::fs::File;
 use std::ops::Range;
@@ -208,7 +209,7 @@ impl Archive {
     pub(crate) fn decode(&self, chunk: u32, payload: &mut [u8], output: &mut [u8]) -> Result<()> {
         self.read_payload_into(chunk, payload)?;
         self.encoding(chunk)
-            .and_then(|encoding| codec::decode_into(encoding, payload, output))
+            .and_then(|encoding| self.decode_or_fill(encoding, payload, output))
             .map_err(|error| self.placed(error, chunk))
     }
 
@@ -218,6 +219,9 @@ impl Archive {
     /// # Errors
     /// As [`Archive::read_payload`], and those of a payload that begins like none.
     pub(crate) fn stream_memory(&self, chunk: u32, apart: bool) -> Result<Option<u64>> {
+        if self.needs_no_decoder(chunk)? {
+            return Ok(Some(0));
+        }
         self.with_payload(chunk, |payload, announced| {
             let encoding = self.encoding(chunk)?;
             if Stream::checks_content(encoding, payload)?
@@ -234,8 +238,10 @@ impl Archive {
     /// # Errors
     /// As [`Archive::stream_memory`].
     pub(crate) fn open_stream(&self, chunk: u32) -> Result<Stream> {
-        self.with_payload(chunk, |payload, announced| {
-            Stream::open(self.encoding(chunk)?, payload, announced)
+        let needs_no_decoder = self.needs_no_decoder(chunk)?;
+        self.with_payload(chunk, |payload, announced| match needs_no_decoder {
+            true => Ok(Stream::of_zeros(announced)),
+            false => Stream::open(self.encoding(chunk)?, payload, announced),
         })
     }
 

@@ -18,6 +18,7 @@ use std::ops::Range;
 use super::{brotli, larger_than, lz4, shorter, snappy, stored, zstd};
 use crate::error::{ErrorKind, Result};
 use crate::format::Encoding;
+use crate::zeros::is_zero;
 
 /// The most that is fetched of a payload at a time, in bytes, but for LZ4 blocks, which are fetched whole.
 pub(super) const STEP_LEN: usize = 128 << 10;
@@ -46,6 +47,8 @@ pub(crate) struct Stream {
     position: u64,
     /// Whether the payload was found to end where the chunk does.
     ended: bool,
+    /// Whether all that lies before `position` was decoded by it and is zeros.
+    zeros: bool,
     decoder: Decoder,
 }
 
@@ -87,8 +90,21 @@ impl Stream {
             announced,
             position: 0,
             ended: false,
+            zeros: true,
             decoder,
         })
+    }
+
+    /// A stream of as many zeros as are announced, whatever the payload, which encodes them.
+    pub(crate) fn of_zeros(announced: u64) -> Self {
+        Self {
+            encoding: Encoding::Zeros,
+            announced,
+            position: 0,
+            ended: false,
+            zeros: true,
+            decoder: Decoder::Zeros(stored::Zeros::at(0, announced)),
+        }
     }
 
     /// The most memory such a stream holds on to while it lives, in bytes; `None` if this chunk can only be decoded
@@ -171,6 +187,7 @@ impl Stream {
             Decoder::Zstd(_) | Decoder::Snappy(_) | Decoder::Brotli(_) => None,
         };
         if let Some(position) = moved {
+            self.zeros &= position == self.position;
             self.position = position;
             self.ended = false;
         }
@@ -204,6 +221,7 @@ impl Stream {
             announced: self.announced,
             position: bytes.start,
             ended: false,
+            zeros: false,
             decoder,
         })
     }
@@ -227,7 +245,13 @@ impl Stream {
             }
             self.ended = true;
         }
+        self.zeros = self.zeros && is_zero(output);
         Ok(())
+    }
+
+    /// Whether the whole chunk was decoded, from front to back, and is zeros.
+    pub(crate) fn was_all_zeros(&self) -> bool {
+        self.ended && self.zeros
     }
 
     fn step(&mut self, input: &mut Input<'_>, output: &mut [u8]) -> Result<usize> {

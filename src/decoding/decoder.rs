@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::proof::Proof;
@@ -25,23 +24,12 @@ use crate::zeros::is_zero;
 /// there is usually is not to be measured: the chunks of the largest size that any writer makes by itself are just not.
 const BELIEVED_EXCESS: u64 = 32 << 20;
 
-/// The longest payload that is remembered as one of zeros, in bytes.
-const LONGEST_ZERO_PAYLOAD: usize = 4 << 20;
-
 /// See the module's description.
 pub(super) struct Decoder<'a> {
     job: &'a Decoding<'a>,
     /// The bytes of the original that are wanted.
     range: Range<u64>,
-    /// The payload last found to be zeros, and of how many.
-    zeros: Mutex<Option<Arc<ZeroChunk>>>,
     buffers: Buffers,
-}
-
-struct ZeroChunk {
-    encoding: Encoding,
-    payload: Vec<u8>,
-    len: u64,
 }
 
 /// A chunk decoded.
@@ -82,7 +70,6 @@ impl<'a> Decoder<'a> {
         Self {
             job,
             range,
-            zeros: Mutex::default(),
             buffers: Buffers::default(),
         }
     }
@@ -293,9 +280,10 @@ impl<'a> Decoder<'a> {
 
     /// Decodes a chunk of `len` bytes; `None` if all of it is zeros.
     fn decode_payload(&self, chunk: u32, payload: &mut Vec<u8>, len: u64) -> Result<Option<Lent>> {
-        self.job.archive.read_payload(chunk, payload)?;
-        let encoding = self.job.archive.encoding(chunk)?;
-        match encoding == Encoding::Zeros || self.is_known_zeros(encoding, payload, len) {
+        let archive = self.job.archive;
+        archive.read_payload(chunk, payload)?;
+        let encoding = archive.encoding(chunk)?;
+        match encoding == Encoding::Zeros || archive.is_known_zeros(encoding, payload, len) {
             true => Ok(None),
             false => self.decode_bytes(encoding, payload, len),
         }
@@ -340,25 +328,8 @@ impl<'a> Decoder<'a> {
             return Ok(Some(bytes));
         }
         self.buffers.give(bytes);
-        if payload.len() <= LONGEST_ZERO_PAYLOAD {
-            let known = Arc::new(ZeroChunk {
-                encoding,
-                payload: payload.to_vec(),
-                len,
-            });
-            *self.zeros.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
-        }
+        self.job.archive.learn_zeros(encoding, payload, len);
         Ok(None)
-    }
-
-    fn is_known_zeros(&self, encoding: Encoding, payload: &[u8], len: u64) -> bool {
-        let known = {
-            let zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
-            zeros.clone()
-        };
-        known.is_some_and(|known| {
-            (known.encoding, known.len) == (encoding, len) && known.payload == payload
-        })
     }
 }
 

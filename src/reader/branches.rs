@@ -1,5 +1,5 @@
-//! Pieces of chunks that are decoded without what lies before them: of LZ4 frames of independent blocks, and of what is not
-//! compressed.
+//! Pieces of chunks that are decoded without what lies before them: of LZ4 frames of independent blocks, of what is not
+//! compressed, and of what is known to be zeros.
 //!
 //! Who reads in a random place has no more decoded than the pieces he needs: 4 KiB at a time, cold, chunks of 1 MiB, 350 µs when
 //! the chunk was decoded whole, now 105. Who reads such a chunk in order need not take turns at its decoder. One decoder that knows where the blocks are is put aside like
@@ -17,11 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::Shared;
 use super::alone::Alone;
-use crate::archive::{Unit, may_have_parts, piece_count};
+use crate::archive::{PIECE_LEN, Unit, may_have_parts, piece_bytes, piece_count};
 use crate::cache::Mark;
 use crate::codec::Stream;
 use crate::error::{ErrorKind, Result};
 use crate::memory::{Buffer, Urgency};
+use crate::zeros::is_zero;
 
 /// The longest chunk that is looked through when its first byte is wanted, in bytes: some 4,000 blocks, 3 ms.
 const LOOKED_THROUGH_AT_MOST: u64 = 256 << 20;
@@ -59,7 +60,9 @@ impl Shared {
     /// Whether a piece of a chunk, which is `bytes` of the original, can be decoded without others. If nobody has done so yet, the
     /// chunk is looked through for that; one that no single call decodes, as far as it takes no waiting.
     pub(super) fn prepare_branch(&self, chunk: u32, bytes: &Range<u64>) -> bool {
-        if !self.has_branches(chunk) {
+        // What is wrong with it is told to who reads it.
+        let is_zeros = self.archive.needs_no_decoder(chunk).unwrap_or(false);
+        if !is_zeros && !self.has_branches(chunk) {
             return false;
         }
         let within = self.within(chunk, bytes);
@@ -99,7 +102,9 @@ impl Shared {
 
     fn may_branch(&self, chunk: u32) -> bool {
         // Of what is far away, all that a piece needs is brought at once.
-        self.archive.distant().is_none() && self.archive.encoding(chunk).is_ok_and(may_have_parts)
+        self.archive.distant().is_none()
+            && (self.archive.encoding(chunk).is_ok_and(may_have_parts)
+                || self.archive.was_seen_to_be_zeros(chunk))
     }
 
     /// Puts a decoder aside that can be branched off, if there is memory for it.
@@ -116,8 +121,12 @@ impl Shared {
         let memory = self.stream_memory(chunk)?;
         let budget = self.engine.cache.budget();
         let make_room = || self.engine.make_room();
-        let room = budget.acquire_beside([], memory, Urgency::Speculation, make_room)?;
-        let Some(([], room)) = room else {
+        let scratch = match self.archive.is_zeros(chunk)? {
+            Some(_) => 0,
+            None => PIECE_LEN as usize,
+        };
+        let room = budget.acquire_beside([scratch], memory, Urgency::Speculation, make_room)?;
+        let Some(([mut scratch], room)) = room else {
             return Ok(Found::Nothing);
         };
         let mut stream = self.archive.open_stream(chunk)?;
@@ -129,11 +138,35 @@ impl Shared {
         if stream.branch(&(0..0)).is_none() {
             return Ok(Found::NoParts);
         }
+        if !scratch.is_empty() {
+            self.learn_by_pieces(chunk, &stream, &mut scratch)?;
+        }
         let key = self.chunk_key(chunk);
         self.engine.streams.keep(key, stream, room);
         // Who waits for memory may now take this decoder's.
         budget.announce();
         Ok(Found::Parts)
+    }
+
+    /// Finds out whether a chunk is zeros, up to the first piece that is not: no one decoder comes past all of them. For that the
+    /// stream is branched off, and `scratch` is as long as a piece.
+    fn learn_by_pieces(&self, chunk: u32, stream: &Stream, scratch: &mut [u8]) -> Result<()> {
+        let bytes = self.bytes(chunk);
+        let mut offset = bytes.start;
+        while offset < bytes.end {
+            let piece = piece_bytes(&bytes, offset);
+            let length = (piece.end - piece.start) as usize;
+            let part = scratch.get_mut(..length).unwrap_or_default();
+            let Some(mut branch) = stream.branch(&self.within(chunk, &piece)) else {
+                return Ok(());
+            };
+            self.archive.decode_on(chunk, &mut branch, part)?;
+            if !is_zero(part) {
+                return Ok(());
+            }
+            offset = piece.end;
+        }
+        self.archive.learn_zero_chunk(chunk)
     }
 
     /// Decodes a piece, which is `bytes` of the original, without others, or gets it from whoever came by; `None` if it cannot be,

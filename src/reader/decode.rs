@@ -345,6 +345,10 @@ impl Shared {
         let began = Instant::now();
         self.archive.decode_on(chunk, stream, output)?;
         let took = began.elapsed();
+        if stream.was_all_zeros() {
+            // If its payload cannot be read again, another chunk's will be.
+            let _ = self.archive.learn_zero_chunk(chunk);
+        }
         let counters = &self.engine.counters;
         counters.decoded_pieces.add(pieces);
         counters.decoded_bytes.add(output.len() as u64);

@@ -1,35 +1,16 @@
 //! Where an original has data and where it has holes, for SEEK_DATA and SEEK_HOLE.
 //!
 //! A record of digests says which leaves are zeros; where it is damaged, all is data. In a file without one, a chunk is a hole if it
-//! decodes to nothing but zeros. To find that out without decoding a sparse disk image from end to end, the payload of a chunk of zeros is remembered (as a hash) for its size: one codec at one level makes the
-//! same few bytes of the same zeros, so equal payloads are equal chunks. What is not proved to be a hole is data, which is
-//! always a right answer: what cannot be decoded too, because it is for reading to say so.
+//! decodes to nothing but zeros; most are known by their payloads ([`crate::zeros`]), so that no sparse disk image is decoded from end to
+//! end for it. What is not proved to be a hole is data, which is always a right answer: what cannot be decoded too, because it is for
+//! reading to say so.
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Reader, Shared};
+use super::Reader;
 use crate::archive::Record;
 use crate::error::{ErrorKind, Result};
-use crate::format::Encoding;
-use crate::memory::Urgency;
-use crate::zeros::{is_zero, may_be_zeros};
-
-/// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
-const MOST_SIZES: usize = 16;
-
-/// The payloads of chunks of zeros, by how they are encoded and the chunks' original size in bytes.
-#[derive(Debug, Default)]
-pub(super) struct ZeroPayloads(Mutex<KnownZeros>);
-
-type KnownZeros = HashMap<(Encoding, u64), ZeroPayload>;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ZeroPayload {
-    length: u64,
-    hash: blake3::Hash,
-}
+use crate::zeros::is_zero;
 
 impl Reader {
     /// The first offset at or behind `offset` that may hold something else than zeros; `None` if there is none before
@@ -93,27 +74,10 @@ impl Reader {
     }
 
     fn is_hole(&self, chunk: u32, bytes: &Range<u64>) -> Result<bool> {
-        let place = self.shared.archive.table().compressed_range(chunk);
-        let place = place.unwrap_or_default();
-        let original_size = bytes.end - bytes.start;
-        let length = place.end - place.start;
-        let encoding = self.shared.archive.encoding(chunk)?;
-        if encoding == Encoding::Zeros {
-            return Ok(true);
-        }
-        if !may_be_zeros(encoding, length, original_size) {
-            return Ok(false);
-        }
-        let known = lock(&self.shared.zeros)
-            .get(&(encoding, original_size))
-            .copied();
-        if known.is_some_and(|known| known.length != length) {
-            return Ok(false);
-        }
+        let archive = &self.shared.archive;
         let compare = || -> Result<bool> {
-            let hash = self.shared.payload_hash(chunk, length)?;
-            if let Some(known) = known {
-                return Ok(known.hash == hash);
+            if let Some(known) = archive.is_zeros(chunk)? {
+                return Ok(known);
             }
             let mut offset = bytes.start;
             while offset < bytes.end
@@ -124,10 +88,8 @@ impl Reader {
                 }
                 offset = decoded.bytes.end;
             }
-            let mut zeros = lock(&self.shared.zeros);
-            if zeros.len() < MOST_SIZES {
-                zeros.insert((encoding, original_size), ZeroPayload { length, hash });
-            }
+            // Some of it may have been decoded before, and by several.
+            archive.learn_zero_chunk(chunk)?;
             Ok(true)
         };
         match compare() {
@@ -141,19 +103,100 @@ impl Reader {
     }
 }
 
-impl Shared {
-    fn payload_hash(&self, chunk: u32, length: u64) -> Result<blake3::Hash> {
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let budget = self.engine.cache.budget();
-        let room = budget.acquire([length], Urgency::Demand, || self.engine.make_room())?;
-        let Some([mut payload]) = room else {
-            return Err(ErrorKind::Cancelled.into());
-        };
-        self.archive.read_payload_into(chunk, &mut payload)?;
-        Ok(blake3::hash(&payload))
-    }
-}
+#[cfg(test)]
+#[cfg(feature = "files")]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
 
-fn lock(zeros: &ZeroPayloads) -> MutexGuard<'_, KnownZeros> {
-    zeros.0.lock().unwrap_or_else(PoisonError::into_inner)
+    use crate::format::Codec;
+    use crate::job::Control;
+    use crate::pack::{PackOptions, pack_file};
+    use crate::reader::{Engine, EngineOptions, Reader};
+
+    const CODECS: [Codec; 4] = [Codec::Lz4, Codec::Zstd, Codec::Snappy, Codec::Brotli];
+    /// Decoded by one call, and piece by piece.
+    const CHUNKS: [usize; 2] = [64 << 10, 2 << 20];
+
+    /// Two chunks of zeros, one of ones, whose payload is as long, another of zeros, and half of one.
+    fn original(chunk: usize) -> Vec<u8> {
+        let mut bytes = vec![0; 4 * chunk + chunk / 2];
+        bytes[2 * chunk..3 * chunk].fill(1);
+        bytes
+    }
+
+    fn packed(codec: Codec, chunk: usize) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let (plain, packed) = (directory.path().join("x"), directory.path().join("x.warp"));
+        fs::write(&plain, original(chunk)).unwrap();
+        let options = PackOptions {
+            codec: Some(codec),
+            chunk_size: Some(chunk as u64),
+            ..PackOptions::default()
+        };
+        pack_file(&plain, &packed, &options, Control::default()).unwrap();
+        (directory, packed)
+    }
+
+    fn open(path: &Path) -> Reader {
+        let options = EngineOptions {
+            cache_size: 16 << 20,
+            threads: 1,
+            prefetch: Some(0),
+            ..EngineOptions::default()
+        };
+        Engine::new(&options).unwrap().open(path).unwrap()
+    }
+
+    fn known(reader: &Reader) -> Vec<Option<bool>> {
+        let archive = &reader.shared.archive;
+        (0..5)
+            .map(|chunk| archive.is_zeros(chunk).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_read_of_one_chunk_of_zeros_makes_all_that_are_like_it_known_and_no_other() {
+        for codec in CODECS {
+            for chunk in CHUNKS {
+                let (_directory, path) = packed(codec, chunk);
+                let original = original(chunk);
+                let reader = open(&path);
+                let case = format!("{codec:?} {chunk}");
+                assert_eq!(known(&reader)[1], None, "{case}");
+                let mut bytes = vec![1; chunk];
+                reader.read_at(&mut bytes, 0).unwrap();
+                assert!(bytes == original[..chunk], "{case}");
+                assert_eq!(
+                    known(&reader),
+                    [Some(true), Some(true), Some(false), Some(true), None],
+                    "{case}"
+                );
+                let mut bytes = vec![1; original.len()];
+                assert_eq!(reader.read_at(&mut bytes, 0).unwrap(), original.len());
+                assert!(bytes == original, "{case}");
+                for offset in [3 * chunk - 2, 3 * chunk + 5, original.len() - 100] {
+                    let mut bytes = [1; 90];
+                    reader.read_at(&mut bytes, offset as u64).unwrap();
+                    assert!(bytes == original[offset..offset + 90], "{case} {offset}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_of_known_zeros_has_no_decoder_and_begins_anywhere() {
+        let (_directory, path) = packed(Codec::Zstd, CHUNKS[1]);
+        let reader = open(&path);
+        let archive = &reader.shared.archive;
+        assert!(archive.stream_memory(1, false).unwrap() > Some(1 << 20));
+        assert!(archive.open_stream(1).unwrap().branch(&(5..9)).is_none());
+        reader.read_at(&mut vec![1; CHUNKS[1]], 0).unwrap();
+        assert_eq!(archive.stream_memory(1, true).unwrap(), Some(0));
+        let stream = archive.open_stream(1).unwrap();
+        let mut output = [1; 9];
+        let mut branch = stream.branch(&(1 << 20..(1 << 20) + 9)).unwrap();
+        archive.decode_on(1, &mut branch, &mut output).unwrap();
+        assert_eq!(output, [0; 9]);
+    }
 }

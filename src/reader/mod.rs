@@ -37,7 +37,6 @@ use self::branches::Branching;
 use self::decode::Decoded;
 use self::distant::Fetched;
 use self::helpers::{Habit, Shares};
-use self::holes::ZeroPayloads;
 use self::line::Line;
 use self::straight::Abreast;
 use crate::archive::{Archive, Evidence, OneCall};
@@ -81,7 +80,6 @@ struct Shared {
     backwards: Backwards,
     strides: Strides,
     line: Line,
-    zeros: ZeroPayloads,
     abreast: Abreast,
     branching: Branching,
     habit: Habit,
@@ -157,7 +155,6 @@ impl Reader {
                 backwards: Backwards::new(limit_if_near),
                 strides: Strides::new(limit_if_near.min(budget / STRIDES_PART)),
                 line: Line::default(),
-                zeros: ZeroPayloads::default(),
                 abreast: Abreast::default(),
                 branching: Branching::default(),
                 habit: Habit::default(),

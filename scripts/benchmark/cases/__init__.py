@@ -12,6 +12,7 @@ CASES = {
     "sequential-lz4": sequential.as_root("lz4"),
     "sequential-user": sequential.as_ordinary_user,
     "large-chunks": sequential.large_chunks,
+    "disk-image": sequential.disk_image,
     "busy-reader": sequential.busy_reader,
     "random-zstd": random_reads.against_peers("zstd"),
     "random-lz4": random_reads.against_peers("lz4"),

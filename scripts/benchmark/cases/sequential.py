@@ -81,6 +81,26 @@ def large_chunks(bench, section):
                 "first byte of a 32 MiB zstd chunk", milliseconds(value), "", "", "below 3 ms", value < 0.003)
 
 
+def disk_image(bench, section):
+    """A file that is a hole for the most part, as disk images are."""
+    read = sequential(bench)
+    ours = []
+    for codec, chunk_size in (("zstd", None), ("zstd", "4M"), ("lz4", None), ("lz4", "4M")):
+        directory = bench.inputs.sparse_packed(bench.size, codec, chunk_size)
+        ours.append(reading(
+            bench, f"warpfs {codec} {chunk_size or 'default'}", directory,
+            lambda directory=directory: mounts.warpfs(bench, directory), read, ours=True))
+    image, directory = bench.inputs.sparse_image(bench.size), bench.inputs.sparse_directory(bench.size)
+    others = [
+        reading(bench, "squashfs zstd 128K", image, lambda: mounts.kernel(bench, "squashfs", image), read),
+        reading(bench, "squashfuse zstd 128K", image, lambda: mounts.squashfuse(bench, image), read),
+        reading(bench, "limit: the plain file", directory, lambda: mounts.plain(directory), read, aside=True),
+    ]
+    contenders = rounds.compare(bench, [*ours, *others])
+    _table(section, contenders)
+    _targets(section, "a disk image", ours, contenders, 1)
+
+
 def busy_reader(bench, section):
     """`b2sum` needs a processor for about as long as decoding zstd does: the one is to go on beside the other."""
     read = sequential(bench, "b2sum")
