@@ -89,7 +89,10 @@ impl<'a> Pieces<'a> {
     pub fn open(codec: Encoding, payload: &'a [u8], announced: u64) -> Result<Self> {
         let payload = InMemory(payload);
         codec::check_payload_len(codec, payload.len(), announced)?;
-        let stream = Stream::open(codec, &payload, announced)?;
+        let stream = match Stream::without_decoder(codec, &payload, announced)? {
+            Some(stream) => stream,
+            None => Stream::open(codec, &payload, announced)?,
+        };
         Ok(Self { payload, stream })
     }
 

@@ -34,6 +34,13 @@ fn original(length: usize) -> Vec<u8> {
     bytes
 }
 
+/// Bytes that do not shrink.
+fn noise(length: usize) -> Vec<u8> {
+    let mut random = Random(length as u64);
+    let words = (0..length / 8).flat_map(|_| random.next().to_le_bytes());
+    words.collect()
+}
+
 /// A directory with `x.warp`, in which `original` is one chunk, or chunks of `chunk_size`.
 fn packed(original: &[u8], codec: &str, chunk_size: &str) -> tempfile::TempDir {
     let source = tempfile::tempdir().unwrap();
@@ -108,6 +115,49 @@ fn an_lz4_chunk_of_independent_blocks_is_entered_anywhere() {
         assert!(read(&file, at, 4096).unwrap() == original[at..at + 4096]);
     }
     assert!(decoded(&mounted) <= 4 * PIECE, "{}", decoded(&mounted));
+}
+
+#[test]
+fn a_zstd_chunk_of_noise_is_entered_anywhere() {
+    let original = noise(16 * MIB);
+    for chunk_size in ["512K", "1M", "16M"] {
+        let source = packed(&original, "zstd", chunk_size);
+        let mounted = Mounted::new(source.path(), &[]);
+        let file = open(&mounted);
+        for at in [15 * MIB, 3 * MIB + 77, 9 * MIB] {
+            assert!(read(&file, at, 4096).unwrap() == original[at..at + 4096]);
+        }
+        assert!(decoded(&mounted) <= 4 * PIECE, "{}", decoded(&mounted));
+        assert!(fs::read(mounted.path("x")).unwrap() == original);
+    }
+}
+
+#[test]
+fn a_zstd_frame_of_raw_blocks_of_other_lengths_than_its_first_tells_reads_right() {
+    // As many blocks, and as many bytes, as if all were as long as the first.
+    let original = noise(3 * MIB);
+    let mut lengths = vec![64 << 10; 48];
+    lengths[20..23].copy_from_slice(&[96 << 10, 0, 96 << 10]);
+    let mut payload = [&0xFD2F_B528_u32.to_le_bytes()[..], &[0xa0]].concat();
+    payload.extend((original.len() as u32).to_le_bytes());
+    let mut rest = &original[..];
+    for (number, &length) in lengths.iter().enumerate() {
+        let (block, behind) = rest.split_at(length);
+        let header = (length << 3 | usize::from(number == 47)) as u32;
+        payload.extend(&header.to_le_bytes()[..3]);
+        payload.extend(block);
+        rest = behind;
+    }
+    let source = tempfile::tempdir().unwrap();
+    write_container(&source.path().join("x.warp"), 1, &payload, original.len());
+    for at in [0, 21 * (64 << 10), 3 * MIB - 4096] {
+        let mounted = Mounted::new(source.path(), &[]);
+        let found = read(&open(&mounted), at, 4096).unwrap();
+        assert!(found == original[at..at + 4096], "{at}");
+        assert!(fs::read(mounted.path("x")).unwrap() == original);
+        let logged = mounted.logged();
+        assert!(!logged.contains("x.warp"), "{logged}");
+    }
 }
 
 #[test]

@@ -88,6 +88,31 @@ class Inputs:
 
         return self._once(f"sparse-{size >> 30}G.img", make)
 
+    def noise_directory(self):
+        """The directory of a file as large as the input that does not compress."""
+        def make(target):
+            target.mkdir()
+            with open(target / "data.tar", "wb") as file:
+                for _ in range(self.bench.size >> 20):
+                    file.write(os.urandom(1 << 20))
+
+        return self._once("noise", make)
+
+    def noise_packed(self, codec, chunk_size):
+        """The directory of such a file packed by warpfs."""
+        def make(target):
+            target.mkdir()
+            self.pack(self.noise_directory() / "data.tar", target / "data.tar.warp", codec, chunk_size)
+
+        return self._once(f"warpfs-noise-{codec}-{chunk_size or 'default'}", make)
+
+    def noise_image(self):
+        """A squashfs image of it."""
+        def make(target):
+            machine.run(*squashfs_command("zstd", "128K", self.noise_directory(), target))
+
+        return self._once("noise.img", make)
+
     def tree(self, count):
         """A tree of this many small files in directories of up to 1000, every second one packed."""
         def make(target):

@@ -219,10 +219,10 @@ impl Archive {
     /// # Errors
     /// As [`Archive::read_payload`], and those of a payload that begins like none.
     pub(crate) fn stream_memory(&self, chunk: u32, apart: bool) -> Result<Option<u64>> {
-        if self.needs_no_decoder(chunk)? {
-            return Ok(Some(0));
-        }
         self.with_payload(chunk, |payload, announced| {
+            if self.plain_stream(chunk, payload, announced)?.is_some() {
+                return Ok(Some(0));
+            }
             let encoding = self.encoding(chunk)?;
             if Stream::checks_content(encoding, payload)?
                 || (apart && !Stream::has_parts(encoding, payload, PIECE_LEN)?)
@@ -238,11 +238,29 @@ impl Archive {
     /// # Errors
     /// As [`Archive::stream_memory`].
     pub(crate) fn open_stream(&self, chunk: u32) -> Result<Stream> {
-        let needs_no_decoder = self.needs_no_decoder(chunk)?;
-        self.with_payload(chunk, |payload, announced| match needs_no_decoder {
-            true => Ok(Stream::of_zeros(announced)),
-            false => Stream::open(self.encoding(chunk)?, payload, announced),
+        self.with_payload(chunk, |payload, announced| {
+            match self.plain_stream(chunk, payload, announced)? {
+                Some(stream) => Ok(stream),
+                None => Stream::open(self.encoding(chunk)?, payload, announced),
+            }
         })
+    }
+
+    /// A stream that needs no decoder, if the chunk is one for it. Of what is far away, a payload's first bytes are fetched with what
+    /// follows them, and a bit at a time would be many requests.
+    fn plain_stream(
+        &self,
+        chunk: u32,
+        payload: &ChunkPayload<'_>,
+        announced: u64,
+    ) -> Result<Option<Stream>> {
+        if self.distant().is_some() {
+            return Ok(None);
+        }
+        match self.needs_no_decoder(chunk)? {
+            true => Ok(Some(Stream::of_zeros(announced))),
+            false => Stream::without_decoder(self.encoding(chunk)?, payload, announced),
+        }
     }
 
     /// Moves a chunk's stream towards `offset`, in bytes from the chunk's beginning, as far as nothing has to be decoded for

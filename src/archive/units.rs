@@ -30,9 +30,18 @@ pub(crate) struct Unit {
     pub(crate) piece: Option<u32>,
 }
 
-/// Whether parts of a chunk can be decoded apart from each other in this encoding, unless its payload says otherwise.
-pub(crate) fn may_have_parts(encoding: Encoding) -> bool {
-    matches!(encoding, Encoding::Lz4 | Encoding::Stored | Encoding::Zeros)
+/// Whether parts of a chunk can be decoded apart from each other, unless its payload says otherwise.
+pub(crate) fn may_have_parts(table: &ChunkTable, chunk: u32) -> bool {
+    match table.encoding(chunk) {
+        Some(Encoding::Lz4 | Encoding::Stored | Encoding::Zeros) => true,
+        // What takes more room than it did before lies there as it is.
+        Some(Encoding::Zstd) => {
+            let packed = table.compressed_range(chunk).unwrap_or_default();
+            let original = table.original_range(chunk).unwrap_or_default();
+            packed.end - packed.start > original.end - original.start
+        }
+        _ => false,
+    }
 }
 
 /// The longest chunks that are decoded by one call, in bytes.
@@ -67,12 +76,12 @@ impl OneCall {
         chunk.end - chunk.start <= self.in_order
     }
 
-    /// Whether a chunk with this encoding is decoded by one call; its bytes are the original's.
-    fn is_for(self, chunk: &Range<u64>, encoding: Encoding) -> bool {
+    /// Whether a chunk is decoded by one call; its `bytes` are the original's.
+    fn is_for(self, table: &ChunkTable, chunk: u32, bytes: &Range<u64>) -> bool {
         // Parts begin where pieces do, if the chunk does.
-        let apart = chunk.start.is_multiple_of(PIECE_LEN) && may_have_parts(encoding);
+        let apart = bytes.start.is_multiple_of(PIECE_LEN) && may_have_parts(table, chunk);
         let longest = if apart { self.apart } else { self.in_order };
-        chunk.end - chunk.start <= longest
+        bytes.end - bytes.start <= longest
     }
 }
 
@@ -92,8 +101,7 @@ impl Unit {
         if !bytes.contains(&offset) {
             return None;
         }
-        let encoding = table.encoding(chunk)?;
-        if one_call.is_for(&bytes, encoding) || !in_pieces(chunk, &bytes) {
+        if one_call.is_for(table, chunk, &bytes) || !in_pieces(chunk, &bytes) {
             return Some((Self { chunk, piece: None }, bytes));
         }
         Some(match piece_number(&bytes, offset) {

@@ -59,6 +59,7 @@ enum Decoder {
     Zstd(zstd::Decoder),
     Snappy(snappy::Decoder),
     Brotli(brotli::Decoder),
+    RawBlocks(zstd::RawBlocks),
     Stored(stored::Decoder),
     Zeros(stored::Zeros),
 }
@@ -93,6 +94,30 @@ impl Stream {
             zeros: true,
             decoder,
         })
+    }
+
+    /// A stream of a payload that holds its bytes as they are, although its encoding is one that compresses. Like that of what is
+    /// stored it takes no memory and goes on from anywhere. `None` if the payload is none, by its length and its first bytes.
+    ///
+    /// # Errors
+    /// The source's.
+    pub(crate) fn without_decoder(
+        encoding: Encoding,
+        payload: &dyn Payload,
+        announced: u64,
+    ) -> Result<Option<Self>> {
+        let blocks = match encoding {
+            Encoding::Zstd => zstd::RawBlocks::find(payload, announced)?,
+            _ => None,
+        };
+        Ok(blocks.map(|blocks| Self {
+            encoding,
+            announced,
+            position: 0,
+            ended: false,
+            zeros: true,
+            decoder: Decoder::RawBlocks(blocks),
+        }))
     }
 
     /// A stream of as many zeros as are announced, whatever the payload, which encodes them.
@@ -182,6 +207,7 @@ impl Stream {
         }
         let moved = match &mut self.decoder {
             Decoder::Lz4(decoder) => decoder.seek(payload, offset)?,
+            Decoder::RawBlocks(decoder) => Some(decoder.seek(offset)),
             Decoder::Stored(decoder) => Some(decoder.seek(offset)),
             Decoder::Zeros(decoder) => Some(decoder.seek(offset, self.announced)),
             Decoder::Zstd(_) | Decoder::Snappy(_) | Decoder::Brotli(_) => None,
@@ -212,6 +238,7 @@ impl Stream {
     pub(crate) fn branch(&self, bytes: &Range<u64>) -> Option<Self> {
         let decoder = match &self.decoder {
             Decoder::Lz4(decoder) => Decoder::Lz4(decoder.branch(bytes)?),
+            Decoder::RawBlocks(blocks) => Decoder::RawBlocks(blocks.at(bytes.start)),
             Decoder::Stored(_) => Decoder::Stored(stored::Decoder::at(bytes.start)),
             Decoder::Zeros(_) => Decoder::Zeros(stored::Zeros::at(bytes.start, self.announced)),
             Decoder::Zstd(_) | Decoder::Snappy(_) | Decoder::Brotli(_) => return None,
@@ -260,6 +287,7 @@ impl Stream {
             Decoder::Zstd(decoder) => decoder.decode(input, output),
             Decoder::Snappy(decoder) => decoder.decode(input, output),
             Decoder::Brotli(decoder) => decoder.decode(input, output),
+            Decoder::RawBlocks(decoder) => decoder.decode(input.payload(), output),
             Decoder::Stored(decoder) => decoder.decode(input, output),
             Decoder::Zeros(decoder) => Ok(decoder.decode(output)),
         }

@@ -3,6 +3,7 @@
 //! Readers take what the reference decoder takes in one call, several frames included, because worker threads and other
 //! writers may cut a chunk into them. Legacy frames, which no writer of the container ever made, are not compiled in.
 
+mod raw_blocks;
 mod stream;
 
 use std::cell::RefCell;
@@ -13,9 +14,10 @@ use zstd::zstd_safe::{
 };
 
 use super::{Settings, cannot_encode, damaged, larger_than, shorter};
-use crate::error::{ErrorKind, Result};
-use crate::format::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Codec, Encoding};
 
+pub(super) use self::raw_blocks::RawBlocks;
 pub(super) use self::stream::Decoder;
 
 /// The first four bytes of a frame that carries data; skippable frames have others, and tell the wrong size.
@@ -42,6 +44,13 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
         Err(TOO_SMALL) => Err(larger_than(Codec::Zstd, len as u64)),
         Err(error) => Err(damaged(Codec::Zstd, error)),
     }
+}
+
+fn unstreamable() -> Error {
+    ErrorKind::Unstreamable {
+        codec: Encoding::Zstd,
+    }
+    .into()
 }
 
 pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {

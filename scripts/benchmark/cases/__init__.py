@@ -13,6 +13,7 @@ CASES = {
     "sequential-user": sequential.as_ordinary_user,
     "large-chunks": sequential.large_chunks,
     "disk-image": sequential.disk_image,
+    "noise": sequential.noise,
     "busy-reader": sequential.busy_reader,
     "random-zstd": random_reads.against_peers("zstd"),
     "random-lz4": random_reads.against_peers("lz4"),

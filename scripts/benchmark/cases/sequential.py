@@ -6,7 +6,7 @@ import machine
 import mounts
 import rounds
 from reading import load, peers, plain, ratarmount, reading, sequential, warpfs
-from report import mebibytes, megabytes, megabytes_per_second, milliseconds, seconds
+from report import mebibytes, megabytes, megabytes_per_second, milliseconds, per_second, seconds
 
 # Without a size: what pack makes of it by itself.
 CHUNKS = (None, "128K", "1M")
@@ -83,22 +83,47 @@ def large_chunks(bench, section):
 
 def disk_image(bench, section):
     """A file that is a hole for the most part, as disk images are."""
-    read = sequential(bench)
+    contenders = rounds.compare(bench, _special(
+        bench, sequential(bench), [("zstd", None), ("zstd", "4M"), ("lz4", None), ("lz4", "4M")],
+        lambda *how: bench.inputs.sparse_packed(bench.size, *how), bench.inputs.sparse_image(bench.size),
+        bench.inputs.sparse_directory(bench.size)))
+    _table(section, contenders)
+    _targets(section, "a disk image", [each for each in contenders if each.ours], contenders, 1)
+
+
+def noise(bench, section):
+    """Data that does not compress, in order and at random."""
+    ways = [("zstd", None), ("zstd", "1M"), ("zstd", "4M"), ("zstd", "16M"), ("lz4", "4M")]
+    at_random = load(bench, "--pattern", "random", "--apart", 128 << 10, "--reads", 500 if bench.quick else 2000)
+    in_order, random = (
+        rounds.compare(bench, _special(
+            bench, read, ways, bench.inputs.noise_packed, bench.inputs.noise_image(), bench.inputs.noise_directory()))
+        for read in (sequential(bench), at_random)
+    )
+    random = {each.name: each.median["reads"] for each in random}
+    section.table(["mount", "file", "rate", "CPU", "random 4 KiB"], [
+        [each.name, megabytes(each.size), megabytes_per_second(each.median["rate"]), seconds(each.median["cpu"]),
+         per_second(random[each.name])]
+        for each in in_order
+    ])
+    _targets(section, "noise", [each for each in in_order if each.ours], in_order, 1)
+
+
+def _special(bench, read, ways, packed, image, plain_directory):
+    """An input of its own: packed by warpfs in these ways, in an image for the others, and as it is."""
     ours = []
-    for codec, chunk_size in (("zstd", None), ("zstd", "4M"), ("lz4", None), ("lz4", "4M")):
-        directory = bench.inputs.sparse_packed(bench.size, codec, chunk_size)
+    for codec, chunk_size in ways:
+        directory = packed(codec, chunk_size)
         ours.append(reading(
             bench, f"warpfs {codec} {chunk_size or 'default'}", directory,
             lambda directory=directory: mounts.warpfs(bench, directory), read, ours=True))
-    image, directory = bench.inputs.sparse_image(bench.size), bench.inputs.sparse_directory(bench.size)
-    others = [
+    return [
+        *ours,
         reading(bench, "squashfs zstd 128K", image, lambda: mounts.kernel(bench, "squashfs", image), read),
         reading(bench, "squashfuse zstd 128K", image, lambda: mounts.squashfuse(bench, image), read),
-        reading(bench, "limit: the plain file", directory, lambda: mounts.plain(directory), read, aside=True),
+        reading(
+            bench, "limit: the plain file", plain_directory, lambda: mounts.plain(plain_directory), read, aside=True),
     ]
-    contenders = rounds.compare(bench, [*ours, *others])
-    _table(section, contenders)
-    _targets(section, "a disk image", ours, contenders, 1)
 
 
 def busy_reader(bench, section):

@@ -8,18 +8,18 @@ use std::sync::{Mutex, PoisonError};
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
 
-use super::FRAME_MAGIC;
+use super::{FRAME_MAGIC, unstreamable};
 use crate::codec::damaged;
 use crate::codec::stream::{Input, Payload, STEP_LEN, beginning};
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Codec, Encoding};
+use crate::error::{Error, Result};
+use crate::format::Codec;
 
 /// A frame header's longest form, in bytes: RFC 8878, section 3.1.1.1.
-const HEADER_LEN: usize = 18;
+pub(super) const HEADER_LEN: usize = 18;
 /// The sixteen magic numbers of skippable frames, but for the four lowest bits.
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 /// The most bytes a block decodes to, or takes.
-const BLOCK_LEN: u64 = 128 << 10;
+pub(super) const BLOCK_LEN: u64 = 128 << 10;
 /// The largest window the reference decoder streams, as a power of two.
 const WINDOW_LOG_MAX: u32 = 31;
 /// The smallest window it works with, in bytes.
@@ -153,18 +153,21 @@ fn idle_context(promised: u64) -> Option<DCtx<'static>> {
 }
 
 /// What a frame's header says of the memory it takes to decode it.
-struct Frame {
+pub(super) struct Frame {
     /// In bytes.
-    window_len: u64,
+    pub(super) header_len: usize,
+    /// In bytes.
+    pub(super) window_len: u64,
     /// In bytes, if it is told.
-    content_len: Option<u64>,
+    pub(super) content_len: Option<u64>,
     /// Whether a checksum over the content follows.
     checksum: bool,
+    descriptor: u8,
 }
 
 impl Frame {
     /// Reads a header, which begins `bytes`; `None` if it is none.
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let (&descriptor, mut rest) = bytes.strip_prefix(&FRAME_MAGIC)?.split_first()?;
         let mut number = |len: usize| {
             let (taken, behind) = rest.split_at_checked(len)?;
@@ -191,10 +194,18 @@ impl Frame {
             _ => Some(number(8)?),
         };
         Some(Self {
+            header_len: bytes.len() - rest.len(),
             window_len: window_len.or(content_len)?,
             content_len,
             checksum: descriptor & 4 != 0,
+            descriptor,
         })
+    }
+
+    /// Whether there is nothing to it but its blocks: no dictionary, no checksum, no bit that has no meaning yet, and no window that the
+    /// reference decoder refuses.
+    pub(super) fn is_plain(&self) -> bool {
+        self.descriptor & 0b1111 == 0 && self.window_len <= 1 << WINDOW_LOG_MAX
     }
 
     /// The most memory that it takes to decode the frame a piece at a time, in bytes: what
@@ -222,13 +233,6 @@ fn refused(detail: impl ToString) -> Error {
     damaged(Codec::Zstd, detail)
 }
 
-fn unstreamable() -> Error {
-    ErrorKind::Unstreamable {
-        codec: Encoding::Zstd,
-    }
-    .into()
-}
-
 #[cfg(test)]
 mod tests {
     use zstd::zstd_safe::{CCtx, CParameter};
@@ -237,6 +241,7 @@ mod tests {
     use crate::codec::Stream;
     use crate::codec::stream::Appetite;
     use crate::codec::stream::tests::InMemory;
+    use crate::error::ErrorKind;
 
     /// Frames that use their windows.
     fn frame(input: &[u8], window_log: u32, sized: bool) -> Vec<u8> {

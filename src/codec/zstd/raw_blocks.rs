@@ -1,0 +1,215 @@
+//! Zstandard frames of raw blocks alone, which is what becomes of data that does not compress: pictures, films, what is packed or
+//! encrypted already. It lies in the payload as it is, behind a header of three bytes every 128 KiB, so any of it can be had without
+//! what lies before it, and without the copy out of a decoder's window.
+//!
+//! Such a frame is known by its beginning and its length: as many blocks as it takes to hold the chunk if all but the last are as long
+//! as the first leave room for nothing else. What each block says of itself is looked at when it is come to; a frame whose blocks are
+//! of other lengths after all is left to the decoder for whole chunks.
+
+use super::stream::{BLOCK_LEN, Frame, HEADER_LEN};
+use super::unstreamable;
+use crate::codec::stream::{Payload, beginning};
+use crate::error::Result;
+
+/// The length of a block's header, in bytes: RFC 8878, section 3.1.1.2.
+const BLOCK_HEADER_LEN: usize = 3;
+
+/// A frame of raw blocks being handed out.
+#[derive(Clone)]
+pub(in crate::codec) struct RawBlocks {
+    /// Where the first block's header lies in the payload.
+    first: u64,
+    /// The length of every block but the last, in bytes.
+    block_len: u64,
+    /// The chunk's original size, in bytes.
+    announced: u64,
+    position: u64,
+}
+
+impl RawBlocks {
+    /// Such a frame at its beginning; `None` if the payload is none.
+    ///
+    /// # Errors
+    /// The source's.
+    pub(in crate::codec) fn find(payload: &dyn Payload, announced: u64) -> Result<Option<Self>> {
+        if payload.len() <= announced {
+            return Ok(None);
+        }
+        let (bytes, len) = beginning::<{ HEADER_LEN + BLOCK_HEADER_LEN }>(payload)?;
+        Ok(Self::parse(
+            bytes.get(..len).unwrap_or_default(),
+            payload.len(),
+            announced,
+        ))
+    }
+
+    fn parse(bytes: &[u8], payload_len: u64, announced: u64) -> Option<Self> {
+        let frame = Frame::parse(bytes).filter(Frame::is_plain)?;
+        if frame.content_len.is_some_and(|len| len != announced) {
+            return None;
+        }
+        let block_header = bytes.get(frame.header_len..)?.first_chunk()?;
+        let block_len = u64::from(number(*block_header) >> 3);
+        if block_len == 0 || block_len > BLOCK_LEN.min(frame.window_len) {
+            return None;
+        }
+        let blocks = Self {
+            first: frame.header_len as u64,
+            block_len,
+            announced,
+            position: 0,
+        };
+        let is_raw = number(*block_header) == blocks.header_at(0);
+        let headers = announced
+            .div_ceil(block_len)
+            .checked_mul(BLOCK_HEADER_LEN as u64)?;
+        let end = blocks.first.checked_add(headers)?.checked_add(announced)?;
+        (is_raw && end == payload_len).then_some(blocks)
+    }
+
+    /// The same frame from another place in the chunk on.
+    pub(in crate::codec) fn at(&self, position: u64) -> Self {
+        Self {
+            position,
+            ..self.clone()
+        }
+    }
+
+    pub(in crate::codec) fn seek(&mut self, offset: u64) -> u64 {
+        self.position = offset;
+        offset
+    }
+
+    /// As all decoders' `decode`.
+    pub(in crate::codec) fn decode(
+        &mut self,
+        payload: &dyn Payload,
+        output: &mut [u8],
+    ) -> Result<usize> {
+        let mut filled = 0;
+        while filled < output.len() && self.position < self.announced {
+            let index = self.position / self.block_len;
+            let start = index * self.block_len;
+            let end = self.announced.min(start + self.block_len);
+            let place = self.first + start + index * BLOCK_HEADER_LEN as u64;
+            let mut header = [0; BLOCK_HEADER_LEN];
+            payload.read_at(place, &mut header)?;
+            if number(header) != self.header_at(start) {
+                return Err(unstreamable());
+            }
+            let rest = output.get_mut(filled..).unwrap_or_default();
+            let length = ((end - self.position) as usize).min(rest.len());
+            let wanted = rest.get_mut(..length).unwrap_or_default();
+            let within = self.position - start;
+            payload.read_at(place + BLOCK_HEADER_LEN as u64 + within, wanted)?;
+            self.position += length as u64;
+            filled += length;
+        }
+        Ok(filled)
+    }
+
+    /// The header of the block that begins at `start` of the chunk: its length above a type, which is 0, and a bit that says whether it
+    /// is the last.
+    fn header_at(&self, start: u64) -> u32 {
+        let len = self.block_len.min(self.announced.saturating_sub(start));
+        let is_last = self.announced.saturating_sub(start) <= self.block_len;
+        // It has 17 bits at most.
+        (len as u32) << 3 | u32::from(is_last)
+    }
+}
+
+fn number([low, middle, high]: [u8; BLOCK_HEADER_LEN]) -> u32 {
+    u32::from_le_bytes([low, middle, high, 0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::stream::tests::InMemory;
+    use crate::codec::{Settings, Stream, encode};
+    use crate::error::ErrorKind;
+    use crate::format::{Codec, Encoding};
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut number = 7_u64;
+        let words = (0..len.div_ceil(8)).flat_map(|_| {
+            number ^= number << 13;
+            number ^= number >> 7;
+            number ^= number << 17;
+            number.to_le_bytes()
+        });
+        words.take(len).collect()
+    }
+
+    fn packed(input: &[u8]) -> Vec<u8> {
+        let settings = Settings {
+            zstd_level: 3,
+            zstd_threads: 0,
+            brotli_quality: 5,
+            lz4_thoroughness: None,
+        };
+        let mut payload = Vec::new();
+        encode(Codec::Zstd, input, &settings, &mut payload).unwrap();
+        payload
+    }
+
+    fn find(payload: &[u8], announced: usize) -> Option<RawBlocks> {
+        RawBlocks::find(&InMemory::new(payload), announced as u64).unwrap()
+    }
+
+    #[test]
+    fn noise_is_handed_out_from_anywhere_as_it_was_packed() {
+        for len in [1, 1000, 128 << 10, (128 << 10) + 1, (2 << 20) - 1, 3 << 20] {
+            let input = noise(len);
+            let payload = InMemory::new(packed(&input));
+            let blocks = RawBlocks::find(&payload, len as u64).unwrap().unwrap();
+            for start in [0, 1, len / 2, len - 1, (128 << 10) - 3, 256 << 10] {
+                let start = start.min(len);
+                for wanted in [1, 5000, 300_000, len] {
+                    let mut output = vec![0; wanted];
+                    let mut from = blocks.at(start as u64);
+                    let filled = from.decode(&payload, &mut output).unwrap();
+                    assert_eq!(filled, wanted.min(len - start), "{len} {start}");
+                    assert!(output[..filled] == input[start..start + filled]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_anywhere_or_has_a_checksum_is_no_such_frame() {
+        let mut input = noise(1 << 20);
+        let payload = packed(&input);
+        assert!(find(&payload, input.len()).is_some());
+        assert!(find(&payload, input.len() - 1).is_none());
+        assert!(find(&payload[..payload.len() - 1], input.len()).is_none());
+        let with_checksum = {
+            let mut payload = [&payload[..], &[0; 4]].concat();
+            payload[4] |= 4;
+            payload
+        };
+        assert!(find(&with_checksum, input.len()).is_none());
+        input[700_000..800_000].fill(7);
+        assert!(find(&packed(&input), input.len()).is_none());
+        assert!(find(&[], 0).is_none());
+    }
+
+    #[test]
+    fn a_frame_of_blocks_of_other_lengths_is_left_to_the_decoder_for_whole_chunks() {
+        // Of three raw blocks, of 4, 5 and 3 bytes instead of 4 each; no content size, a window of 1 KiB.
+        let mut payload = [&super::super::FRAME_MAGIC[..], &[0, 0]].concat();
+        for (last, bytes) in [(0, &b"abcd"[..]), (0, b"efghi"), (1, b"jkl")] {
+            payload.extend([(bytes.len() << 3) as u8 | last, 0, 0]);
+            payload.extend(bytes);
+        }
+        let mut output = [0; 12];
+        super::super::decode_into(&payload, &mut output).unwrap();
+        assert_eq!(&output, b"abcdefghijkl");
+        let payload = InMemory::new(payload);
+        let mut stream = Stream::without_decoder(Encoding::Zstd, &payload, 12)
+            .unwrap()
+            .unwrap();
+        let error = stream.decode(&payload, &mut output).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unstreamable { .. }));
+    }
+}
