@@ -82,14 +82,18 @@ impl<'a> Pieces<'a> {
         Stream::memory(codec, &InMemory(payload), announced)
     }
 
-    /// Starts at the beginning of a chunk of `announced` bytes.
+    /// Starts at the beginning of a chunk of `announced` bytes; without a decoder if it can be, and is wanted `plain`.
     ///
     /// # Errors
     /// The payload begins like none, or claims another length.
-    pub fn open(codec: Encoding, payload: &'a [u8], announced: u64) -> Result<Self> {
+    pub fn open(codec: Encoding, payload: &'a [u8], announced: u64, plain: bool) -> Result<Self> {
         let payload = InMemory(payload);
         codec::check_payload_len(codec, payload.len(), announced)?;
-        let stream = match Stream::without_decoder(codec, &payload, announced)? {
+        let found = match plain {
+            true => Stream::of_what_lies_as_it_is(codec, &payload, announced)?,
+            false => None,
+        };
+        let stream = match found {
             Some(stream) => stream,
             None => Stream::open(codec, &payload, announced)?,
         };

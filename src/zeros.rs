@@ -13,7 +13,7 @@ use crate::format::Encoding;
 const FRAME: u64 = 64;
 
 /// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
-const MOST_SIZES: usize = 16;
+const MOST_SIZES: usize = 4;
 
 /// The payloads of chunks of zeros, by how they are encoded and the chunks' original size in bytes.
 #[derive(Debug, Default)]

@@ -127,36 +127,77 @@ fn a_zstd_chunk_of_noise_is_entered_anywhere() {
         for at in [15 * MIB, 3 * MIB + 77, 9 * MIB] {
             assert!(read(&file, at, 4096).unwrap() == original[at..at + 4096]);
         }
-        assert!(decoded(&mounted) <= 4 * PIECE, "{}", decoded(&mounted));
+        let decoded = decoded(&mounted);
+        assert!(decoded <= 4 * PIECE, "{chunk_size}: {decoded}");
         assert!(fs::read(mounted.path("x")).unwrap() == original);
     }
 }
 
-#[test]
-fn a_zstd_frame_of_raw_blocks_of_other_lengths_than_its_first_tells_reads_right() {
-    // As many blocks, and as many bytes, as if all were as long as the first.
-    let original = noise(3 * MIB);
-    let mut lengths = vec![64 << 10; 48];
-    lengths[20..23].copy_from_slice(&[96 << 10, 0, 96 << 10]);
-    let mut payload = [&0xFD2F_B528_u32.to_le_bytes()[..], &[0xa0]].concat();
+/// A Zstandard frame of raw blocks of these lengths, with a window of 128 KiB.
+fn raw_blocks(original: &[u8], lengths: &[usize]) -> Vec<u8> {
+    let mut payload = [&0xFD2F_B528_u32.to_le_bytes()[..], &[0x80, 7 << 3]].concat();
     payload.extend((original.len() as u32).to_le_bytes());
-    let mut rest = &original[..];
+    let mut rest = original;
     for (number, &length) in lengths.iter().enumerate() {
         let (block, behind) = rest.split_at(length);
-        let header = (length << 3 | usize::from(number == 47)) as u32;
+        let header = (length << 3 | usize::from(number + 1 == lengths.len())) as u32;
         payload.extend(&header.to_le_bytes()[..3]);
         payload.extend(block);
         rest = behind;
     }
+    payload
+}
+
+#[test]
+fn a_zstd_frame_of_raw_blocks_of_other_lengths_than_its_first_tells_reads_right() {
+    // As many blocks, and as many bytes, as if all were as long as the first; and where those would begin, what looks like them.
+    let block = 64 << 10;
+    let mut original = noise(6 * MIB);
+    let mut lengths = vec![block; 96];
+    lengths[1..4].copy_from_slice(&[2 * block, 0, block]);
+    let header = ((block << 3) as u32).to_le_bytes();
+    original[2 * block..][..3].copy_from_slice(&header[..3]);
+    let payload = raw_blocks(&original, &lengths);
     let source = tempfile::tempdir().unwrap();
     write_container(&source.path().join("x.warp"), 1, &payload, original.len());
-    for at in [0, 21 * (64 << 10), 3 * MIB - 4096] {
-        let mounted = Mounted::new(source.path(), &[]);
+    for at in [2 * block, 0, block, 50 * block, 6 * MIB - 4096] {
+        // It does not fit in as a whole.
+        let mounted = Mounted::new(source.path(), &["--cache-size", "5M"]);
         let found = read(&open(&mounted), at, 4096).unwrap();
         assert!(found == original[at..at + 4096], "{at}");
         assert!(fs::read(mounted.path("x")).unwrap() == original);
         let logged = mounted.logged();
         assert!(!logged.contains("x.warp"), "{logged}");
+    }
+}
+
+#[test]
+fn damage_to_the_length_of_a_raw_block_spares_the_pieces_before_it_and_other_chunks() {
+    let original = noise(4 * MIB);
+    let block = 128 << 10;
+    for (chunk_size, chunk) in [("4M", 4 * MIB), ("512K", MIB / 2)] {
+        let source = packed(&original, "zstd", chunk_size);
+        let path = source.path().join("x.warp");
+        let mut bytes = fs::read(&path).unwrap();
+        // The header of the fourth block, which begins the last piece of a chunk of 512 KiB.
+        let third = &original[3 * block - 16..3 * block];
+        let mut windows = bytes.windows(third.len());
+        let place = windows.position(|window| window == third).unwrap() + third.len();
+        bytes[place + 1] ^= 0x10;
+        fs::write(&path, bytes).unwrap();
+        let mounted = Mounted::new(source.path(), &[]);
+        let file = open(&mounted);
+        for _ in 0..2 {
+            let damaged = read(&file, chunk.min(MIB) - 4096, 4096);
+            assert_eq!(errno(damaged), Some(EIO), "{chunk_size}");
+            let spared = if chunk > MIB { 0 } else { chunk };
+            for at in [spared, spared + block] {
+                assert!(read(&file, at, 4096).unwrap() == original[at..at + 4096]);
+            }
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        }
+        let logged = mounted.logged();
+        assert_eq!(logged.matches("x.warp: chunk 0").count(), 1, "{logged}");
     }
 }
 

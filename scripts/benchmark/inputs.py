@@ -71,7 +71,7 @@ class Inputs:
                     file.write(data.read(256 << 10))
                 file.truncate(size)
 
-        return self._once(f"sparse-{size >> 30}G", make)
+        return self._once(f"holes-{size >> 20}M", make)
 
     def sparse_packed(self, size, codec="zstd", chunk_size=None):
         """The directory of such a file packed by warpfs."""
@@ -79,14 +79,14 @@ class Inputs:
             target.mkdir()
             self.pack(self.sparse(size), target / "data.tar.warp", codec, chunk_size)
 
-        return self._once(f"warpfs-sparse-{size >> 30}G-{codec}-{chunk_size or 'default'}", make)
+        return self._once(f"warpfs-holes-{size >> 20}M-{codec}-{chunk_size or 'default'}", make)
 
     def sparse_image(self, size):
         """A squashfs image of it."""
         def make(target):
             machine.run(*squashfs_command("zstd", "128K", self.sparse_directory(size), target))
 
-        return self._once(f"sparse-{size >> 30}G.img", make)
+        return self._once(f"holes-{size >> 20}M.img", make)
 
     def noise_directory(self):
         """The directory of a file as large as the input that does not compress."""

@@ -39,8 +39,9 @@ pub(crate) struct Contents {
     pub(super) record: Option<Record>,
     /// The payloads of chunks of zeros, as far as they are known.
     pub(super) zeros: ZeroPayloads,
-    /// The chunk that was last seen to have one.
+    /// The chunks that were last seen to have one, and to have none though it is as long.
     pub(super) last_zeros: AtomicU64,
+    pub(super) last_unlike_zeros: AtomicU64,
     /// The file these contents were read from.
     pub(crate) identity: Identity,
     beginning: Option<Beginning>,
@@ -92,6 +93,7 @@ impl Contents {
             record: outline.record,
             zeros: ZeroPayloads::default(),
             last_zeros: AtomicU64::new(u64::MAX),
+            last_unlike_zeros: AtomicU64::new(u64::MAX),
             identity: outline.identity,
             beginning: outline.beginning,
             reported: Mutex::default(),

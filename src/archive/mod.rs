@@ -220,9 +220,6 @@ impl Archive {
     /// As [`Archive::read_payload`], and those of a payload that begins like none.
     pub(crate) fn stream_memory(&self, chunk: u32, apart: bool) -> Result<Option<u64>> {
         self.with_payload(chunk, |payload, announced| {
-            if self.plain_stream(chunk, payload, announced)?.is_some() {
-                return Ok(Some(0));
-            }
             let encoding = self.encoding(chunk)?;
             if Stream::checks_content(encoding, payload)?
                 || (apart && !Stream::has_parts(encoding, payload, PIECE_LEN)?)
@@ -239,28 +236,37 @@ impl Archive {
     /// As [`Archive::stream_memory`].
     pub(crate) fn open_stream(&self, chunk: u32) -> Result<Stream> {
         self.with_payload(chunk, |payload, announced| {
-            match self.plain_stream(chunk, payload, announced)? {
-                Some(stream) => Ok(stream),
-                None => Stream::open(self.encoding(chunk)?, payload, announced),
-            }
+            Stream::open(self.encoding(chunk)?, payload, announced)
         })
     }
 
-    /// A stream that needs no decoder, if the chunk is one for it. Of what is far away, a payload's first bytes are fetched with what
-    /// follows them, and a bit at a time would be many requests.
-    fn plain_stream(
-        &self,
-        chunk: u32,
-        payload: &ChunkPayload<'_>,
-        announced: u64,
-    ) -> Result<Option<Stream>> {
+    /// A stream of a chunk that needs no decoder and no memory and goes on from anywhere, although its encoding is one that compresses:
+    /// it is known to be zeros, or lies there as it is. `None` if it is none of these. Unless it `may_wait`, only what is at hand is
+    /// read to find out; of what is far away, nothing is.
+    ///
+    /// # Errors
+    /// As [`Archive::decode`].
+    pub(crate) fn plain_stream(&self, chunk: u32, may_wait: bool) -> Result<Option<Stream>> {
         if self.distant().is_some() {
             return Ok(None);
         }
-        match self.needs_no_decoder(chunk)? {
-            true => Ok(Some(Stream::of_zeros(announced))),
-            false => Stream::without_decoder(self.encoding(chunk)?, payload, announced),
-        }
+        let is_zeros = self.needs_no_decoder(chunk)?;
+        let encoding = self.encoding(chunk)?;
+        self.with_payload(chunk, |payload, announced| {
+            if is_zeros {
+                return Ok(Some(Stream::of_zeros(announced)));
+            }
+            let at_hand = AtHand::of(payload);
+            let found = Stream::of_what_lies_as_it_is(encoding, &at_hand, announced);
+            if !at_hand.missed() {
+                return found;
+            }
+            if !may_wait {
+                return Ok(None);
+            }
+            self.will_read(&payload.range);
+            Stream::of_what_lies_as_it_is(encoding, payload, announced)
+        })
     }
 
     /// Moves a chunk's stream towards `offset`, in bytes from the chunk's beginning, as far as nothing has to be decoded for

@@ -34,7 +34,7 @@ pub(crate) struct Unit {
 pub(crate) fn may_have_parts(table: &ChunkTable, chunk: u32) -> bool {
     match table.encoding(chunk) {
         Some(Encoding::Lz4 | Encoding::Stored | Encoding::Zeros) => true,
-        // What takes more room than it did before lies there as it is.
+        // What takes more room than it did before may lie there as it is.
         Some(Encoding::Zstd) => {
             let packed = table.compressed_range(chunk).unwrap_or_default();
             let original = table.original_range(chunk).unwrap_or_default();

@@ -58,10 +58,21 @@ impl Archive {
 
     /// Takes notice that a payload is one of so many zeros.
     pub(crate) fn learn_zeros(&self, encoding: Encoding, payload: &[u8], original_size: u64) {
-        if may_be_zeros(encoding, payload.len() as u64, original_size) {
+        // What is stored as zeros needs no payload.
+        let is_encoded = encoding != Encoding::Zeros;
+        if is_encoded && may_be_zeros(encoding, payload.len() as u64, original_size) {
             let payload = ZeroPayload::of(payload);
             self.contents.zeros.learn(encoding, original_size, payload);
         }
+    }
+
+    /// Whether a chunk's payload is short enough to be one of zeros.
+    ///
+    /// # Errors
+    /// There is no such chunk.
+    pub(crate) fn may_be_zeros(&self, chunk: u32) -> Result<bool> {
+        let [len, original_size] = self.sizes(chunk);
+        Ok(may_be_zeros(self.encoding(chunk)?, len, original_size))
     }
 
     /// Whether a chunk is zeros, by its payload; `None` if only decoding can tell.
@@ -69,6 +80,14 @@ impl Archive {
     /// # Errors
     /// As [`Archive::read_payload`].
     pub(crate) fn is_zeros(&self, chunk: u32) -> Result<Option<bool>> {
+        self.is_zeros_by(chunk, &mut [0; STEP_LEN])
+    }
+
+    /// As [`Archive::is_zeros`], with room to read the payload to, so that it is read at once if it fits.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn is_zeros_by(&self, chunk: u32, room: &mut [u8]) -> Result<Option<bool>> {
         let encoding = self.encoding(chunk)?;
         if encoding == Encoding::Zeros {
             return Ok(Some(true));
@@ -86,10 +105,16 @@ impl Archive {
         if self.was_seen_to_be_zeros(chunk) {
             return Ok(Some(true));
         }
-        let is_it = self.payload_hash(chunk)? == known.hash;
-        if is_it {
-            self.contents.last_zeros.store(chunk.into(), Relaxed);
+        let contents = &self.contents;
+        if contents.last_unlike_zeros.load(Relaxed) == u64::from(chunk) {
+            return Ok(Some(false));
         }
+        let is_it = self.payload_hash(chunk, room)? == known.hash;
+        let last = match is_it {
+            true => &contents.last_zeros,
+            false => &contents.last_unlike_zeros,
+        };
+        last.store(chunk.into(), Relaxed);
         Ok(Some(is_it))
     }
 
@@ -98,9 +123,17 @@ impl Archive {
     /// # Errors
     /// As [`Archive::read_payload`].
     pub(crate) fn learn_zero_chunk(&self, chunk: u32) -> Result<()> {
-        if self.is_zeros(chunk)?.is_none() {
+        self.learn_zero_chunk_by(chunk, &mut [0; STEP_LEN])
+    }
+
+    /// As [`Archive::learn_zero_chunk`], with room to read the payload to.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn learn_zero_chunk_by(&self, chunk: u32, room: &mut [u8]) -> Result<()> {
+        if self.is_zeros_by(chunk, room)?.is_none() {
             let [len, original_size] = self.sizes(chunk);
-            let hash = self.payload_hash(chunk)?;
+            let hash = self.payload_hash(chunk, room)?;
             let payload = ZeroPayload { len, hash };
             let zeros = &self.contents.zeros;
             zeros.learn(self.encoding(chunk)?, original_size, payload);
@@ -133,14 +166,13 @@ impl Archive {
         })
     }
 
-    fn payload_hash(&self, chunk: u32) -> Result<blake3::Hash> {
+    fn payload_hash(&self, chunk: u32, room: &mut [u8]) -> Result<blake3::Hash> {
         self.with_payload(chunk, |payload, _| {
             let mut hasher = blake3::Hasher::new();
-            let mut step = [0; STEP_LEN];
             let mut offset = 0;
-            while offset < payload.len() {
-                let length = (payload.len() - offset).min(STEP_LEN as u64);
-                let step = step.get_mut(..length as usize).unwrap_or_default();
+            while offset < payload.len() && !room.is_empty() {
+                let length = (payload.len() - offset).min(room.len() as u64);
+                let step = room.get_mut(..length as usize).unwrap_or_default();
                 payload.read_at(offset, step)?;
                 hasher.update(step);
                 offset += length;

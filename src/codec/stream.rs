@@ -97,11 +97,12 @@ impl Stream {
     }
 
     /// A stream of a payload that holds its bytes as they are, although its encoding is one that compresses. Like that of what is
-    /// stored it takes no memory and goes on from anywhere. `None` if the payload is none, by its length and its first bytes.
+    /// stored it takes no memory and goes on from anywhere. `None` if the payload is none, for which a few bytes are read of each of
+    /// its blocks.
     ///
     /// # Errors
     /// The source's.
-    pub(crate) fn without_decoder(
+    pub(crate) fn of_what_lies_as_it_is(
         encoding: Encoding,
         payload: &dyn Payload,
         announced: u64,

@@ -13,7 +13,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use super::Shared;
 use super::alone::Alone;
@@ -21,11 +21,17 @@ use crate::archive::{PIECE_LEN, Unit, may_have_parts, piece_bytes, piece_count};
 use crate::cache::Mark;
 use crate::codec::Stream;
 use crate::error::{ErrorKind, Result};
+use crate::format::Encoding;
 use crate::memory::{Buffer, Urgency};
 use crate::zeros::is_zero;
 
 /// The longest chunk that is looked through when its first byte is wanted, in bytes: some 4,000 blocks, 3 ms.
 const LOOKED_THROUGH_AT_MOST: u64 = 256 << 20;
+
+/// The longest chunk that is decoded to see whether it is zeros, in bytes: as long as any writer makes them by itself, some 4 ms.
+const LEARNED_FROM_AT_MOST: u64 = 32 << 20;
+/// How many chunks of a file are, at most.
+const MOST_LESSONS: u32 = 8;
 
 /// What comes of looking through a chunk.
 enum Found {
@@ -45,6 +51,8 @@ pub(super) struct Branching {
     refused: AtomicBool,
     /// The last chunk that could not be looked through, or not without waiting.
     passed_over: AtomicU64,
+    /// How many chunks may yet be decoded to see whether they are zeros.
+    lessons: AtomicU32,
 }
 
 impl Default for Branching {
@@ -52,6 +60,7 @@ impl Default for Branching {
         Self {
             refused: AtomicBool::new(false),
             passed_over: AtomicU64::new(u64::MAX),
+            lessons: AtomicU32::new(MOST_LESSONS),
         }
     }
 }
@@ -61,8 +70,8 @@ impl Shared {
     /// chunk is looked through for that; one that no single call decodes, as far as it takes no waiting.
     pub(super) fn prepare_branch(&self, chunk: u32, bytes: &Range<u64>) -> bool {
         // What is wrong with it is told to who reads it.
-        let is_zeros = self.archive.needs_no_decoder(chunk).unwrap_or(false);
-        if !is_zeros && !self.has_branches(chunk) {
+        let is_zeros = || self.archive.needs_no_decoder(chunk).unwrap_or(false);
+        if !self.has_branches(chunk) && !is_zeros() {
             return false;
         }
         let within = self.within(chunk, bytes);
@@ -118,34 +127,66 @@ impl Shared {
             return Ok(Found::Nothing);
         }
         self.check_whole(chunk)?;
-        let memory = self.stream_memory(chunk)?;
         let budget = self.engine.cache.budget();
         let make_room = || self.engine.make_room();
-        let scratch = match self.archive.is_zeros(chunk)? {
-            Some(_) => 0,
-            None => PIECE_LEN as usize,
-        };
+        let key = self.chunk_key(chunk);
+        // Of a short one, all would be read if it were decoded whole.
+        let may_wait = self.is_short(chunk);
+        if let Some(plain) = self.archive.plain_stream(chunk, may_wait)? {
+            if let Some(([], room)) =
+                budget.acquire_beside([], 0, Urgency::Speculation, make_room)?
+            {
+                self.engine.streams.keep(key, plain, room);
+            }
+            return Ok(Found::Parts);
+        }
+        if self.archive.encoding(chunk)? == Encoding::Zstd {
+            // What is compressed has to be decoded from front to back, which says nothing of other chunks.
+            return Ok(match may_wait {
+                true => Found::NoParts,
+                false => Found::Nothing,
+            });
+        }
+        let memory = self.stream_memory(chunk)?;
+        let learn = self.wants_to_learn(chunk);
+        let scratch = if learn { PIECE_LEN as usize } else { 0 };
         let room = budget.acquire_beside([scratch], memory, Urgency::Speculation, make_room)?;
         let Some(([mut scratch], room)) = room else {
             return Ok(Found::Nothing);
         };
         let mut stream = self.archive.open_stream(chunk)?;
-        // Of a short one, all would be read if it were decoded whole.
-        let may_wait = self.is_short(chunk);
         if !self.archive.survey_stream(chunk, &mut stream, may_wait)? {
             return Ok(Found::Nothing);
         }
         if stream.branch(&(0..0)).is_none() {
             return Ok(Found::NoParts);
         }
-        if !scratch.is_empty() {
-            self.learn_by_pieces(chunk, &stream, &mut scratch)?;
+        if learn
+            && self.learn_by_pieces(chunk, &stream, &mut scratch).is_ok()
+            && let Some(plain) = self.archive.plain_stream(chunk, may_wait)?
+        {
+            stream = plain;
         }
-        let key = self.chunk_key(chunk);
         self.engine.streams.keep(key, stream, room);
         // Who waits for memory may now take this decoder's.
         budget.announce();
         Ok(Found::Parts)
+    }
+
+    /// Whether it is worth finding out that a chunk is zeros, so that others that are like it are known. It takes as long as decoding
+    /// it, so it is done a few times for a file and no more.
+    fn wants_to_learn(&self, chunk: u32) -> bool {
+        let bytes = self.bytes(chunk);
+        bytes.end - bytes.start <= LEARNED_FROM_AT_MOST
+            && self
+                .archive
+                .is_zeros(chunk)
+                .is_ok_and(|known| known.is_none())
+            && self
+                .branching
+                .lessons
+                .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                .is_ok()
     }
 
     /// Finds out whether a chunk is zeros, up to the first piece that is not: no one decoder comes past all of them. For that the
@@ -180,10 +221,12 @@ impl Shared {
         unit: Unit,
         bytes: &Range<u64>,
     ) -> Result<Option<Arc<Buffer>>> {
-        if self.is_short(unit.chunk) && !self.prepare_branch(unit.chunk, bytes) {
+        let codec = self.archive.encoding(unit.chunk)?;
+        // A long one's decoder goes to where it is wanted by itself, if it can.
+        let stays = matches!(codec, Encoding::Zstd | Encoding::Snappy | Encoding::Brotli);
+        if (stays || self.is_short(unit.chunk)) && !self.prepare_branch(unit.chunk, bytes) {
             let now = self.unit_at(bytes.start);
             if now.is_some_and(|(now, _)| now.piece.is_none()) {
-                let codec = self.archive.encoding(unit.chunk)?;
                 return Err(ErrorKind::Unstreamable { codec }.into());
             }
             return Ok(None);
@@ -239,9 +282,7 @@ impl Shared {
     /// A decoder of its own for `bytes` of the original, which are a piece of a chunk or several. Who is `leaving` the chunk wants
     /// no other.
     pub(super) fn branch(&self, chunk: u32, bytes: &Range<u64>, leaving: bool) -> Option<Stream> {
-        if !self.may_branch(chunk) {
-            return None;
-        }
+        // Of what is far away there is none.
         let within = self.within(chunk, bytes);
         let streams = &self.engine.streams;
         streams.branch(self.chunk_key(chunk), &within, leaving)
@@ -374,6 +415,42 @@ mod tests {
         let stats = reader.shared.engine.stats();
         assert_eq!((stats.decoded_pieces, stats.cache_hits), (22, 0));
         assert_eq!(stats.decoded_bytes, 22 * PIECE as u64);
+    }
+
+    #[test]
+    fn a_chunk_of_zeros_of_which_a_piece_is_read_makes_all_that_are_like_it_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let (plain, path) = (directory.path().join("x"), directory.path().join("x.warp"));
+        let mut original = vec![0; 3 * CHUNK];
+        original[2 * CHUNK..].fill(1);
+        fs::write(&plain, &original).unwrap();
+        let options = PackOptions {
+            codec: Some(Codec::Lz4),
+            chunk_size: Some(CHUNK as u64),
+            ..PackOptions::default()
+        };
+        pack_file(&plain, &path, &options, Control::default()).unwrap();
+        let reader = open(&path, true);
+        let archive = &reader.shared.archive;
+        for offset in [2 * CHUNK, 0] {
+            assert_eq!(archive.is_zeros(1).unwrap(), None);
+            let (bytes, origin) = read(&reader, offset, 2 * PIECE);
+            assert!(bytes == original[offset..offset + 2 * PIECE]);
+            assert_eq!(origin, Origin::Straight);
+        }
+        let known = [0, 1, 2].map(|chunk| archive.is_zeros(chunk).unwrap());
+        assert_eq!(known, [Some(true), Some(true), Some(false)]);
+        let (bytes, origin) = read(&reader, CHUNK + 3 * PIECE, 2 * PIECE);
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert_eq!(origin, Origin::Straight);
+        // Not all of each such chunk is decoded to find out.
+        for _ in 0..10 {
+            reader.shared.wants_to_learn(1);
+        }
+        assert_eq!(
+            reader.shared.branching.lessons.load(Relaxed),
+            MOST_LESSONS - 2
+        );
     }
 
     #[test]

@@ -345,7 +345,7 @@ impl Shared {
         let began = Instant::now();
         self.archive.decode_on(chunk, stream, output)?;
         let took = began.elapsed();
-        if stream.was_all_zeros() {
+        if stream.was_all_zeros() && self.archive.distant().is_none() {
             // If its payload cannot be read again, another chunk's will be.
             let _ = self.archive.learn_zero_chunk(chunk);
         }

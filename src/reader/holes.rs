@@ -7,9 +7,10 @@
 
 use std::ops::Range;
 
-use super::Reader;
+use super::{Reader, Shared};
 use crate::archive::Record;
 use crate::error::{ErrorKind, Result};
+use crate::memory::{Buffer, Urgency};
 use crate::zeros::is_zero;
 
 impl Reader {
@@ -74,14 +75,18 @@ impl Reader {
     }
 
     fn is_hole(&self, chunk: u32, bytes: &Range<u64>) -> Result<bool> {
-        let archive = &self.shared.archive;
+        let (shared, archive) = (&self.shared, &self.shared.archive);
+        if !archive.may_be_zeros(chunk)? {
+            return Ok(false);
+        }
         let compare = || -> Result<bool> {
-            if let Some(known) = archive.is_zeros(chunk)? {
+            let known = archive.is_zeros_by(chunk, &mut shared.room_for_payload(chunk)?)?;
+            if let Some(known) = known {
                 return Ok(known);
             }
             let mut offset = bytes.start;
             while offset < bytes.end
-                && let Some(decoded) = self.shared.unit_holding(offset, |_| 0)?
+                && let Some(decoded) = shared.unit_holding(offset, |_| 0)?
             {
                 if !is_zero(&decoded.unit) {
                     return Ok(false);
@@ -89,7 +94,7 @@ impl Reader {
                 offset = decoded.bytes.end;
             }
             // Some of it may have been decoded before, and by several.
-            archive.learn_zero_chunk(chunk)?;
+            archive.learn_zero_chunk_by(chunk, &mut shared.room_for_payload(chunk)?)?;
             Ok(true)
         };
         match compare() {
@@ -100,6 +105,17 @@ impl Reader {
             }
             other => other,
         }
+    }
+}
+
+impl Shared {
+    /// Room to read a chunk's payload to at once: of what is far away, each step would be a request.
+    fn room_for_payload(&self, chunk: u32) -> Result<Buffer> {
+        let [length, _] = self.lengths(chunk);
+        let budget = self.engine.cache.budget();
+        let room = budget.acquire([length], Urgency::Demand, || self.engine.make_room())?;
+        let [room] = room.ok_or(ErrorKind::Cancelled)?;
+        Ok(room)
     }
 }
 
@@ -189,11 +205,9 @@ mod tests {
         let (_directory, path) = packed(Codec::Zstd, CHUNKS[1]);
         let reader = open(&path);
         let archive = &reader.shared.archive;
-        assert!(archive.stream_memory(1, false).unwrap() > Some(1 << 20));
-        assert!(archive.open_stream(1).unwrap().branch(&(5..9)).is_none());
+        assert!(archive.plain_stream(1, true).unwrap().is_none());
         reader.read_at(&mut vec![1; CHUNKS[1]], 0).unwrap();
-        assert_eq!(archive.stream_memory(1, true).unwrap(), Some(0));
-        let stream = archive.open_stream(1).unwrap();
+        let stream = archive.plain_stream(1, true).unwrap().unwrap();
         let mut output = [1; 9];
         let mut branch = stream.branch(&(1 << 20..(1 << 20) + 9)).unwrap();
         archive.decode_on(1, &mut branch, &mut output).unwrap();

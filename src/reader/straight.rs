@@ -167,13 +167,7 @@ impl Shared {
             true => self.decode_chunk_into(unit.chunk, room),
             false => self.decode_pieces_into(unit.chunk, place..room_end, room),
         };
-        let decoded = match decoded {
-            // Who comes by it otherwise decodes it whole.
-            Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
-                return Ok(None);
-            }
-            decoded => decoded.map_err(|error| self.report(error, unit.chunk))?,
-        };
+        let decoded = decoded.map_err(|error| self.report(error, unit.chunk))?;
         if let Some(length) = decoded {
             let units = match unit.piece {
                 Some(_) => piece_count(&(place..place + length as u64)),

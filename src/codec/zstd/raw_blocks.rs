@@ -2,17 +2,18 @@
 //! encrypted already. It lies in the payload as it is, behind a header of three bytes every 128 KiB, so any of it can be had without
 //! what lies before it, and without the copy out of a decoder's window.
 //!
-//! Such a frame is known by its beginning and its length: as many blocks as it takes to hold the chunk if all but the last are as long
-//! as the first leave room for nothing else. What each block says of itself is looked at when it is come to; a frame whose blocks are
-//! of other lengths after all is left to the decoder for whole chunks.
+//! Whether a payload is such a frame is proved from its beginning to its end, header by header, before any of it is handed out: a
+//! place is a block's only if all before it are where they are taken to be. Frames whose blocks, but for the last, are not all of one
+//! length, or shorter than any encoder makes them by itself, are left to the decoder.
 
 use super::stream::{BLOCK_LEN, Frame, HEADER_LEN};
-use super::unstreamable;
 use crate::codec::stream::{Payload, beginning};
 use crate::error::Result;
 
 /// The length of a block's header, in bytes: RFC 8878, section 3.1.1.2.
 const BLOCK_HEADER_LEN: usize = 3;
+/// The shortest blocks that are worth a read each, in bytes.
+const LEAST_BLOCK_LEN: u64 = 32 << 10;
 
 /// A frame of raw blocks being handed out.
 #[derive(Clone)]
@@ -36,13 +37,23 @@ impl RawBlocks {
             return Ok(None);
         }
         let (bytes, len) = beginning::<{ HEADER_LEN + BLOCK_HEADER_LEN }>(payload)?;
-        Ok(Self::parse(
-            bytes.get(..len).unwrap_or_default(),
-            payload.len(),
-            announced,
-        ))
+        let bytes = bytes.get(..len).unwrap_or_default();
+        let Some(blocks) = Self::parse(bytes, payload.len(), announced) else {
+            return Ok(None);
+        };
+        let mut start = 0;
+        while start < announced {
+            let mut header = [0; BLOCK_HEADER_LEN];
+            payload.read_at(blocks.place_of(start), &mut header)?;
+            if number(header) != blocks.header_at(start) {
+                return Ok(None);
+            }
+            start += blocks.block_len;
+        }
+        Ok(Some(blocks))
     }
 
+    /// What a frame's first bytes and the payload's length tell: the lengths of the blocks, if it is one.
     fn parse(bytes: &[u8], payload_len: u64, announced: u64) -> Option<Self> {
         let frame = Frame::parse(bytes).filter(Frame::is_plain)?;
         if frame.content_len.is_some_and(|len| len != announced) {
@@ -50,7 +61,11 @@ impl RawBlocks {
         }
         let block_header = bytes.get(frame.header_len..)?.first_chunk()?;
         let block_len = u64::from(number(*block_header) >> 3);
-        if block_len == 0 || block_len > BLOCK_LEN.min(frame.window_len) {
+        if block_len > BLOCK_LEN.min(frame.window_len) {
+            return None;
+        }
+        // The only one of a short chunk may be shorter.
+        if block_len < LEAST_BLOCK_LEN && block_len != announced {
             return None;
         }
         let blocks = Self {
@@ -59,12 +74,11 @@ impl RawBlocks {
             announced,
             position: 0,
         };
-        let is_raw = number(*block_header) == blocks.header_at(0);
         let headers = announced
             .div_ceil(block_len)
             .checked_mul(BLOCK_HEADER_LEN as u64)?;
         let end = blocks.first.checked_add(headers)?.checked_add(announced)?;
-        (is_raw && end == payload_len).then_some(blocks)
+        (end == payload_len && announced > 0).then_some(blocks)
     }
 
     /// The same frame from another place in the chunk on.
@@ -88,24 +102,23 @@ impl RawBlocks {
     ) -> Result<usize> {
         let mut filled = 0;
         while filled < output.len() && self.position < self.announced {
-            let index = self.position / self.block_len;
-            let start = index * self.block_len;
+            let start = self.position - self.position % self.block_len;
             let end = self.announced.min(start + self.block_len);
-            let place = self.first + start + index * BLOCK_HEADER_LEN as u64;
-            let mut header = [0; BLOCK_HEADER_LEN];
-            payload.read_at(place, &mut header)?;
-            if number(header) != self.header_at(start) {
-                return Err(unstreamable());
-            }
             let rest = output.get_mut(filled..).unwrap_or_default();
             let length = ((end - self.position) as usize).min(rest.len());
             let wanted = rest.get_mut(..length).unwrap_or_default();
-            let within = self.position - start;
-            payload.read_at(place + BLOCK_HEADER_LEN as u64 + within, wanted)?;
+            let behind_header = self.place_of(start) + BLOCK_HEADER_LEN as u64;
+            payload.read_at(behind_header + (self.position - start), wanted)?;
             self.position += length as u64;
             filled += length;
         }
         Ok(filled)
+    }
+
+    /// Where the header of the block lies in the payload that begins at `start` of the chunk.
+    fn place_of(&self, start: u64) -> u64 {
+        let index = start / self.block_len;
+        self.first + start + index * BLOCK_HEADER_LEN as u64
     }
 
     /// The header of the block that begins at `start` of the chunk: its length above a type, which is 0, and a bit that says whether it
@@ -113,7 +126,7 @@ impl RawBlocks {
     fn header_at(&self, start: u64) -> u32 {
         let len = self.block_len.min(self.announced.saturating_sub(start));
         let is_last = self.announced.saturating_sub(start) <= self.block_len;
-        // It has 17 bits at most.
+        // It is 128 KiB at most.
         (len as u32) << 3 | u32::from(is_last)
     }
 }
@@ -126,9 +139,8 @@ fn number([low, middle, high]: [u8; BLOCK_HEADER_LEN]) -> u32 {
 mod tests {
     use super::*;
     use crate::codec::stream::tests::InMemory;
-    use crate::codec::{Settings, Stream, encode};
-    use crate::error::ErrorKind;
-    use crate::format::{Codec, Encoding};
+    use crate::codec::{Settings, encode};
+    use crate::format::Codec;
 
     fn noise(len: usize) -> Vec<u8> {
         let mut number = 7_u64;
@@ -194,22 +206,47 @@ mod tests {
         assert!(find(&[], 0).is_none());
     }
 
-    #[test]
-    fn a_frame_of_blocks_of_other_lengths_is_left_to_the_decoder_for_whole_chunks() {
-        // Of three raw blocks, of 4, 5 and 3 bytes instead of 4 each; no content size, a window of 1 KiB.
-        let mut payload = [&super::super::FRAME_MAGIC[..], &[0, 0]].concat();
-        for (last, bytes) in [(0, &b"abcd"[..]), (0, b"efghi"), (1, b"jkl")] {
-            payload.extend([(bytes.len() << 3) as u8 | last, 0, 0]);
-            payload.extend(bytes);
+    /// A frame of raw blocks, with a window of 128 KiB and no content size.
+    fn frame(blocks: &[&[u8]]) -> Vec<u8> {
+        let mut payload = [&super::super::FRAME_MAGIC[..], &[0, 7 << 3]].concat();
+        for (number, block) in blocks.iter().enumerate() {
+            let header = (block.len() << 3 | usize::from(number + 1 == blocks.len())) as u32;
+            payload.extend(&header.to_le_bytes()[..3]);
+            payload.extend(*block);
         }
-        let mut output = [0; 12];
+        payload
+    }
+
+    #[test]
+    fn a_frame_of_blocks_of_other_lengths_is_none_though_as_many_and_as_long_together() {
+        const K: usize = 1 << 10;
+        let input = noise(12 * 32 * K);
+        let even: Vec<_> = input.chunks(32 * K).collect();
+        let payload = frame(&even);
+        assert!(find(&payload, input.len()).is_some());
+        let mut output = vec![0; input.len()];
         super::super::decode_into(&payload, &mut output).unwrap();
-        assert_eq!(&output, b"abcdefghijkl");
-        let payload = InMemory::new(payload);
-        let mut stream = Stream::without_decoder(Encoding::Zstd, &payload, 12)
-            .unwrap()
-            .unwrap();
-        let error = stream.decode(&payload, &mut output).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Unstreamable { .. }));
+        assert!(output == input);
+
+        // The second block has the length of two, and at the place where the third ought to begin something that looks like it.
+        let mut input = input;
+        let header = ((32 * K) << 3) as u32;
+        input[64 * K..64 * K + 3].copy_from_slice(&header.to_le_bytes()[..3]);
+        let mut blocks = vec![&input[..32 * K], &input[32 * K..96 * K], &[]];
+        blocks.extend(input[96 * K..].chunks(32 * K));
+        let payload = frame(&blocks);
+        super::super::decode_into(&payload, &mut output).unwrap();
+        assert!(output == input);
+        let frame = Frame::parse(&payload).unwrap();
+        let third = frame.header_len + 2 * (3 + 32 * K);
+        assert_eq!(payload[third..third + 3], header.to_le_bytes()[..3]);
+        assert!(find(&payload, input.len()).is_none());
+    }
+
+    #[test]
+    fn a_frame_of_tiny_blocks_is_left_to_the_decoder() {
+        let input = noise(100_000);
+        let blocks: Vec<_> = input.chunks(1000).collect();
+        assert!(find(&frame(&blocks), input.len()).is_none());
     }
 }

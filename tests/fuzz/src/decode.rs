@@ -101,8 +101,13 @@ impl Chunk<'_> {
     /// From front to back.
     fn in_pieces(&self, whole: &Result<Vec<u8>>, seen: &mut Seen, random: &mut Random) {
         let mut bytes = Vec::new();
-        let outcome = Pieces::open(self.codec, self.payload, self.announced)
-            .and_then(|mut pieces| self.go_on(&mut pieces, self.announced, &mut bytes, random));
+        let outcome = Pieces::open(
+            self.codec,
+            self.payload,
+            self.announced,
+            random.below(2) == 0,
+        )
+        .and_then(|mut pieces| self.go_on(&mut pieces, self.announced, &mut bytes, random));
         match (&outcome, whole) {
             (Ok(()), Err(error)) => panic!("in pieces it is sound, whole it is not: {error}"),
             (Err(error), Ok(_)) if !matches!(error.kind(), ErrorKind::Unstreamable { .. }) => {
@@ -115,8 +120,15 @@ impl Chunk<'_> {
 
     /// Here and there.
     fn moving(&self, whole: &Result<Vec<u8>>, seen: &mut Seen, random: &mut Random) {
-        let open = || Pieces::open(self.codec, self.payload, self.announced);
-        let Ok(mut pieces) = open() else {
+        let mut open = |random: &mut Random| {
+            Pieces::open(
+                self.codec,
+                self.payload,
+                self.announced,
+                random.below(2) == 0,
+            )
+        };
+        let Ok(mut pieces) = open(random) else {
             return;
         };
         for _ in 0..random.below(6) {
@@ -126,7 +138,7 @@ impl Chunk<'_> {
             };
             assert_eq!(position, pieces.position());
             if position > offset {
-                let Ok(again) = open() else { return };
+                let Ok(again) = open(random) else { return };
                 pieces = again;
                 position = 0;
             }
@@ -150,7 +162,12 @@ impl Chunk<'_> {
 
     /// Some bytes without those before them.
     fn branching(&self, whole: &Result<Vec<u8>>, seen: &mut Seen, random: &mut Random) {
-        let Ok(mut pieces) = Pieces::open(self.codec, self.payload, self.announced) else {
+        let Ok(mut pieces) = Pieces::open(
+            self.codec,
+            self.payload,
+            self.announced,
+            random.below(2) == 0,
+        ) else {
             return;
         };
         for _ in 0..random.below(4) {
@@ -167,7 +184,6 @@ impl Chunk<'_> {
             let len = room.len() - 2 * GUARD.len();
             match branch.decode(&mut room[GUARD.len()..][..len]) {
                 Ok(()) => seen.add("branched off", start, unguarded(room)),
-                Err(error) if matches!(error.kind(), ErrorKind::Unstreamable { .. }) => return,
                 Err(error) => assert!(
                     whole.is_err(),
                     "whole it is sound, branched off it is not: {error}"
