@@ -424,6 +424,14 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// Room for what takes no memory, which nobody has to be asked for.
+    pub(crate) fn of_nothing(budget: &Arc<Budget>) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            bytes: 0,
+        }
+    }
+
     /// How many there are.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes

@@ -13,7 +13,7 @@ use crate::format::Encoding;
 const FRAME: u64 = 64;
 
 /// How many sizes of chunks are known at most. A file has two as a rule: the last chunk is shorter.
-const MOST_SIZES: usize = 4;
+const MOST_SIZES: usize = 16;
 
 /// The payloads of chunks of zeros, by how they are encoded and the chunks' original size in bytes.
 #[derive(Debug, Default)]
@@ -45,6 +45,11 @@ impl ZeroPayloads {
     /// The payload that so many zeros have in this encoding, if one is known.
     pub(crate) fn of(&self, encoding: Encoding, original_size: u64) -> Option<ZeroPayload> {
         self.lock().get(&(encoding, original_size)).copied()
+    }
+
+    /// Whether no more can be learned.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lock().len() >= MOST_SIZES
     }
 
     /// Takes notice of the payload that so many zeros have. What was known stays known, so that who asks twice gets the same answer.
@@ -107,6 +112,7 @@ mod tests {
             zeros.learn(Encoding::Lz4, size, ZeroPayload::of(b"x"));
         }
         assert_eq!(zeros.lock().len(), MOST_SIZES);
+        assert!(zeros.is_full());
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::zeros::{ZeroPayload, is_zero, may_be_zeros};
 
 /// How much of a payload is read at a time, in bytes.
 const STEP_LEN: usize = 16 << 10;
+/// The longest payload that is read only to tell whether it is one of zeros, in bytes: 64 MiB of them in LZ4, 5 in Snappy.
+const TOLD_BY_AT_MOST: u64 = 256 << 10;
 
 impl Archive {
     /// Decodes a payload into `output`, or fills it with the zeros that the payload is known to be.
@@ -123,7 +125,11 @@ impl Archive {
     /// # Errors
     /// As [`Archive::read_payload`].
     pub(crate) fn learn_zero_chunk(&self, chunk: u32) -> Result<()> {
-        self.learn_zero_chunk_by(chunk, &mut [0; STEP_LEN])
+        let [len, _] = self.sizes(chunk);
+        match len <= TOLD_BY_AT_MOST {
+            true => self.learn_zero_chunk_by(chunk, &mut [0; STEP_LEN]),
+            false => Ok(()),
+        }
     }
 
     /// As [`Archive::learn_zero_chunk`], with room to read the payload to.
@@ -131,7 +137,7 @@ impl Archive {
     /// # Errors
     /// As there.
     pub(crate) fn learn_zero_chunk_by(&self, chunk: u32, room: &mut [u8]) -> Result<()> {
-        if self.is_zeros_by(chunk, room)?.is_none() {
+        if !self.contents.zeros.is_full() && self.is_zeros_by(chunk, room)?.is_none() {
             let [len, original_size] = self.sizes(chunk);
             let hash = self.payload_hash(chunk, room)?;
             let payload = ZeroPayload { len, hash };
@@ -147,7 +153,9 @@ impl Archive {
     /// # Errors
     /// As [`Archive::read_payload`].
     pub(crate) fn needs_no_decoder(&self, chunk: u32) -> Result<bool> {
+        let [len, _] = self.sizes(chunk);
         Ok(self.distant().is_none()
+            && len <= TOLD_BY_AT_MOST
             && self.encoding(chunk)? != Encoding::Zeros
             && self.is_zeros(chunk)? == Some(true))
     }

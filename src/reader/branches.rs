@@ -22,10 +22,10 @@ use crate::cache::Mark;
 use crate::codec::Stream;
 use crate::error::{ErrorKind, Result};
 use crate::format::Encoding;
-use crate::memory::{Buffer, Urgency};
+use crate::memory::{Buffer, Room, Urgency};
 use crate::zeros::is_zero;
 
-/// The longest chunk that is looked through when its first byte is wanted, in bytes: some 4,000 blocks, 3 ms.
+/// The longest chunk that is looked through when its first byte is wanted, in bytes: some thousand blocks, 3 ms.
 const LOOKED_THROUGH_AT_MOST: u64 = 256 << 20;
 
 /// The longest chunk that is decoded to see whether it is zeros, in bytes: as long as any writer makes them by itself, some 4 ms.
@@ -65,13 +65,17 @@ impl Default for Branching {
     }
 }
 
+/// Whether it is how chunks of this encoding are decoded that their parts need no others, as opposed to what is in one of them.
+fn is_of_parts(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::Lz4 | Encoding::Stored | Encoding::Zeros)
+}
+
 impl Shared {
     /// Whether a piece of a chunk, which is `bytes` of the original, can be decoded without others. If nobody has done so yet, the
     /// chunk is looked through for that; one that no single call decodes, as far as it takes no waiting.
     pub(super) fn prepare_branch(&self, chunk: u32, bytes: &Range<u64>) -> bool {
-        // What is wrong with it is told to who reads it.
-        let is_zeros = || self.archive.needs_no_decoder(chunk).unwrap_or(false);
-        if !self.has_branches(chunk) && !is_zeros() {
+        let may_be_zeros = || self.archive.may_be_zeros(chunk).unwrap_or(false);
+        if !self.has_branches(chunk) && !may_be_zeros() {
             return false;
         }
         let within = self.within(chunk, bytes);
@@ -82,6 +86,11 @@ impl Shared {
         }
         let passed_over = &self.branching.passed_over;
         if passed_over.load(Relaxed) == u64::from(chunk) {
+            return false;
+        }
+        // What is wrong with it is told to who reads it.
+        let is_zeros = || self.archive.needs_no_decoder(chunk).unwrap_or(false);
+        if !self.has_branches(chunk) && !is_zeros() {
             return false;
         }
         match self.look_through(chunk) {
@@ -133,14 +142,11 @@ impl Shared {
         // Of a short one, all would be read if it were decoded whole.
         let may_wait = self.is_short(chunk);
         if let Some(plain) = self.archive.plain_stream(chunk, may_wait)? {
-            if let Some(([], room)) =
-                budget.acquire_beside([], 0, Urgency::Speculation, make_room)?
-            {
-                self.engine.streams.keep(key, plain, room);
-            }
+            let room = Room::of_nothing(budget);
+            self.engine.streams.keep(key, plain, room);
             return Ok(Found::Parts);
         }
-        if self.archive.encoding(chunk)? == Encoding::Zstd {
+        if !is_of_parts(self.archive.encoding(chunk)?) {
             // What is compressed has to be decoded from front to back, which says nothing of other chunks.
             return Ok(match may_wait {
                 true => Found::NoParts,
@@ -151,7 +157,7 @@ impl Shared {
         let learn = self.wants_to_learn(chunk);
         let scratch = if learn { PIECE_LEN as usize } else { 0 };
         let room = budget.acquire_beside([scratch], memory, Urgency::Speculation, make_room)?;
-        let Some(([mut scratch], room)) = room else {
+        let Some(([mut scratch], mut room)) = room else {
             return Ok(Found::Nothing);
         };
         let mut stream = self.archive.open_stream(chunk)?;
@@ -166,6 +172,7 @@ impl Shared {
             && let Some(plain) = self.archive.plain_stream(chunk, may_wait)?
         {
             stream = plain;
+            room = Room::of_nothing(budget);
         }
         self.engine.streams.keep(key, stream, room);
         // Who waits for memory may now take this decoder's.
@@ -223,8 +230,9 @@ impl Shared {
     ) -> Result<Option<Arc<Buffer>>> {
         let codec = self.archive.encoding(unit.chunk)?;
         // A long one's decoder goes to where it is wanted by itself, if it can.
-        let stays = matches!(codec, Encoding::Zstd | Encoding::Snappy | Encoding::Brotli);
-        if (stays || self.is_short(unit.chunk)) && !self.prepare_branch(unit.chunk, bytes) {
+        if (!is_of_parts(codec) || self.is_short(unit.chunk))
+            && !self.prepare_branch(unit.chunk, bytes)
+        {
             let now = self.unit_at(bytes.start);
             if now.is_some_and(|(now, _)| now.piece.is_none()) {
                 return Err(ErrorKind::Unstreamable { codec }.into());

@@ -14,6 +14,7 @@ use crate::archive::{Unit, piece_bytes, piece_number};
 use crate::cache::{Entry, Key, Mark, Origin};
 use crate::codec::Stream;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Encoding;
 use crate::memory::{Buffer, Urgency};
 use crate::stats::Decoding;
 
@@ -79,9 +80,11 @@ impl Shared {
     /// Takes notice that the payload's first bytes, or a decoder, say that a chunk has to be decoded whole.
     pub(super) fn decode_only_whole(&self, chunk: u32) {
         let contents = self.archive.contents();
+        // How a writer makes LZ4 frames is how it makes all of them.
+        let is_of_all = self.archive.encoding(chunk).ok() == Some(Encoding::Lz4);
         match self.is_short(chunk) {
-            true => contents.decode_short_ones_whole(),
-            false => contents.decode_only_whole(chunk, false),
+            true if is_of_all => contents.decode_short_ones_whole(),
+            is_short => contents.decode_only_whole(chunk, is_short),
         }
     }
 

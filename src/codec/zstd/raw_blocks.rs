@@ -61,7 +61,7 @@ impl RawBlocks {
         }
         let block_header = bytes.get(frame.header_len..)?.first_chunk()?;
         let block_len = u64::from(number(*block_header) >> 3);
-        if block_len > BLOCK_LEN.min(frame.window_len) {
+        if block_len == 0 || block_len > BLOCK_LEN.min(frame.window_len) {
             return None;
         }
         // The only one of a short chunk may be shorter.
@@ -78,7 +78,7 @@ impl RawBlocks {
             .div_ceil(block_len)
             .checked_mul(BLOCK_HEADER_LEN as u64)?;
         let end = blocks.first.checked_add(headers)?.checked_add(announced)?;
-        (end == payload_len && announced > 0).then_some(blocks)
+        (end == payload_len).then_some(blocks)
     }
 
     /// The same frame from another place in the chunk on.
@@ -196,14 +196,19 @@ mod tests {
         assert!(find(&payload, input.len() - 1).is_none());
         assert!(find(&payload[..payload.len() - 1], input.len()).is_none());
         let with_checksum = {
-            let mut payload = [&payload[..], &[0; 4]].concat();
+            let mut payload = payload.clone();
             payload[4] |= 4;
             payload
         };
         assert!(find(&with_checksum, input.len()).is_none());
+        let mut with_a_bit_without_meaning = payload;
+        with_a_bit_without_meaning[4] |= 8;
+        assert!(find(&with_a_bit_without_meaning, input.len()).is_none());
         input[700_000..800_000].fill(7);
         assert!(find(&packed(&input), input.len()).is_none());
         assert!(find(&[], 0).is_none());
+        // An empty block, which is all there is to an empty chunk.
+        assert!(find(&packed(&[]), 0).is_none());
     }
 
     /// A frame of raw blocks, with a window of 128 KiB and no content size.
