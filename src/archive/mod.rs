@@ -40,7 +40,7 @@ pub(crate) use record::{Evidence, Record};
 pub(crate) use source::Then;
 pub(crate) use source::{Distant, Kept, Source};
 pub(crate) use units::{
-    OneCall, PIECE_LEN, Unit, may_have_parts, piece_bytes, piece_count, piece_number,
+    OneCall, PIECE_LEN, Unit, is_of_parts, may_have_parts, piece_bytes, piece_count, piece_number,
 };
 
 use self::payload::{AtHand, ChunkPayload};
@@ -134,6 +134,15 @@ impl Archive {
     /// Where the chunks lie.
     pub(crate) fn table(&self) -> &ChunkTable {
         &self.contents.table
+    }
+
+    /// The lengths of a chunk's payload and of what it decodes to, in bytes.
+    pub(crate) fn sizes(&self, chunk: u32) -> [u64; 2] {
+        let table = self.table();
+        [table.compressed_range(chunk), table.original_range(chunk)].map(|range| {
+            let range = range.unwrap_or_default();
+            range.end - range.start
+        })
     }
 
     /// The stored checksum, if there is one.

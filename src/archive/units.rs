@@ -30,10 +30,15 @@ pub(crate) struct Unit {
     pub(crate) piece: Option<u32>,
 }
 
+/// Whether chunks of this encoding are decoded in parts that need no others, whatever is in them, unless a payload says otherwise.
+pub(crate) fn is_of_parts(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::Lz4 | Encoding::Stored | Encoding::Zeros)
+}
+
 /// Whether parts of a chunk can be decoded apart from each other, unless its payload says otherwise.
 pub(crate) fn may_have_parts(table: &ChunkTable, chunk: u32) -> bool {
     match table.encoding(chunk) {
-        Some(Encoding::Lz4 | Encoding::Stored | Encoding::Zeros) => true,
+        Some(encoding) if is_of_parts(encoding) => true,
         // What takes more room than it did before may lie there as it is.
         Some(Encoding::Zstd) => {
             let packed = table.compressed_range(chunk).unwrap_or_default();

@@ -165,15 +165,6 @@ impl Archive {
         self.contents.last_zeros.load(Relaxed) == u64::from(chunk)
     }
 
-    /// The lengths of a chunk's payload and of what it decodes to, in bytes.
-    fn sizes(&self, chunk: u32) -> [u64; 2] {
-        let table = self.table();
-        [table.compressed_range(chunk), table.original_range(chunk)].map(|range| {
-            let range = range.unwrap_or_default();
-            range.end - range.start
-        })
-    }
-
     fn payload_hash(&self, chunk: u32, room: &mut [u8]) -> Result<blake3::Hash> {
         self.with_payload(chunk, |payload, _| {
             let mut hasher = blake3::Hasher::new();

@@ -14,8 +14,8 @@ use zstd::zstd_safe::{
 };
 
 use super::{Settings, cannot_encode, damaged, larger_than, shorter};
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Codec, Encoding};
+use crate::error::{ErrorKind, Result};
+use crate::format::Codec;
 
 pub(super) use self::raw_blocks::RawBlocks;
 pub(super) use self::stream::Decoder;
@@ -44,13 +44,6 @@ pub(super) fn decode_into(payload: &[u8], output: &mut [u8]) -> Result<()> {
         Err(TOO_SMALL) => Err(larger_than(Codec::Zstd, len as u64)),
         Err(error) => Err(damaged(Codec::Zstd, error)),
     }
-}
-
-fn unstreamable() -> Error {
-    ErrorKind::Unstreamable {
-        codec: Encoding::Zstd,
-    }
-    .into()
 }
 
 pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {

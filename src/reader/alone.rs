@@ -85,11 +85,8 @@ impl Shared {
 
     /// The lengths of a chunk's payload and of what it decodes to, in bytes.
     pub(super) fn lengths(&self, chunk: u32) -> [usize; 2] {
-        let table = self.archive.table();
-        [table.compressed_range(chunk), table.original_range(chunk)].map(|range| {
-            let range = range.unwrap_or_default();
-            usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
-        })
+        let sizes = self.archive.sizes(chunk);
+        sizes.map(|size| usize::try_from(size).unwrap_or(usize::MAX))
     }
 
     /// The lengths of the buffers to decode a whole chunk with, in bytes. That for its payload, which then is the room to check

@@ -17,11 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use super::Shared;
 use super::alone::Alone;
-use crate::archive::{PIECE_LEN, Unit, may_have_parts, piece_bytes, piece_count};
+use crate::archive::{PIECE_LEN, Unit, is_of_parts, may_have_parts, piece_bytes, piece_count};
 use crate::cache::Mark;
 use crate::codec::Stream;
 use crate::error::{ErrorKind, Result};
-use crate::format::Encoding;
 use crate::memory::{Buffer, Room, Urgency};
 use crate::zeros::is_zero;
 
@@ -63,11 +62,6 @@ impl Default for Branching {
             lessons: AtomicU32::new(MOST_LESSONS),
         }
     }
-}
-
-/// Whether it is how chunks of this encoding are decoded that their parts need no others, as opposed to what is in one of them.
-fn is_of_parts(encoding: Encoding) -> bool {
-    matches!(encoding, Encoding::Lz4 | Encoding::Stored | Encoding::Zeros)
 }
 
 impl Shared {

@@ -8,11 +8,11 @@ use std::sync::{Mutex, PoisonError};
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
 
-use super::{FRAME_MAGIC, unstreamable};
+use super::FRAME_MAGIC;
 use crate::codec::damaged;
 use crate::codec::stream::{Input, Payload, STEP_LEN, beginning};
-use crate::error::{Error, Result};
-use crate::format::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Codec, Encoding};
 
 /// A frame header's longest form, in bytes: RFC 8878, section 3.1.1.1.
 pub(super) const HEADER_LEN: usize = 18;
@@ -65,7 +65,7 @@ impl Decoder {
     pub(in crate::codec) fn checks_content(payload: &dyn Payload) -> Result<bool> {
         let (header, len) = beginning::<HEADER_LEN>(payload)?;
         let frame = Frame::parse(header.get(..len).unwrap_or_default());
-        Ok(frame.is_some_and(|frame| frame.checksum))
+        Ok(frame.is_some_and(|frame| frame.has_checksum()))
     }
 
     pub(in crate::codec) fn open(payload: &dyn Payload) -> Result<Self> {
@@ -160,8 +160,6 @@ pub(super) struct Frame {
     pub(super) window_len: u64,
     /// In bytes, if it is told.
     pub(super) content_len: Option<u64>,
-    /// Whether a checksum over the content follows.
-    checksum: bool,
     descriptor: u8,
 }
 
@@ -197,9 +195,13 @@ impl Frame {
             header_len: bytes.len() - rest.len(),
             window_len: window_len.or(content_len)?,
             content_len,
-            checksum: descriptor & 4 != 0,
             descriptor,
         })
+    }
+
+    /// Whether a checksum over the content follows.
+    fn has_checksum(&self) -> bool {
+        self.descriptor & 4 != 0
     }
 
     /// Whether there is nothing to it but its blocks: no dictionary, no checksum, no bit that has no meaning yet, and no window that the
@@ -231,6 +233,13 @@ fn is_skippable(header: &[u8; HEADER_LEN]) -> bool {
 
 fn refused(detail: impl ToString) -> Error {
     damaged(Codec::Zstd, detail)
+}
+
+fn unstreamable() -> Error {
+    ErrorKind::Unstreamable {
+        codec: Encoding::Zstd,
+    }
+    .into()
 }
 
 #[cfg(test)]
