@@ -20,7 +20,8 @@ use crate::codec::Stream;
 use crate::memory::Room;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// How many decoders are put aside at most: they are looked through one by one.
+/// How many decoders are put aside at most that take memory, and how many that take none: they are looked through one by one. Each
+/// kind counts by itself, because what takes none is found again by reading a few bytes, and where a decoder stood is lost with it.
 const MOST_IDLE: usize = 64;
 
 /// Names a chunk among those of all open files.
@@ -43,6 +44,10 @@ impl Decoder {
     /// Whether it is known where parts of the chunk begin that can be branched off.
     fn can_branch(&self) -> bool {
         self.stream.branch(&(0..0)).is_some()
+    }
+
+    fn takes_memory(&self) -> bool {
+        self.room.bytes() > 0
     }
 }
 
@@ -247,10 +252,12 @@ impl Streams {
         idle.map(|(_, decoder)| decoder.room.bytes()).sum()
     }
 
-    /// Gives up the decoder that was put aside longest ago; says whether there was one.
+    /// Gives up the decoder that was put aside longest ago of those that take memory; says whether there was one.
     pub(super) fn evict_one(&self) -> bool {
         let mut state = self.lock();
-        let given_up = (!state.idle.is_empty()).then(|| state.idle.remove(0));
+        let mut idle = state.idle.iter();
+        let oldest = idle.position(|(_, decoder)| decoder.takes_memory());
+        let given_up = oldest.map(|at| state.idle.remove(at));
         drop(state);
         given_up.is_some()
     }
@@ -270,8 +277,8 @@ impl State {
             .filter(|at_work| Some(at_work.position) >= closest_idle)
     }
 
-    /// Puts a decoder aside, and returns those that have to be given up for it, so that they take no more than `limit` bytes
-    /// together.
+    /// Puts a decoder aside, and returns those that have to be given up for it, so that there are not too many of its kind and all
+    /// take no more than `limit` bytes together.
     #[must_use]
     fn put_aside(
         &mut self,
@@ -279,13 +286,23 @@ impl State {
         decoder: Box<Decoder>,
         limit: u64,
     ) -> Vec<(ChunkKey, Box<Decoder>)> {
+        let takes_memory = decoder.takes_memory();
         self.idle.push((chunk, decoder));
         let mut given_up = Vec::new();
-        let bytes = self.idle.iter().map(|(_, decoder)| decoder.room.bytes());
-        let mut taken: u64 = bytes.sum();
+        let idle = self.idle.iter();
+        let alike = idle.filter(|(_, decoder)| decoder.takes_memory() == takes_memory);
+        let (mut count, mut taken) = alike.fold((0, 0), |(count, taken), (_, decoder)| {
+            (count + 1, taken + decoder.room.bytes())
+        });
         // The last one stays however large: without it, every read would begin anew.
-        while (taken > limit || self.idle.len() > MOST_IDLE) && self.idle.len() > 1 {
-            let oldest = self.idle.remove(0);
+        while (taken > limit || count > MOST_IDLE) && count > 1 {
+            let mut idle = self.idle.iter();
+            let oldest = idle.position(|(_, decoder)| decoder.takes_memory() == takes_memory);
+            let Some(at) = oldest else {
+                break;
+            };
+            let oldest = self.idle.remove(at);
+            count -= 1;
             taken -= oldest.1.room.bytes();
             given_up.push(oldest);
         }
@@ -366,3 +383,55 @@ impl Drop for Lease<'_> {
 
 #[cfg(all(test, shuttle))]
 mod interleavings;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Budget, Urgency};
+    use std::sync::Arc;
+
+    fn key(chunk: u32) -> ChunkKey {
+        ChunkKey { contents: 1, chunk }
+    }
+
+    /// Puts a decoder of a chunk aside that takes so many bytes.
+    fn put_aside(streams: &Streams, budget: &Arc<Budget>, chunk: u32, bytes: u64) {
+        let granted = budget.acquire_beside([], bytes, Urgency::Demand, || false);
+        let ([], room) = granted.unwrap().unwrap();
+        streams.keep(key(chunk), Stream::of_zeros(9), room);
+    }
+
+    #[test]
+    fn what_takes_no_memory_crowds_out_no_decoder_and_is_not_given_up_for_any() {
+        let budget = Budget::unlimited();
+        let streams = Streams::new(100);
+        let has = |chunk: &u32| streams.can_branch(key(*chunk), &(0..0)).is_some();
+        let of_nothing = || (1..=200).filter(has).collect::<Vec<_>>();
+        put_aside(&streams, &budget, 0, 10);
+        for chunk in 1..=200 {
+            put_aside(&streams, &budget, chunk, 0);
+        }
+        let latest: Vec<_> = (201 - MOST_IDLE as u32..=200).collect();
+        assert_eq!(of_nothing(), latest);
+        assert!(has(&0));
+        assert_eq!(streams.idle(), 10);
+
+        put_aside(&streams, &budget, 201, 95);
+        assert!(!has(&0) && has(&201), "both together take too much");
+        assert!(streams.evict_one());
+        assert!(!streams.evict_one(), "what is left takes none");
+        assert_eq!((streams.idle(), of_nothing()), (0, latest));
+    }
+
+    #[test]
+    fn no_more_decoders_are_put_aside_than_are_looked_through_and_the_oldest_are_given_up() {
+        let budget = Budget::unlimited();
+        let streams = Streams::new(1 << 20);
+        for chunk in 0..100 {
+            put_aside(&streams, &budget, chunk, 1);
+        }
+        assert_eq!(streams.idle(), MOST_IDLE as u64);
+        assert!(streams.can_branch(key(99), &(0..0)).is_some());
+        assert!(streams.can_branch(key(35), &(0..0)).is_none());
+    }
+}
