@@ -259,7 +259,10 @@ fn read_packed(
     };
     let (length, origin) = reader.read_into(offset, room, demand)?;
     answer.count(length, activity, answered_by(origin));
-    answer.send(|reply| reply.filled(length, origin == Origin::Straight));
+    // To copy a long one keeps a processor busy too, and its reader's is his, unless all others are at what he will want next.
+    let is_long = length >= LONG_READ;
+    let busy = origin == Origin::Straight || is_long && reader.has_idle_processor();
+    answer.send(|reply| reply.filled(length, busy));
     Ok(())
 }
 

@@ -68,7 +68,7 @@ impl Shared {
     }
 
     /// Whether a unit can be decoded without others, as far as is known.
-    fn is_alone(&self, unit: Unit) -> bool {
+    pub(super) fn is_alone(&self, unit: Unit) -> bool {
         unit.piece.is_none() || self.has_branches(unit.chunk)
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::Reader;
 use super::distant::AllFetched;
-use super::helpers::Answering;
+use super::helpers::AtWork;
 use super::shelf::Shelf;
 use super::streams::Streams;
 use crate::archive::{Archive, Conditions, Contents, Cut, OneCall, Source, Verify};
@@ -119,7 +119,10 @@ pub struct Engine {
     pub(super) workers: Workers,
     /// How many of those can be at work at once: there may be more than processors.
     pub(super) at_once: usize,
-    pub(super) answering: Answering,
+    /// Threads that answer a read.
+    pub(super) answering: AtWork,
+    /// Workers that have something to do.
+    pub(super) working: AtWork,
     pub(super) streams: Streams,
     pub(super) fetches: AllFetched,
     /// What was asked for ahead of readers of objects as they are.
@@ -168,7 +171,8 @@ impl Engine {
         };
         Ok(Arc::new(Self {
             cache: Cache::new(budget, Arc::clone(&counters)),
-            answering: Answering::default(),
+            answering: AtWork::default(),
+            working: AtWork::default(),
             streams: Streams::new(options.cache_size / 2),
             fetches: AllFetched::default(),
             #[cfg(feature = "remote")]

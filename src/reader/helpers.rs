@@ -26,19 +26,23 @@ const WORTH_HELP: u64 = 64 << 10;
 /// off might be given up before the read comes there.
 const HELPED_AT_MOST: u64 = 1 << 20;
 
-/// How many reads of an engine are being answered.
+/// How many of an engine's threads are at one kind of work.
 #[derive(Debug, Default)]
-pub(super) struct Answering(AtomicUsize);
+pub(super) struct AtWork(AtomicUsize);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-struct Counted<'a>(&'a Answering);
+pub(super) struct Counted<'a>(&'a AtWork);
 
-impl Answering {
+impl AtWork {
     /// Counts one more, and says whether it is the only one.
-    fn begin(&self) -> (Counted<'_>, bool) {
+    pub(super) fn begin(&self) -> (Counted<'_>, bool) {
         let others = self.0.fetch_add(1, Relaxed);
         (Counted(self), others == 0)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Relaxed)
     }
 }
 

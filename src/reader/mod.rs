@@ -33,6 +33,7 @@ pub use engine::{Engine, EngineOptions};
 #[cfg(feature = "fuse")]
 pub(crate) use straight::LONG_READ;
 
+use self::ahead::Left;
 use self::branches::Branching;
 use self::decode::Decoded;
 use self::distant::Fetched;
@@ -320,6 +321,13 @@ impl Reader {
         Ok(((place - range.start) as usize, origin))
     }
 
+    /// Whether the workers leave a processor idle, beside the one that the reader is on.
+    #[cfg(feature = "fuse")]
+    pub(crate) fn has_idle_processor(&self) -> bool {
+        let engine = &self.shared.engine;
+        engine.working.count() + 1 < engine.at_once
+    }
+
     /// Whether all these bytes are decoded.
     #[cfg(feature = "fuse")]
     pub(crate) fn has_at_hand(&self, offset: u64, length: usize) -> bool {
@@ -347,10 +355,7 @@ impl Reader {
         self.shared.look_ahead_on_disk(range);
         let shares = self.shared.share_out(range);
         let straight = self.shared.goes_straight(range, demand);
-        let fetched = match straight && !self.shared.leaves_workers_to_spare(demand) {
-            true => Vec::new(),
-            false => self.look_ahead(range),
-        };
+        let fetched = self.look_ahead(range, self.shared.left(range, demand, straight));
         self.look_around(range, shares.is_alone);
         UnderWay {
             straight,
@@ -360,12 +365,15 @@ impl Reader {
     }
 
     /// Has decoded, and fetched, what a read and its reader's next ones need; the result keeps what was fetched for the read.
-    fn look_ahead(&self, range: &Range<u64>) -> Vec<Arc<Fetched>> {
+    fn look_ahead(&self, range: &Range<u64>, left: Left) -> Vec<Arc<Fetched>> {
+        if left == Left::Everything {
+            return Vec::new();
+        }
         // In this order: once a reader has come to them, nobody else decodes the bytes and keeps what they are decoded from.
         let mut fetched = self.shared.line.fetched_for(range);
         let unit_end = |offset| self.shared.unit_at(offset).map(|(_, bytes)| bytes.end);
         let ahead = self.shared.prefetch.observe(range, unit_end);
-        self.shared.decode_ahead(ahead);
+        self.shared.decode_ahead(ahead, left);
         fetched.extend(self.shared.bring_read(range));
         fetched
     }

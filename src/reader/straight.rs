@@ -21,8 +21,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
+use super::ahead::Left;
 use super::{Demand, Shared};
-use crate::archive::{Unit, piece_count};
+use crate::archive::{Unit, is_of_parts, piece_count};
 use crate::error::{ErrorKind, Result};
 use crate::memory::Urgency;
 
@@ -92,8 +93,7 @@ impl Default for Abreast {
 impl Shared {
     /// Whether the whole units of a read are decoded to where they are wanted.
     pub(super) fn goes_straight(&self, range: &Range<u64>, demand: Demand) -> bool {
-        let is_long = range.end - range.start >= LONG_READ as u64;
-        if !demand.kept || !is_long || self.archive.distant().is_some() {
+        if !self.may_go_straight(range, demand) {
             return false;
         }
         let first = self.unit_at(range.start).map_or(0..0, |(_, bytes)| bytes);
@@ -106,6 +106,31 @@ impl Shared {
                 && (self.is_decoded_whole(unit, whole..range.end)
                     || self.prepare_branch(unit.chunk, &bytes))
         })
+    }
+
+    fn may_go_straight(&self, range: &Range<u64>, demand: Demand) -> bool {
+        let is_long = range.end - range.start >= LONG_READ as u64;
+        demand.kept && is_long && self.archive.distant().is_none()
+    }
+
+    /// What the workers leave to the threads that answer of what follows a read, which itself goes `straight` or not.
+    pub(super) fn left(&self, range: &Range<u64>, demand: Demand, straight: bool) -> Left {
+        match self.may_go_straight(range, demand) {
+            true if straight && !self.leaves_workers_to_spare(demand) => {
+                match self.has_others(range.start) {
+                    true => Left::Alone,
+                    false => Left::Everything,
+                }
+            }
+            true => Left::Zeros,
+            false => Left::Nothing,
+        }
+    }
+
+    /// Whether there may be chunks that have to be decoded from front to back, by what the one is that holds `offset`.
+    fn has_others(&self, offset: u64) -> bool {
+        let chunk = self.unit_at(offset).map_or(0, |(unit, _)| unit.chunk);
+        !self.is_short(chunk) && !self.archive.encoding(chunk).is_ok_and(is_of_parts)
     }
 
     /// Whether a chunk, of which a unit is named, is decoded by one call where `wanted` begins: all of it is wanted, from its first
@@ -133,7 +158,7 @@ impl Shared {
     }
 
     /// Takes notice of a read that goes straight, and says whether it leaves workers something to do ahead of it.
-    pub(super) fn leaves_workers_to_spare(&self, demand: Demand) -> bool {
+    fn leaves_workers_to_spare(&self, demand: Demand) -> bool {
         let now = self.abreast.opened.elapsed();
         self.abreast.observe(demand.more_wait, now);
         self.engine.at_once > self.abreast.under_way()
