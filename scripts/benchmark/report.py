@@ -43,20 +43,20 @@ class Section:
         """A target: the other takes at least so many times as long as we do."""
         self._target(figure, ours, other, key, show or seconds, at_least, lambda one, two: two / one, "at least")
 
-    def higher(self, figure, ours, other, at_least, key, show):
+    def higher(self, figure, ours, other, at_least, key, show, cpu="cpu"):
         """A target: our rate is at least so many times the other's."""
-        self._target(figure, ours, other, key, show, at_least, lambda one, two: one / two, "at least")
+        self._target(figure, ours, other, key, show, at_least, lambda one, two: one / two, "at least", cpu)
 
-    def _target(self, figure, ours, other, key, show, wanted, ratio_of, bound):
+    def _target(self, figure, ours, other, key, show, wanted, ratio_of, bound, cpu="cpu"):
         if ours is None or other is None:
             return
         one, two = ours.median[key], other.median[key]
         ratio = ratio_of(one, two)
         met = ratio >= wanted if bound == "at least" else ratio <= wanted
         note = ""
-        if self.bench.pairs and rounds.close(one, two) and ours.median.get("cpu") and other.median.get("cpu"):
-            cpu, _, _ = rounds.cpu_pairs(self.bench, ours, other)
-            note = f"; processor seconds of {self.bench.pairs} pairs: {cpu:.2f}×"
+        if self.bench.pairs and rounds.close(one, two) and ours.median.get(cpu) and other.median.get(cpu):
+            taken, _, _ = rounds.cpu_pairs(self.bench, ours, other, cpu)
+            note = f"; processor seconds of {self.bench.pairs} pairs: {taken:.2f}×"
         self.target_row(
             figure, f"{show(one)} ({ours.name})", f"{show(two)} ({other.name})", f"{ratio:.2f}×{note}",
             f"{bound} {wanted:.2f}×", met,

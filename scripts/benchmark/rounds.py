@@ -91,14 +91,14 @@ def close(one, other):
     return one > 0 and other > 0 and abs(math.log(one / other)) < math.log(CLOSE)
 
 
-def cpu_pairs(bench, one, other):
+def cpu_pairs(bench, one, other, key="cpu"):
     """Processor seconds of two contenders over pairs of runs in turn, each pair beginning with another: the median of
     one's over the other's, and the medians of both."""
     samples = []
     for number in range(max(bench.pairs, 1)):
         bench.say(f"pair {number + 1}: {one.name}, {other.name}")
         order = [one, other] if number % 2 == 0 else [other, one]
-        taken = {contender.name: contender.run()["cpu"] for contender in order}
+        taken = {contender.name: contender.run()[key] for contender in order}
         samples.append((taken[one.name], max(taken[other.name], 1e-6)))
     return (
         statistics.median(ours / others for ours, others in samples),
