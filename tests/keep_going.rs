@@ -322,6 +322,31 @@ fn what_lies_behind_a_damaged_table_is_saved_by_hand_as_the_manual_says() {
 }
 
 #[test]
+fn who_loses_chunks_by_a_table_that_tells_what_is_not_true_is_told_how_to_do_without() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), sample(500_000, 9)).unwrap();
+    pack(&at("x"), &at("x.warp"), &["--chunk-size", "64K"]);
+    let sound = fs::read(at("x.warp")).unwrap();
+    // The first chunk's size by a few bytes; and a later one's, so that it ends behind the file.
+    for (place, bytes) in [(18, &[0x0f][..]), (60, &[0xff; 3])] {
+        let mut packed = sound.clone();
+        for (at, byte) in packed[place..].iter_mut().zip(bytes) {
+            *at ^= byte;
+        }
+        fs::write(at("x.warp"), &packed).unwrap();
+        for command in [
+            &["verify", "--keep-going"][..],
+            &["unpack", "-c", "--keep-going"],
+        ] {
+            let (code, said, _) = run(command, &at("x.warp"));
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("A damaged beginning"), "{place}: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_tree_with_a_damaged_file_is_saved_as_far_as_it_goes() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

@@ -1,7 +1,8 @@
 //! The command line: arguments in, exit code out.
 //!
 //! Exit codes: 0 done, 1 the data or the system said no, 2 wrong usage. Errors are one line on
-//! standard error; results go to standard output; progress goes to standard error, if that is a terminal.
+//! standard error, and so is what `verify` finds; what was asked for goes to standard output; progress goes to standard error, if
+//! that is a terminal.
 
 mod allocator;
 mod estimate;
@@ -51,7 +52,7 @@ struct Arguments {
 /// How much is said.
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct Volume {
-    /// No progress and no summaries; errors are always shown
+    /// No progress, summaries or warnings; a mount logs errors alone. Errors are always shown
     #[arg(
         short,
         long,
@@ -203,17 +204,26 @@ fn save_what_can_be(
         false if may_be_saved(error) => task.progress.line(&format!(
             "warpfs: {error}; --keep-going goes on behind damage, and tells which bytes are lost"
         )),
-        true if !may_be_saved(error) && may_have_a_table(task.input) => {
+        true if (is_of_beginning(error) || !may_be_saved(error))
+            && may_have_a_table(task.input) =>
+        {
             task.control.observer.failed(error);
             task.progress.line(&format!(
-                "warpfs: {}: --keep-going needs header and table: \"A damaged beginning\" in \"man warpfs-unpack\" and \
-                 docs/FORMAT.md says how to save the chunks without",
+                "warpfs: {}: --keep-going needs header and table: {WITHOUT_THEM}",
                 task.input.display()
             ));
         }
         _ => return done,
     }
     Ok(Outcome::Failed)
+}
+
+/// What to do where header or table may tell of chunks what is not true.
+const WITHOUT_THEM: &str = "\"A damaged beginning\" in \"man warpfs-unpack\" and docs/FORMAT.md says how to save the \
+                            chunks without";
+
+fn is_of_beginning(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::DamagedBeginning)
 }
 
 /// Whether more can be saved of a file with this damage than was: the table says where the chunks lie.

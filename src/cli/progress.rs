@@ -190,6 +190,13 @@ impl Observer for Progress {
                 "are lost"
             },
         ));
+        if super::is_of_beginning(&why) {
+            self.line(&format!(
+                "warpfs: {}: if chunks are lost, header or table may be wrong: {}",
+                path.display(),
+                super::WITHOUT_THEM
+            ));
+        }
     }
 
     fn failed(&self, error: &Error) {
