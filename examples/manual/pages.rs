@@ -53,8 +53,9 @@ const PAGES: &[Page] = &[
              into *x.warp*; *warpfs mount* shows a tree of such files as the originals, read-only: *grep*, *sqlite3*, a virtual \
              machine, any program reads them at any offset, and only what it reads is decoded.",
             "Each command has a page of its own, *warpfs-mount*(1) and so on, and *warpfs* COMMAND *--help* is its short form. \
-             Sizes are bytes, or have K, M or G behind them (powers of 1024). Progress is shown on a terminal only; results go \
-             to standard output, everything else to standard error.",
+             Sizes are bytes, or have K, M or G behind them (powers of 1024). Progress is shown on a terminal only. What *info*, \
+             *estimate* and *stats* show and *unpack -c* writes goes to standard output; all else, also what *verify* finds, to \
+             standard error.",
         ],
         sections: &[],
         files: &[WARP_FILES],
@@ -84,7 +85,7 @@ const PAGES: &[Page] = &[
              even root, unless *--allow-other* is given; for an ordinary user the administrator allows that by a line \
              *user_allow_other* in /etc/fuse.conf.",
             "SOURCE may be a URL: *s3://BUCKET/PREFIX/*, *gs://*, *az://* or *http(s)://*, of a packed file or, with a slash at the \
-             end, of a tree. What is read of it is fetched then, and nothing else.",
+             end, of a tree. What is read of it is fetched, and what lies ahead of who reads in order.",
             "A chunk that is damaged is an input/output error for the bytes it holds and for no others, and one line in the log \
              says which file and chunk. Nothing is ever read as zeros instead.",
         ],

@@ -39,7 +39,8 @@ pub(super) struct Mount {
     /// How many threads decode ahead of readers [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = threads_parser())]
     threads: Option<u16>,
-    /// How far ahead of a reader to decode at most, or "off" [default: 16M, or two chunks]
+    /// How far ahead of a reader to decode at most, or "off" [default: 16M, or two chunks if that is more, but at most
+    /// a quarter of --cache-size; of a URL that quarter]
     #[arg(long, value_name = "SIZE|off", value_parser = prefetch)]
     prefetch: Option<u64>,
     /// How long the kernel may believe what it was told of names and attributes, or "forever"

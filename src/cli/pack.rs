@@ -20,8 +20,9 @@ use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 /// Pack files: x becomes x.warp beside it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A tree packed again: only what is missing, or has another size or time than it had, is packed (with --force all of it). \
-Settings are not compared, and what is gone from the tree stays in the output. With -v there is a line for every chunk.
+A tree packed again into the same other tree: only what is missing, or has another size or time than it had, is packed (with \
+--force all of it). Settings are not compared, and what is gone from the tree stays in the output. Beside the files, the packed \
+file of one that has changed since is not replaced without --force. With -v there is a line for every chunk.
 
 Examples:
   warpfs pack --codec zstd --chunk-size 256K disk.img   writes disk.img.warp
@@ -38,7 +39,7 @@ pub(super) struct Arguments {
     /// Pack trees: beside the files, or with -o into another tree, where files that do not shrink are copied
     #[arg(short, long)]
     recursive: bool,
-    /// Replace what exists, pack what is packed already
+    /// Replace what exists; pack what is packed already, but for that in a tree
     #[arg(short, long)]
     force: bool,
     /// Remove the input, once what was written has been read back and verified
