@@ -433,6 +433,42 @@ fn a_large_chunk_of_endless_nothings_does_not_hold_up_who_reads_it_in_pieces() {
 }
 
 #[test]
+fn what_has_to_be_measured_takes_its_window_within_the_budget() {
+    // A chunk of version 1 that does not tell its size: 128 MiB, and a window as large.
+    let len = 128_u64 << 20;
+    let mut payload = 0xFD2F_B528_u32.to_le_bytes().to_vec();
+    payload.extend([0, 17 << 3]);
+    for block in 0..len >> 17 {
+        let last = u32::from(block + 1 == len >> 17);
+        payload.extend(&((1_u32 << 17) << 3 | 0b010 | last).to_le_bytes()[..3]);
+        payload.push(b'x');
+    }
+    let mut bytes = b"PRAW\x01".to_vec();
+    bytes.push(ZSTD);
+    bytes.extend(len.to_le_bytes());
+    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend((payload.len() as u64).to_le_bytes());
+    bytes.extend(payload);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.warp");
+    fs::write(&path, bytes).unwrap();
+    let mounted = Mounted::new(directory.path(), &["--cache-size", "64M"]);
+    let error = File::open(mounted.path("x")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EIO));
+    let logged = mounted.logged();
+    assert!(
+        logged.contains("mount with a larger --cache-size"),
+        "{logged}"
+    );
+    assert!(mounted.peak_resident() < BUDGET + BESIDE);
+    // Where there is room, there is nothing wrong with it, and none of it is kept.
+    let engine = small_engine(4 * BUDGET);
+    let reader = engine.open(&path).unwrap();
+    assert_eq!(reader.len(), len);
+    assert!(engine.stats().memory_held < 1 << 20);
+}
+
+#[test]
 fn what_has_to_be_measured_is_decoded_no_further_than_the_header_announces() {
     // Each chunk of this file of version 1 decodes to all that the file is said to have.
     const CHUNKS: u32 = 3000;

@@ -204,26 +204,42 @@ fn measure(
         let length = range.end - range.start;
         codec::check_payload_len(header.codec, length, header.original_size)?;
         let length = check_available(length)?;
-        let acquired =
-            conditions
-                .budget
-                .acquire([length], Urgency::Demand, conditions.make_room)?;
-        let Some([mut payload]) = acquired else {
-            return Err(ErrorKind::Cancelled.into());
-        };
-        if source
-            .read_at(&mut payload, range.start)
-            .context("cannot read", path)?
-            < length
-        {
-            return Err(ErrorKind::EndsInside(Part::Payload).into());
+        let mut beginning = [0; codec::SIZE_PROBE_LEN];
+        let wanted = length.min(beginning.len());
+        let read = source
+            .read_at(beginning.get_mut(..wanted).unwrap_or_default(), range.start)
+            .context("cannot read", path)?;
+        let beginning = beginning.get(..read).unwrap_or_default();
+        let mut beside = codec::memory_to_measure(header.codec, beginning);
+        loop {
+            let acquired = conditions.budget.acquire_beside(
+                [length],
+                beside,
+                Urgency::Demand,
+                conditions.make_room,
+            )?;
+            let Some(([mut payload], _room)) = acquired else {
+                return Err(ErrorKind::Cancelled.into());
+            };
+            if source
+                .read_at(&mut payload, range.start)
+                .context("cannot read", path)?
+                < length
+            {
+                return Err(ErrorKind::EndsInside(Part::Payload).into());
+            }
+            let needed = codec::memory_to_measure(header.codec, &payload);
+            if needed <= beside {
+                return codec::measure(
+                    header.codec,
+                    &payload,
+                    left.load(Ordering::Relaxed),
+                    conditions.cancelled,
+                );
+            }
+            // What lies further behind takes more, and nobody waits for memory who holds some.
+            beside = needed;
         }
-        codec::measure(
-            header.codec,
-            &payload,
-            left.load(Ordering::Relaxed),
-            conditions.cancelled,
-        )
     };
     let mut chunks = unknown.iter().copied();
     let mut lost = Vec::new();

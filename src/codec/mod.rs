@@ -125,8 +125,8 @@ pub(crate) fn check_lengths(encoding: Encoding, packed: u64, original: u64) -> R
     }
 }
 
-/// The decoded length in bytes, found by going through the whole payload in constant memory. A small payload may take
-/// long, so there is an eye on `cancelled`.
+/// The decoded length in bytes, found by going through the whole payload in little memory ([`memory_to_measure`]). A small
+/// payload may take long, so there is an eye on `cancelled`.
 ///
 /// # Errors
 /// The payload is damaged, or decodes to more than `limit` bytes; or [`ErrorKind::Cancelled`].
@@ -151,6 +151,15 @@ pub(crate) fn measure(
         return Err(larger_than(encoding, limit));
     }
     Ok(len)
+}
+
+/// How much memory [`measure`] may take beside a payload and the decoder's own state, in bytes, as far as these bytes that it
+/// begins with, or all of it, tell: what a payload asks for itself. Nothing is allocated here.
+pub(crate) fn memory_to_measure(encoding: impl Into<Encoding>, payload: &[u8]) -> u64 {
+    match encoding.into() {
+        Encoding::Zstd => zstd::memory_to_measure(payload),
+        _ => 0,
+    }
 }
 
 /// Encodes `input` as one payload, which replaces what `output` holds; its memory is used again.

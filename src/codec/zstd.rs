@@ -10,11 +10,12 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use zstd::zstd_safe::{
-    self, CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective, get_error_name,
+    self, CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name,
 };
 
+use self::stream::Frame;
 use super::{Settings, cannot_encode, damaged, larger_than, shorter};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Codec;
 
 pub(super) use self::raw_blocks::RawBlocks;
@@ -22,6 +23,9 @@ pub(super) use self::stream::Decoder;
 
 /// The first four bytes of a frame that carries data; skippable frames have others, and tell the wrong size.
 const FRAME_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+
+/// The largest window that is taken for measuring, as a power of two: not all who measure have a budget that this counts against.
+const MEASURED_WINDOW_LOG_MAX: u32 = 27;
 
 /// The reference decoder's error for a payload that decodes to more than there is room for.
 const TOO_SMALL: &str = "Destination buffer is too small";
@@ -57,34 +61,55 @@ pub(super) fn measure(payload: &[u8], limit: u64, cancelled: &AtomicBool) -> Res
     let mut window = vec![0; DCtx::out_size()];
     let mut input = InBuffer::around(payload);
     let mut len = 0_u64;
-    DECODER.with_borrow_mut(|decoder| {
-        decoder
-            .reset(ResetDirective::SessionOnly)
-            .map_err(|code| damaged(Codec::Zstd, get_error_name(code)))?;
-        loop {
-            if cancelled.load(Ordering::Relaxed) {
-                return Err(ErrorKind::Cancelled.into());
-            }
-            let mut output = OutBuffer::around(&mut window[..]);
-            let hint = decoder
-                .decompress_stream(&mut output, &mut input)
-                .map_err(|code| damaged(Codec::Zstd, get_error_name(code)))?;
-            let full = output.pos() == output.capacity();
-            len += output.pos() as u64;
-            if len > limit {
-                return Err(larger_than(Codec::Zstd, limit));
-            }
-            let exhausted = input.pos() == payload.len();
-            match hint {
-                0 if exhausted => return Ok(len),
-                0 => {}
-                _ if exhausted && !full => {
-                    return Err(damaged(Codec::Zstd, "the payload ends too early"));
-                }
-                _ => {}
-            }
+    // Its own, since it keeps a window as large as a frame asks for as long as it lives.
+    let mut decoder =
+        DCtx::try_create().ok_or_else(|| Error::unusable("there is no memory to decode with"))?;
+    decoder
+        .set_parameter(DParameter::WindowLogMax(MEASURED_WINDOW_LOG_MAX))
+        .map_err(|code| damaged(Codec::Zstd, get_error_name(code)))?;
+    loop {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(ErrorKind::Cancelled.into());
         }
-    })
+        let mut output = OutBuffer::around(&mut window[..]);
+        let hint = decoder
+            .decompress_stream(&mut output, &mut input)
+            .map_err(|code| damaged(Codec::Zstd, get_error_name(code)))?;
+        let full = output.pos() == output.capacity();
+        len += output.pos() as u64;
+        if len > limit {
+            return Err(larger_than(Codec::Zstd, limit));
+        }
+        let exhausted = input.pos() == payload.len();
+        match hint {
+            0 if exhausted => return Ok(len),
+            0 => {}
+            _ if exhausted && !full => {
+                return Err(damaged(Codec::Zstd, "the payload ends too early"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// See [`super::memory_to_measure`].
+pub(super) fn memory_to_measure(payload: &[u8]) -> u64 {
+    let mut most = 0;
+    let mut rest = payload;
+    while !rest.is_empty() {
+        if let Some(frame) = Frame::parse(rest)
+            // What is refused takes nothing.
+            && frame.window_len <= 1 << MEASURED_WINDOW_LOG_MAX
+        {
+            most = most.max(frame.memory());
+        }
+        let len = zstd_safe::find_frame_compressed_size(rest).unwrap_or(0);
+        rest = match len {
+            0 => &[],
+            len => rest.get(len..).unwrap_or_default(),
+        };
+    }
+    most
 }
 
 pub(super) fn encode(input: &[u8], settings: &Settings, output: &mut Vec<u8>) -> Result<()> {
@@ -143,6 +168,29 @@ mod tests {
         });
         assert!(matches!(error.kind(), ErrorKind::Cancelled), "{error}");
         assert!(started.elapsed() < std::time::Duration::from_secs(5));
+    }
+
+    /// An empty frame with this window, the descriptor of its header.
+    fn empty_frame(window: u8) -> Vec<u8> {
+        [&FRAME_MAGIC[..], &[0, window, 1, 0, 0]].concat()
+    }
+
+    #[test]
+    fn measuring_says_what_the_largest_of_all_windows_takes_before_it_is_taken() {
+        let skippable = [&0x184D_2A50_u32.to_le_bytes()[..], &[1, 0, 0, 0, 7]].concat();
+        let payload = [skippable, empty_frame(0), empty_frame(17 << 3)].concat();
+        let memory = memory_to_measure(&payload);
+        assert!((128 << 20..129 << 20).contains(&memory), "{memory}");
+        // As far as the payload is known.
+        assert_eq!(memory_to_measure(&payload[..8]), 0);
+        assert_eq!(memory_to_measure(&payload[9 + 9..9 + 9 + 6]), memory);
+        assert!(memory_to_measure(&payload[..9 + 9]) < 1 << 20);
+        assert_eq!(measure(&payload, 0, &NEVER).unwrap(), 0);
+        // Those are refused, and take nothing.
+        for window in [17 << 3 | 1, 0xff] {
+            assert_eq!(memory_to_measure(&empty_frame(window)), 0);
+            assert!(measure(&empty_frame(window), 0, &NEVER).is_err());
+        }
     }
 
     #[test]

@@ -53,8 +53,7 @@ impl Decoder {
     pub(in crate::codec) fn memory(payload: &dyn Payload) -> Result<Option<u64>> {
         let (header, len) = beginning::<HEADER_LEN>(payload)?;
         match Frame::parse(header.get(..len).unwrap_or_default()) {
-            Some(frame) if frame.window_len > 1 << WINDOW_LOG_MAX => Ok(None),
-            Some(frame) => Ok(Some(frame.memory())),
+            Some(frame) => Ok(frame.is_streamed().then(|| frame.memory())),
             // What comes behind a skippable frame is not known yet.
             None if is_skippable(&header) => Ok(None),
             None => Err(refused("not a Zstandard frame")),
@@ -207,12 +206,17 @@ impl Frame {
     /// Whether there is nothing to it but its blocks: no dictionary, no checksum, no bit that has no meaning yet, and no window that the
     /// reference decoder refuses.
     pub(super) fn is_plain(&self) -> bool {
-        self.descriptor & 0b1111 == 0 && self.window_len <= 1 << WINDOW_LOG_MAX
+        self.descriptor & 0b1111 == 0 && self.is_streamed()
+    }
+
+    /// Whether the reference decoder takes so large a window where it streams.
+    fn is_streamed(&self) -> bool {
+        self.window_len <= 1 << WINDOW_LOG_MAX
     }
 
     /// The most memory that it takes to decode the frame a piece at a time, in bytes: what
     /// `ZSTD_decodingBufferSize_internal` of the reference decoder says, and a block of input.
-    fn memory(&self) -> u64 {
+    pub(super) fn memory(&self) -> u64 {
         let window_len = self.window_len.max(LEAST_WINDOW_LEN);
         let block_len = window_len.min(BLOCK_LEN);
         let ring_len = window_len
