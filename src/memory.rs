@@ -190,11 +190,14 @@ impl Budget {
             };
             if needed > self.total - state.charged {
                 drop(state);
-                return Err(ErrorKind::OverBudget {
-                    needed,
-                    budget: self.total,
-                }
-                .into());
+                return match urgency {
+                    Urgency::Speculation => Ok(None),
+                    Urgency::Demand => Err(ErrorKind::OverBudget {
+                        needed,
+                        budget: self.total,
+                    }
+                    .into()),
+                };
             }
             if first && let Some(granted) = state.grant(&classes, beside, self.total, &mut freed) {
                 break granted;
@@ -507,6 +510,13 @@ mod tests {
             .unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::OverBudget { .. }));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn speculation_that_could_never_fit_is_refused_and_no_error() {
+        let budget = Budget::new(64 << 10);
+        let guess = budget.acquire([60 << 10, 8 << 10], Urgency::Speculation, || false);
+        assert!(guess.unwrap().is_none());
     }
 
     #[test]

@@ -373,6 +373,41 @@ fn chunks_that_groups_straddle_are_proved_with_their_neighbours() {
     }
 }
 
+#[test]
+fn a_piece_with_a_very_large_neighbour_costs_no_other_piece_of_its_chunk() {
+    const CHUNK: u64 = 3_000_000;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    // They shrink, but hardly: to prove the first piece of the second chunk takes more than all the budget.
+    let mut random = Random(5);
+    let original: Vec<u8> = (0..2 * CHUNK).map(|_| random.below(128) as u8).collect();
+    fs::write(at("x"), &original).unwrap();
+    let [codec, size, checksum] = ["zstd", "3000000", "blake3"];
+    let arguments = [
+        "--codec",
+        codec,
+        "--chunk-size",
+        size,
+        "--checksum",
+        checksum,
+    ];
+    pack(&at("x"), &at("x.warp"), &arguments);
+    let engine = Engine::new(&EngineOptions {
+        cache_size: 5 << 20,
+        verify: Verify::Strict,
+        prefetch: Some(0),
+        ..EngineOptions::default()
+    });
+    let reader = engine.unwrap().open(at("x.warp")).unwrap();
+    let mut bytes = vec![0; 4096];
+    for offset in [CHUNK + 1_000_000, 2 * CHUNK - 4096, CHUNK - 1_000_000] {
+        assert_eq!(reader.read_at(&mut bytes, offset).unwrap(), 4096);
+        assert!(bytes == original[offset as usize..][..4096], "at {offset}");
+    }
+    let refused = reader.read_at(&mut bytes, CHUNK).unwrap_err();
+    assert!(refused.to_string().contains("--cache-size"), "{refused}");
+}
+
 /// Makes the record of one file, made to fit another's checksum, believable to who does not follow the proofs.
 fn forge(packed: &Path, checksum_of: &Path) {
     let mut bytes = fs::read(packed).unwrap();
