@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use common::group::Group;
 use common::{Mounted, Random, is_mounted, pack, run, shell, warpfs};
+use lz4_flex::frame::{FrameEncoder, FrameInfo};
+use warpfs::{Engine, EngineOptions};
 
 const MIB: u64 = 1 << 20;
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
@@ -176,6 +178,45 @@ fn a_chunk_larger_than_the_budget_is_an_error_that_says_what_to_do_and_others_ar
         "{logged}"
     );
     assert!(number(&mounted, "memory_used") <= 2 * MIB);
+}
+
+#[test]
+fn tables_of_files_that_nobody_has_open_give_way_to_a_read_that_fits_without_them() {
+    // With a checksum over it all, this is decoded whole: 896 KiB, and 64 KiB for its payload.
+    let mut original = vec![0; 896 << 10];
+    let mut random = Random(3);
+    original[..50_000].fill_with(|| random.next() as u8);
+    let frame_info = FrameInfo::new().content_checksum(true);
+    let mut encoder = FrameEncoder::with_frame_info(frame_info, Vec::new());
+    encoder.write_all(&original).unwrap();
+    let payload = encoder.finish().unwrap();
+    let mut bytes = b"PRAW\x02\0".to_vec();
+    bytes.extend((original.len() as u64).to_le_bytes());
+    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend((payload.len() as u64).to_le_bytes());
+    bytes.extend((original.len() as u64).to_le_bytes());
+    bytes.extend(payload);
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x.warp"), bytes).unwrap();
+    let engine = Engine::new(&EngineOptions {
+        cache_size: (896 + 64 + 20) << 10,
+        prefetch: Some(0),
+        ..EngineOptions::default()
+    })
+    .unwrap();
+    // A kibibyte or more each.
+    for number in 0..50 {
+        let small = at(&number.to_string());
+        fs::copy(common::vector("v2-lz4-xxh64.warp"), &small).unwrap();
+        engine.open(small).unwrap();
+    }
+    let remembered = engine.stats();
+    assert!(remembered.memory_used >= 30 << 10, "{remembered:?}");
+    let reader = engine.open(at("x.warp")).unwrap();
+    let mut bytes = vec![1; 4096];
+    assert_eq!(reader.read_at(&mut bytes, 48_000).unwrap(), 4096);
+    assert!(bytes == original[48_000..][..4096]);
 }
 
 #[test]

@@ -62,8 +62,8 @@ impl Shared {
                 [self.archive.room_beside(bytes), length]
             }
         };
-        let budget = self.engine.cache.budget();
-        budget.acquire(lengths, urgency, || self.engine.make_room())
+        let acquired = self.engine.acquire(lengths, 0, urgency)?;
+        Ok(acquired.map(|(buffers, _)| buffers))
     }
 
     /// Decodes a unit, `bytes` of the original, into the second of these buffers, with the first beside it.

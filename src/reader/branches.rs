@@ -260,10 +260,8 @@ impl Shared {
             self.decode_off(branch, chunk, bytes, room, &mut [])?;
             return Ok(true);
         }
-        let budget = self.engine.cache.budget();
-        let make_room = || self.engine.make_room();
-        let acquired = budget.acquire([beside], Urgency::Demand, make_room)?;
-        let [mut beside] = acquired.ok_or(ErrorKind::Cancelled)?;
+        let acquired = self.engine.acquire([beside], 0, Urgency::Demand)?;
+        let ([mut beside], _) = acquired.ok_or(ErrorKind::Cancelled)?;
         self.decode_off(branch, chunk, bytes, room, &mut beside)?;
         Ok(true)
     }

@@ -196,10 +196,7 @@ impl Shared {
                 false => 0,
             };
             let lengths = [(end - start) as usize, self.archive.room_beside(bytes)];
-            let acquire = |urgency| {
-                let budget = self.engine.cache.budget();
-                budget.acquire_beside(lengths, beside, urgency, || self.engine.make_room())
-            };
+            let acquire = |urgency| self.engine.acquire(lengths, beside, urgency);
             // Nobody waits for memory who holds some.
             let mut acquired = None;
             if brought.is_some() {

@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 #[cfg(feature = "remote")]
 use crate::memory::Charge;
-use crate::memory::{Budget, default_budget};
+use crate::memory::{Budget, Buffer, Room, Urgency, default_budget};
 use crate::occasionally::Occasionally;
 #[cfg(feature = "remote")]
 use crate::remote::{AllPlanned, Location, Object, Store, StoreOptions};
@@ -302,6 +302,30 @@ impl Engine {
     pub(crate) fn tell_of_failure(&self, error: &Error) {
         if self.failures.is_due() {
             tracing::warn!("{error}");
+        }
+    }
+
+    /// As [`Budget::acquire_beside`], of memory that readers decode with. Demand that tables leave no room for has those given up of
+    /// files that nobody has open.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn acquire<const N: usize>(
+        &self,
+        lengths: [usize; N],
+        beside: u64,
+        urgency: Urgency,
+    ) -> Result<Option<([Buffer; N], Room)>> {
+        let budget = self.cache.budget();
+        let acquire = || budget.acquire_beside(lengths, beside, urgency, || self.make_room());
+        match acquire() {
+            // What is more than the whole budget gets no room by that.
+            Err(error) if matches!(error.kind(), ErrorKind::OverBudget { needed, budget } if needed <= budget) =>
+            {
+                self.shelf.clear();
+                acquire()
+            }
+            other => other,
         }
     }
 

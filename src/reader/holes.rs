@@ -112,9 +112,8 @@ impl Shared {
     /// Room to read a chunk's payload to at once: of what is far away, each step would be a request.
     fn room_for_payload(&self, chunk: u32) -> Result<Buffer> {
         let [length, _] = self.lengths(chunk);
-        let budget = self.engine.cache.budget();
-        let room = budget.acquire([length], Urgency::Demand, || self.engine.make_room())?;
-        let [room] = room.ok_or(ErrorKind::Cancelled)?;
+        let room = self.engine.acquire([length], 0, Urgency::Demand)?;
+        let ([room], _) = room.ok_or(ErrorKind::Cancelled)?;
         Ok(room)
     }
 }

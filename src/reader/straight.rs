@@ -228,10 +228,8 @@ impl Shared {
         let [_, length] = self.lengths(chunk);
         let room = room.get_mut(..length).unwrap_or_default();
         let [beside, _] = self.room_lengths(chunk);
-        let budget = self.engine.cache.budget();
-        let make_room = || self.engine.make_room();
-        let acquired = budget.acquire([beside], Urgency::Demand, make_room)?;
-        let [mut beside] = acquired.ok_or(ErrorKind::Cancelled)?;
+        let acquired = self.engine.acquire([beside], 0, Urgency::Demand)?;
+        let ([mut beside], _) = acquired.ok_or(ErrorKind::Cancelled)?;
         self.decode_into(chunk, &mut beside, room)?;
         Ok(Some(length))
     }
