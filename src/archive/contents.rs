@@ -277,40 +277,31 @@ fn measure(
     ChunkTable::of_sizes(header, payloads, sizes)
 }
 
-/// Gives the chunks that cannot be measured, because they are damaged or cut off, the sizes that the others leave to
-/// them: one alone has what is missing; several are as large as the first chunk, but for the file's last. Where that does
-/// not come out even, nothing is known of where the chunks lie, and the first one's error stands.
+/// Gives the chunks that cannot be measured, because they are damaged or cut off, the bytes that the others leave to them. Where
+/// there are several, nothing tells where those between them lie, whole ones included: the first lost one has all the bytes
+/// up to the end of the last, and as it is lost they cannot be read. If the others leave nothing to them, or there are no others, the
+/// first one's error stands.
 fn infer(sizes: &mut [u64], lost: Vec<(u32, Error)>, header: &FixedHeader) -> Result<()> {
-    let count = lost.len() as u64;
-    let Some((first_lost, error)) = lost.first() else {
+    let [(first, error), rest @ ..] = lost.as_slice() else {
         return Ok(());
     };
-    let known: u64 = sizes.iter().fold(0, |sum, &size| sum.saturating_add(size));
-    let regular = match sizes.first() {
-        Some(&size) if *first_lost != 0 => size,
-        _ => 0,
+    let last = rest.last().map_or(first, |(last, _)| last);
+    let known = |sizes: &[u64]| {
+        sizes
+            .iter()
+            .fold(0, |sum: u64, &size| sum.saturating_add(size))
     };
-    let others = regular.checked_mul(count - 1);
-    let rest = header.original_size.checked_sub(known);
-    let rest = rest
-        .zip(others)
-        .and_then(|(rest, others)| rest.checked_sub(others));
-    let ends_the_file = lost
-        .last()
-        .is_some_and(|(chunk, _)| chunk.checked_add(1) == Some(header.chunk_count));
-    let last = match rest {
-        Some(rest) if count == 1 || rest == regular || (ends_the_file && rest < regular) => rest,
-        _ => return Err(error.clone()),
+    let missing = header.original_size.checked_sub(known(sizes));
+    let missing =
+        missing.filter(|&missing| rest.is_empty() || (missing > 0 && lost.len() < sizes.len()));
+    let between = sizes.get_mut(*first as usize..=*last as usize);
+    let (Some(missing), Some(between)) = (missing, between) else {
+        return Err(error.clone());
     };
-    for (chunk, _) in &lost {
-        if let Some(place) = sizes.get_mut(*chunk as usize) {
-            *place = regular;
-        }
-    }
-    if let Some((chunk, _)) = lost.last()
-        && let Some(place) = sizes.get_mut(*chunk as usize)
-    {
-        *place = last;
+    let all = missing.saturating_add(known(between));
+    between.fill(0);
+    if let Some(place) = between.first_mut() {
+        *place = all;
     }
     Ok(())
 }
@@ -320,5 +311,83 @@ fn located(error: Error, chunk: u32) -> Error {
     match error.kind() {
         ErrorKind::Cancelled => error,
         _ => error.in_chunk(chunk, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::Verify;
+    use crate::codec::Settings;
+    use crate::format::{Codec, Version};
+    use crate::memory::Budget;
+    use std::fs::{self, File};
+
+    /// The original sizes of a version 1 file in Brotli that has chunks of these, as they are found of it with the payloads of
+    /// some of them damaged; and how much memory its contents take.
+    fn found(sizes: &[u64], damaged: &[usize]) -> Result<(Vec<Range<u64>>, u64)> {
+        let settings = Settings {
+            zstd_level: 3,
+            zstd_threads: 0,
+            brotli_quality: 5,
+            lz4_thoroughness: None,
+        };
+        let mut payloads = Vec::new();
+        for (number, &size) in sizes.iter().enumerate() {
+            let mut payload = Vec::new();
+            let bytes = vec![number as u8; size as usize];
+            codec::encode(Codec::Brotli, &bytes, &settings, &mut payload).unwrap();
+            if damaged.contains(&number) {
+                payload.fill(0xff);
+            }
+            payloads.push(payload);
+        }
+        let header = FixedHeader {
+            version: Version::V1,
+            codec: Codec::Brotli,
+            original_size: sizes.iter().sum(),
+            chunk_count: sizes.len() as u32,
+        };
+        let mut file = header.to_bytes().to_vec();
+        file.extend(
+            payloads
+                .iter()
+                .flat_map(|payload| (payload.len() as u64).to_le_bytes()),
+        );
+        file.extend(payloads.concat());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.warp");
+        fs::write(&path, file).unwrap();
+        let conditions = Conditions {
+            cut: Cut::Accept,
+            verify: Verify::Fast,
+            budget: &Budget::unlimited(),
+            make_room: &|| false,
+            cancelled: &AtomicBool::new(false),
+        };
+        let contents = Contents::read(&File::open(&path).unwrap(), &path, &conditions)?;
+        let ranges =
+            (0..contents.table.len()).filter_map(|chunk| contents.table.original_range(chunk));
+        Ok((ranges.collect(), contents.memory()))
+    }
+
+    #[test]
+    fn a_sound_chunk_between_two_damaged_ones_is_never_put_in_a_wrong_place() {
+        // As if all had 100.
+        let (ranges, _) = found(&[100, 150, 100, 50], &[1, 3]).unwrap();
+        assert_eq!(ranges, [0..100, 100..400, 400..400, 400..400]);
+        // What lies around them is where it belongs.
+        let (ranges, _) = found(&[100, 150, 70, 100, 50, 60], &[1, 2, 4]).unwrap();
+        assert_eq!(
+            ranges,
+            [0..100, 100..470, 470..470, 470..470, 470..470, 470..530]
+        );
+    }
+
+    #[test]
+    fn a_damaged_first_chunk_and_another_cost_no_more_than_what_lies_between() {
+        let (ranges, _) = found(&[100, 150, 70], &[0, 1]).unwrap();
+        assert_eq!(ranges, [0..250, 250..250, 250..320]);
+        assert!(found(&[100, 150], &[0, 1]).unwrap_err().is_damage());
     }
 }
