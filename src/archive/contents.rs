@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::outline::{Beginning, Chunks, Conditions, Cut, Outline};
+use super::outline::{Beginning, Chunks, Conditions, Cut, OVERHEAD, Outline};
 use super::record::Record;
 use super::source::Source;
 use super::units::{OneCall, Unit};
@@ -85,6 +85,8 @@ impl Contents {
                 table
             }
         };
+        let mut charge = outline.charge;
+        charge.shrink_to(table.memory() as u64 + OVERHEAD as u64);
         Ok(Self {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             description: outline.description,
@@ -100,7 +102,7 @@ impl Contents {
             reported_change: AtomicBool::new(false),
             only_whole: Mutex::default(),
             without_parts: AtomicBool::new(false),
-            charge: outline.charge,
+            charge,
         })
     }
 
@@ -389,5 +391,12 @@ mod tests {
         let (ranges, _) = found(&[100, 150, 70], &[0, 1]).unwrap();
         assert_eq!(ranges, [0..250, 250..250, 250..320]);
         assert!(found(&[100, 150], &[0, 1]).unwrap_err().is_damage());
+    }
+
+    #[test]
+    fn a_measured_table_counts_as_what_it_takes() {
+        let (ranges, memory) = found(&[100; 3000], &[]).unwrap();
+        assert_eq!(ranges.len(), 3000);
+        assert!(memory < 8 * 3000, "{memory}");
     }
 }
