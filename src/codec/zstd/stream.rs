@@ -1,8 +1,8 @@
 //! Zstandard frames a piece at a time, by the reference decoder's streaming functions.
 //!
 //! Their contexts own a window as large as the first frame's header asks for, which is what the stream's owner was told
-//! of; should a later frame of the chunk ask for more, the chunk can only be decoded whole. Fresh memory of that size
-//! costs page faults, so a few contexts are kept for the next stream.
+//! of; should a later frame of the chunk ask for more, the chunk can only be decoded whole. So it is where a later frame alone has a
+//! checksum over its content. Fresh memory of that size costs page faults, so a few contexts are kept for the next stream.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -42,6 +42,8 @@ pub(in crate::codec) struct Decoder {
     context: Option<DCtx<'static>>,
     /// The most the context may grow to, in bytes.
     promised: u64,
+    /// Whether the first frame has a checksum over its content: who streams such a chunk knows what that means for it.
+    checks_content: bool,
     /// How much of the payload has gone into the context, in bytes.
     consumed: u64,
     /// How much the context would like to see next, in bytes; 0 between frames.
@@ -51,9 +53,14 @@ pub(in crate::codec) struct Decoder {
 impl Decoder {
     /// See [`crate::codec::Stream::memory`].
     pub(in crate::codec) fn memory(payload: &dyn Payload) -> Result<Option<u64>> {
+        Ok(Self::first_frame(payload)?.map(|frame| frame.memory()))
+    }
+
+    /// The frame that the payload begins with, if it can be streamed.
+    fn first_frame(payload: &dyn Payload) -> Result<Option<Frame>> {
         let (header, len) = beginning::<HEADER_LEN>(payload)?;
         match Frame::parse(header.get(..len).unwrap_or_default()) {
-            Some(frame) => Ok(frame.is_streamed().then(|| frame.memory())),
+            Some(frame) => Ok(Some(frame).filter(Frame::is_streamed)),
             // What comes behind a skippable frame is not known yet.
             None if is_skippable(&header) => Ok(None),
             None => Err(refused("not a Zstandard frame")),
@@ -68,7 +75,8 @@ impl Decoder {
     }
 
     pub(in crate::codec) fn open(payload: &dyn Payload) -> Result<Self> {
-        let promised = Self::memory(payload)?.ok_or_else(unstreamable)?;
+        let frame = Self::first_frame(payload)?.ok_or_else(unstreamable)?;
+        let promised = frame.memory();
         let mut context = idle_context(promised).map_or_else(DCtx::try_create, Some);
         context
             .as_mut()
@@ -78,6 +86,7 @@ impl Decoder {
         Ok(Self {
             context,
             promised,
+            checks_content: frame.has_checksum(),
             consumed: 0,
             hint: 0,
         })
@@ -118,10 +127,16 @@ impl Decoder {
         Ok(output.pos())
     }
 
-    /// Holds a frame that is about to begin to what was promised.
+    /// Holds a frame that is about to begin to what was promised, and to what the first one told of checksums: nothing of one that has
+    /// its own is to be handed out before that is compared.
     fn check_frame(&self, header: &[u8]) -> Result<()> {
         match Frame::parse(header) {
-            Some(frame) if frame.memory() > self.promised => Err(unstreamable()),
+            Some(frame)
+                if frame.memory() > self.promised
+                    || (frame.has_checksum() && !self.checks_content) =>
+            {
+                Err(unstreamable())
+            }
             // What is no frame, the decoder refuses or skips.
             _ => Ok(()),
         }
@@ -329,6 +344,30 @@ mod tests {
         let mut stream = Stream::open(Codec::Zstd, &payload, input.len() as u64).unwrap();
         stream.decode(&payload, &mut output).unwrap();
         assert!(output == [large, small].concat());
+    }
+
+    #[test]
+    fn of_a_later_frame_with_a_checksum_of_its_own_nothing_is_handed_out_unchecked() {
+        let mut encoder = CCtx::create();
+        encoder
+            .set_parameter(CParameter::ChecksumFlag(true))
+            .unwrap();
+        let mut checked = Vec::with_capacity(1000);
+        encoder.compress2(&mut checked, b"and two").unwrap();
+        let bytes = [frame(b"one ", 10, true), checked.clone()].concat();
+        let payload = InMemory::new(bytes.clone());
+        let mut stream = Stream::open(Codec::Zstd, &payload, 11).unwrap();
+        let mut output = [0; 11];
+        stream.decode(&payload, &mut output[..4]).unwrap();
+        let error = stream.decode(&payload, &mut output[4..]).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unstreamable { .. }));
+        super::super::decode_into(&bytes, &mut output).unwrap();
+        assert_eq!(&output, b"one and two");
+        // Who begins with one has been told.
+        let payload = InMemory::new([checked.clone(), checked].concat());
+        assert!(Decoder::checks_content(&payload).unwrap());
+        let mut stream = Stream::open(Codec::Zstd, &payload, 14).unwrap();
+        stream.decode(&payload, &mut [0; 14]).unwrap();
     }
 
     #[test]
