@@ -222,12 +222,13 @@ impl Archive {
             .map_err(|error| self.placed(error, chunk))
     }
 
-    /// How much memory decoding a chunk piece by piece takes beside the pieces, in bytes, at most; `None` if the chunk can
-    /// only be decoded whole, or, where they are to be decoded `apart`, not each without the others.
+    /// How much memory decoding a chunk piece by piece takes beside the pieces, in bytes, at most: what its stream holds on to, and what
+    /// of the payload is fetched at a time. `None` if the chunk can only be decoded whole, or, where they are to be decoded `apart`, not
+    /// each without the others.
     ///
     /// # Errors
     /// As [`Archive::read_payload`], and those of a payload that begins like none.
-    pub(crate) fn stream_memory(&self, chunk: u32, apart: bool) -> Result<Option<u64>> {
+    pub(crate) fn stream_memory(&self, chunk: u32, apart: bool) -> Result<Option<[u64; 2]>> {
         self.with_payload(chunk, |payload, announced| {
             let encoding = self.encoding(chunk)?;
             if Stream::checks_content(encoding, payload)?
@@ -235,7 +236,11 @@ impl Archive {
             {
                 return Ok(None);
             }
-            Stream::memory(encoding, payload, announced)
+            let Some(held) = Stream::memory(encoding, payload, announced)? else {
+                return Ok(None);
+            };
+            let fetched = Stream::fetched(encoding, payload, announced)?;
+            Ok(Some([held, fetched]))
         })
     }
 

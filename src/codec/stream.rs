@@ -154,6 +154,22 @@ impl Stream {
         }
     }
 
+    /// The most that such a stream fetches of its payload at a time, in bytes, if that is more than every thread has room for anyway;
+    /// 0 if it is not. This is taken while it decodes, beside [`Stream::memory`].
+    ///
+    /// # Errors
+    /// As [`Stream::open`].
+    pub(crate) fn fetched(
+        encoding: Encoding,
+        payload: &dyn Payload,
+        announced: u64,
+    ) -> Result<u64> {
+        match encoding {
+            Encoding::Lz4 => lz4::Decoder::fetched(payload, announced),
+            _ => Ok(0),
+        }
+    }
+
     /// Whether the payload carries a checksum over all that it decodes to. Only whole can such a chunk be checked before any
     /// of it is handed out.
     ///
@@ -371,6 +387,12 @@ impl<'a> Input<'a> {
         self.len
     }
 
+    /// How much memory what is fetched takes, in bytes.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// What is fetched from.
     pub(super) fn payload(&self) -> &'a dyn Payload {
         self.payload
@@ -386,7 +408,9 @@ impl<'a> Input<'a> {
             let before_end = usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX);
             let wanted = least.max(self.step_len.min(before_end)).min(rest);
             if self.buffer.len() < wanted {
-                self.buffer.resize(wanted.max(STEP_LEN), 0);
+                let wanted = wanted.max(STEP_LEN);
+                self.buffer.reserve_exact(wanted - self.buffer.len());
+                self.buffer.resize(wanted, 0);
             }
             if kept > 0 {
                 self.buffer.copy_within(skip..self.held, 0);

@@ -505,6 +505,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_fetched_of_a_large_block_counts_and_it_is_decoded_in_pieces_all_the_same() {
+        let noise = &original()[2 * CHUNK..3 * CHUNK];
+        let frame = FrameInfo::new().block_mode(BlockMode::Independent);
+        let (_directory, path) = of_one_frame(noise, frame.block_size(BlockSize::Max4MB));
+        let reader = open(&path, true);
+        let memory = reader.shared.stream_memory(0).unwrap();
+        assert!(memory > 2 * CHUNK as u64, "{memory}");
+        let (bytes, _) = read(&reader, 3 * PIECE, 1000);
+        assert!(bytes == noise[3 * PIECE..][..1000]);
+        assert!(reader.shared.engine.stats().decoded_pieces > 0);
+    }
+
+    #[test]
     fn where_pieces_cannot_be_decoded_without_others_they_go_through_the_cache() {
         let original = original();
         let one_chunk = &original[..CHUNK];

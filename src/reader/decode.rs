@@ -247,7 +247,7 @@ impl Shared {
         let whole = whole.fold(0_u64, |sum, length| sum.saturating_add(length as u64));
         match memory {
             // What takes more memory to decode in pieces than whole is no large chunk to its codec.
-            Some(memory) if memory < whole => Ok(memory),
+            Some([held, fetched]) if held < whole => Ok(held.saturating_add(fetched)),
             _ => Err(unstreamable.into()),
         }
     }

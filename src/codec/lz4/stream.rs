@@ -12,7 +12,9 @@ use std::ops::Range;
 use twox_hash::XxHash32;
 
 use super::{Block, Bytes, Descriptor, refused};
-use crate::codec::stream::{Appetite, Input, Payload, WINDOW_LEN, WINDOW_ROOM, Window, beginning};
+use crate::codec::stream::{
+    Appetite, Input, Payload, STEP_LEN, WINDOW_LEN, WINDOW_ROOM, Window, beginning,
+};
 use crate::codec::{SIZE_PROBE_LEN, shorter};
 use crate::error::Result;
 use crate::format::Codec;
@@ -72,6 +74,17 @@ impl Decoder {
                 .saturating_mul(size_of::<u64>() as u64),
         }
         .saturating_add(block_len.min(announced)))
+    }
+
+    /// See [`crate::codec::Stream::fetched`].
+    pub(in crate::codec) fn fetched(payload: &dyn Payload, announced: u64) -> Result<u64> {
+        let (descriptor, _) = read_descriptor(payload)?;
+        let longest = longest_data(&descriptor, announced).min(payload.len());
+        let with_fields = longest.saturating_add(2 * FIELD_LEN as u64);
+        Ok(match with_fields > STEP_LEN as u64 {
+            true => with_fields,
+            false => 0,
+        })
     }
 
     /// See [`crate::codec::Stream::checks_content`].
@@ -286,7 +299,13 @@ impl Decoder {
             true => 2 * FIELD_LEN,
             false => FIELD_LEN,
         };
-        Ok(self.descriptor.data_len(size)?.map(|len| len + fields))
+        match self.descriptor.data_len(size)? {
+            // Before it is fetched: nobody was told of so much.
+            Some(len) if len as u64 > longest_data(&self.descriptor, self.announced) => {
+                Err(refused("a block larger than its chunk could be"))
+            }
+            len => Ok(len.map(|len| len + fields)),
+        }
     }
 
     /// Called at the end mark. What follows it is the content checksum, if the frame has one, and nothing else.
@@ -367,6 +386,14 @@ impl Decoder {
             .flatten()
             .and_then(|block| block.decoded_len().ok()))
     }
+}
+
+/// The most bytes that a block of a chunk of `announced` bytes takes, its fields aside: what is in it, and a byte for every 255 of them
+/// and a few that no shorter match makes up for.
+fn longest_data(descriptor: &Descriptor, announced: u64) -> u64 {
+    let block_len = descriptor.block_len as u64;
+    let content_len = announced.min(block_len);
+    (content_len + content_len / 255 + 16).min(block_len)
 }
 
 /// The descriptor that the payload begins with, and where the first block follows it.
@@ -492,6 +519,41 @@ mod tests {
         let mut output = vec![0; BLOCK_LEN];
         stream.decode(&payload, &mut output).unwrap();
         assert!(output == input[400..][..BLOCK_LEN]);
+    }
+
+    #[test]
+    fn what_is_fetched_of_large_blocks_is_told_and_no_more_is_fetched_of_what_claims_more() {
+        let mut number = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            number = number.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
+            (number >> 24) as u8
+        })
+        .take(5 << 20)
+        .collect();
+        for (block_size, expected) in [
+            (BlockSize::Max64KB, 0),
+            (BlockSize::Max256KB, (256 << 10) + 8),
+            (BlockSize::Max4MB, (4 << 20) + 8),
+        ] {
+            let frame = FrameInfo::new().block_size(block_size);
+            let mut encoder = FrameEncoder::with_frame_info(frame, Vec::new());
+            encoder.write_all(&noise).unwrap();
+            let payload = InMemory::new(encoder.finish().unwrap());
+            let len = noise.len() as u64;
+            let told = Decoder::fetched(&payload, len).unwrap();
+            assert_eq!(told, expected);
+            let mut decoder = Decoder::open(&payload, len).unwrap();
+            let mut source = Input::open(&payload, Appetite::About(10_000));
+            decoder.decode(&mut source, &mut [0; 10_000]).unwrap();
+            assert!(source.room() as u64 <= told.max(STEP_LEN as u64));
+            // Announced to be short, it is refused for its length alone.
+            assert!(Decoder::fetched(&payload, 200_000).unwrap() < 202_000);
+            let mut decoder = Decoder::open(&payload, 200_000).unwrap();
+            let mut source = Input::open(&payload, Appetite::About(10_000));
+            let outcome = decoder.decode(&mut source, &mut vec![0; 200_000]);
+            assert!(outcome.is_err());
+            assert!(source.room() <= STEP_LEN);
+        }
     }
 
     #[test]
