@@ -2,8 +2,8 @@
 //!
 //! Every read of the source is followed by a look at what the source is now, so that bytes of a file that was changed
 //! in place are not decoded as if they were the old ones. A file that was only cut short goes on serving the chunks
-//! it still holds; that it was only cut is concluded from its table, which one being written anew may share (see
-//! `is_beginning`). One without a table is changed. Damage that leaves the file's time as it was is found by decoding.
+//! it still holds; that it was only cut is concluded from its table, which one being written anew, or written over and then
+//! cut, may share (see `is_beginning`). One without a table is changed. Damage that leaves the file's time as it was is found by decoding.
 
 mod chain;
 mod check;
