@@ -790,6 +790,38 @@ fn pieces_behind_a_damaged_one_are_served_if_they_are_whole() {
 }
 
 #[test]
+fn what_lies_behind_a_piece_that_is_not_what_was_packed_is_not_decoded_from_the_beginning_again() {
+    const PIECE: u64 = 128 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let mut random = Random(12);
+    let original: Vec<u8> = (0..3 << 20).map(|_| random.below(256) as u8).collect();
+    fs::write(at("x"), &original).unwrap();
+    let arguments = ["--codec", "snappy", "--chunk-size", "3M"];
+    pack(&at("x"), &at("x.warp"), &arguments);
+    flip(
+        &at("x.warp"),
+        payload(&at("x.warp"), 0).start + 1_600_000,
+        0x01,
+    );
+    let engine = Engine::new(&EngineOptions {
+        prefetch: Some(0),
+        ..EngineOptions::default()
+    });
+    let engine = engine.unwrap();
+    let reader = engine.open(at("x.warp")).unwrap();
+    let damaged = 1_600_000 / PIECE * PIECE;
+    let mut bytes = [0; 4096];
+    let error = reader.read_at(&mut bytes, damaged).unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    let before = engine.stats().decoded_bytes;
+    let behind = damaged + PIECE;
+    assert_eq!(reader.read_at(&mut bytes, behind).unwrap(), 4096);
+    assert!(bytes[..] == original[behind as usize..][..4096]);
+    assert_eq!(engine.stats().decoded_bytes - before, PIECE);
+}
+
+#[test]
 fn a_range_of_a_damaged_chunk_without_a_record_is_saved_as_zeros() {
     let directory = tempfile::tempdir().unwrap();
     let packed = directory.path().join("x.warp");

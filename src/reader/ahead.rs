@@ -301,7 +301,8 @@ impl Shared {
         !self.closed.load(Ordering::Relaxed) && self.prefetch.still_wants(&piece)
     }
 
-    /// Decodes the next piece ahead of any reader; says whether it did. It does not if memory is short.
+    /// Decodes the next piece ahead of any reader; says whether to go on: not if memory is short, or the piece is not
+    /// what was packed.
     fn decode_piece_ahead(&self, lease: &mut Lease<'_>, chunk: u32, position: u64) -> Result<bool> {
         let (unit, whole) = self.piece_at(chunk, position);
         let rest = self.bytes(chunk).start + position..whole.end;
@@ -325,7 +326,10 @@ impl Shared {
         self.decode_on(lease, chunk, &mut piece, 1)?;
         let key = self.key(unit);
         if rest == whole && !cache.is_ready(key) {
-            self.archive.check(&whole, &piece, &mut room)?;
+            // Who reads it is told why. The decoder is sound, and so may be what lies behind.
+            if self.archive.check(&whole, &piece, &mut room).is_err() {
+                return Ok(false);
+            }
             cache.supply(key, piece, Some(ahead));
             self.engine.counters.prefetched_pieces.add(1);
         }

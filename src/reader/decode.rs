@@ -145,19 +145,16 @@ impl Shared {
             Entry::Vacant(mark) => {
                 let decoded = match unit.piece {
                     Some(_) => match self.decode_branch(&mark, unit, bytes) {
-                        Ok(Some(piece)) => Ok((piece, None)),
+                        Ok(Some(piece)) => Ok((Ok(piece), None)),
                         Ok(None) => self.decode_piece(&mark, unit.chunk, bytes),
                         Err(error) => Err(error),
                     },
                     None => {
                         let decoded = self.decode_alone(unit, bytes, Alone::Chunk);
-                        decoded.map(|bytes| (bytes, None))
+                        decoded.map(|bytes| (Ok(bytes), None))
                     }
                 };
-                let (outcome, lease) = match decoded {
-                    Ok((bytes, lease)) => (Ok(bytes), lease),
-                    Err(error) => (Err(error), None),
-                };
+                let (outcome, lease) = decoded.unwrap_or_else(|error| (Err(error), None));
                 // In this order: who finds the decoder behind the piece is to find the piece as well.
                 mark.land(outcome.clone());
                 if let Some(lease) = lease {
@@ -169,13 +166,14 @@ impl Shared {
     }
 
     /// Decodes a piece of a chunk that a read needs, `bytes` of the original, going on from where a decoder stands; or gets it
-    /// from whoever came by. The decoder is to be put aside when the piece has landed.
+    /// from whoever came by. The decoder is to be put aside when the piece has landed, also if that is not what was packed: what lies
+    /// behind it may be.
     fn decode_piece(
         &self,
         mark: &Mark<'_>,
         chunk: u32,
         bytes: &Range<u64>,
-    ) -> Result<(Arc<Buffer>, Option<Lease<'_>>)> {
+    ) -> Result<(Result<Arc<Buffer>>, Option<Lease<'_>>)> {
         let streams = &self.engine.streams;
         let key = self.chunk_key(chunk);
         let origin = self.bytes(chunk).start;
@@ -186,7 +184,7 @@ impl Shared {
             // Whoever has come past the piece has brought it in before saying so.
             streams.wait_for(key, start);
             if let Some(supplied) = self.engine.cache.supplied(mark) {
-                return Ok((supplied, None));
+                return Ok((Ok(supplied), None));
             }
             let beside = match begin {
                 true => {
@@ -217,7 +215,7 @@ impl Shared {
             };
             // Another may have come and gone since the first look.
             if let Some(supplied) = self.engine.cache.supplied(mark) {
-                return Ok((supplied, Some(lease)));
+                return Ok((Ok(supplied), Some(lease)));
             }
             match lease.stream().map(|stream| stream.position()) {
                 Some(from) => brought = self.bring_piece(chunk, from, end),
@@ -226,8 +224,8 @@ impl Shared {
             self.pass(&mut lease, chunk, start, &mut piece)?;
             self.decode_on(&mut lease, chunk, &mut piece, 1)?;
             drop(brought);
-            self.archive.check(bytes, &piece, &mut room_beside)?;
-            return Ok((Arc::new(piece), Some(lease)));
+            let checked = self.archive.check(bytes, &piece, &mut room_beside);
+            return Ok((checked.map(|()| Arc::new(piece)), Some(lease)));
         }
     }
 
