@@ -822,6 +822,50 @@ fn what_lies_behind_a_piece_that_is_not_what_was_packed_is_not_decoded_from_the_
 }
 
 #[test]
+fn what_lies_far_behind_damage_in_a_chunk_is_not_decoded_up_to_it_for_every_read() {
+    const MIB: u64 = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let original = sample(24 * MIB as usize, 13);
+    fs::write(at("x"), &original).unwrap();
+    let arguments = ["--codec", "zstd", "--chunk-size", "24M"];
+    pack(&at("x"), &at("x.warp"), &arguments);
+    let place = payload(&at("x.warp"), 0);
+    let file = OpenOptions::new().write(true).open(at("x.warp")).unwrap();
+    let damage = place.start + (place.end - place.start) / 4 * 3;
+    file.write_all_at(&[0xff; 300_000], damage).unwrap();
+    let engine = Engine::new(&EngineOptions {
+        cache_size: 16 << 20,
+        prefetch: Some(0),
+        ..EngineOptions::default()
+    });
+    let engine = engine.unwrap();
+    let reader = engine.open(at("x.warp")).unwrap();
+    let mut bytes = [0; 4096];
+    let mut read = |offset: u64| {
+        let before = engine.stats().decoded_bytes;
+        let outcome = reader.read_at(&mut bytes, offset).map(|_| bytes);
+        (outcome, engine.stats().decoded_bytes - before)
+    };
+    let (refused, decoded) = read(21 * MIB);
+    assert!(refused.unwrap_err().is_damage());
+    assert!(decoded > 16 * MIB, "{decoded}");
+    for offset in [21 * MIB, 22 * MIB + 7, 24 * MIB - 4096] {
+        let (refused, decoded) = read(offset);
+        let refused = refused.unwrap_err();
+        assert!(refused.is_damage(), "{refused}");
+        assert_eq!((refused.chunk(), decoded), (Some(0), 0), "{refused}");
+    }
+    let (sound, _) = read(17 * MIB);
+    assert!(sound.unwrap()[..] == original[17 * MIB as usize..][..4096]);
+    // Who wrote to it has another file.
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    let (refused, _) = read(21 * MIB);
+    assert!(!refused.unwrap_err().is_damage());
+}
+
+#[test]
 fn a_range_of_a_damaged_chunk_without_a_record_is_saved_as_zeros() {
     let directory = tempfile::tempdir().unwrap();
     let packed = directory.path().join("x.warp");

@@ -3,11 +3,12 @@
 //! Contents are shared by everybody who has the same file open and outlive them, so that a version 1 file, which has
 //! to be searched for its chunks' sizes, is searched once for as long as it stays the same.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::outline::{Beginning, Chunks, Conditions, Cut, OVERHEAD, Outline};
 use super::record::Record;
@@ -28,6 +29,20 @@ const COMPARE_BLOCK: usize = 64 << 10;
 /// How many chunks that one call can decode are remembered as such that have to be: more of them, and the file is full of them.
 const FEW: usize = 64;
 
+/// How far into a chunk damage has to lie to be remembered, in bytes: what is nearer is come to again in no time.
+const FAR: u64 = 8 << 20;
+/// For how long that is: a disk may be better the next time.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Where a chunk that is decoded from front to back does not go on.
+#[derive(Debug)]
+struct DeadEnd {
+    /// Whoever decodes up to here comes to it, in bytes from the chunk's beginning.
+    end: u64,
+    error: Error,
+    met: Instant,
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Contents {
@@ -47,6 +62,8 @@ pub(crate) struct Contents {
     beginning: Option<Beginning>,
     /// Chunks whose damage is in the log already.
     reported: Mutex<HashSet<u32>>,
+    /// Chunks that were found to have one.
+    dead_ends: Mutex<HashMap<u32, DeadEnd>>,
     /// Whether the log has it that the file was changed.
     reported_change: AtomicBool,
     /// Chunks that were found to have to be decoded whole.
@@ -99,6 +116,7 @@ impl Contents {
             identity: outline.identity,
             beginning: outline.beginning,
             reported: Mutex::default(),
+            dead_ends: Mutex::default(),
             reported_change: AtomicBool::new(false),
             only_whole: Mutex::default(),
             without_parts: AtomicBool::new(false),
@@ -157,6 +175,26 @@ impl Contents {
         !self.reported_change.swap(true, Ordering::Relaxed)
     }
 
+    /// Takes notice that whoever decodes a chunk from front to back up to `end`, in bytes from its beginning, meets this error.
+    pub(crate) fn remember_dead_end(&self, chunk: u32, end: u64, error: &Error) {
+        if end >= FAR {
+            let dead_end = DeadEnd {
+                end,
+                error: error.clone(),
+                met: Instant::now(),
+            };
+            lock(&self.dead_ends).insert(chunk, dead_end);
+        }
+    }
+
+    /// The error that was met lately by who decoded a chunk from front to back up to `end`, in bytes from its beginning, or less far.
+    pub(crate) fn dead_end(&self, chunk: u32, end: u64) -> Option<Error> {
+        let dead_ends = lock(&self.dead_ends);
+        let known = dead_ends.get(&chunk)?;
+        let holds = known.end <= end && known.met.elapsed() < REMEMBERED;
+        holds.then(|| known.error.clone())
+    }
+
     /// Whether this is the first report of the chunk's damage.
     pub(crate) fn report_once(&self, chunk: u32) -> bool {
         lock(&self.reported).insert(chunk)
@@ -180,7 +218,7 @@ fn has_fingerprint(source: &dyn Source, end: u64, expected: u64) -> std::io::Res
     Ok(fingerprint.digest() == expected)
 }
 
-fn lock(chunks: &Mutex<HashSet<u32>>) -> MutexGuard<'_, HashSet<u32>> {
+fn lock<T>(chunks: &Mutex<T>) -> MutexGuard<'_, T> {
     chunks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::Shared;
 use super::alone::Alone;
 use super::streams::{ChunkKey, Lease, Taken};
-use crate::archive::{Unit, piece_bytes, piece_number};
+use crate::archive::{Unit, is_of_parts, piece_bytes, piece_number};
 use crate::cache::{Entry, Key, Mark, Origin};
 use crate::codec::Stream;
 use crate::error::{Error, ErrorKind, Result};
@@ -178,6 +178,9 @@ impl Shared {
         let key = self.chunk_key(chunk);
         let origin = self.bytes(chunk).start;
         let (start, end) = (bytes.start - origin, bytes.end - origin);
+        if let Some(error) = self.archive.contents().dead_end(chunk, end) {
+            return self.archive.check_unchanged().and(Err(error));
+        }
         let mut begin = false;
         let mut brought = None;
         loop {
@@ -325,10 +328,32 @@ impl Shared {
         output: &mut [u8],
         pieces: u64,
     ) -> Result<()> {
-        match lease.stream() {
-            Some(stream) => self.decode_stream(stream, chunk, pieces, output),
-            None => Ok(()),
+        let Some(stream) = lease.stream() else {
+            return Ok(());
+        };
+        let end = stream.position().saturating_add(output.len() as u64);
+        let decoded = self.decode_stream(stream, chunk, pieces, output);
+        if let Err(error) = &decoded
+            && self.is_dead_end(chunk, error)
+        {
+            let contents = self.archive.contents();
+            contents.remember_dead_end(chunk, end, error);
         }
+        decoded
+    }
+
+    /// Whether this error of a chunk's decoder is met by all who want what lies behind, each after as much decoding. What came from far
+    /// away may come in better order the next time.
+    fn is_dead_end(&self, chunk: u32, error: &Error) -> bool {
+        let refused = matches!(
+            error.kind(),
+            ErrorKind::Decode { .. } | ErrorKind::DecodedSize { .. }
+        );
+        let in_order = self
+            .archive
+            .encoding(chunk)
+            .is_ok_and(|encoding| !is_of_parts(encoding));
+        refused && in_order && self.archive.distant().is_none()
     }
 
     /// Decodes what comes next in a stream of a chunk into all of `output`: so many pieces, or a part of one, which counts when it is
