@@ -340,7 +340,6 @@ impl Shared {
 #[cfg(test)]
 #[cfg(feature = "files")]
 mod tests {
-    use super::*;
     use crate::format::Codec;
     use crate::job::Control;
     use crate::pack::{PackOptions, pack_file};
