@@ -440,3 +440,28 @@ fn what_cannot_be_done_with_urls_is_refused_in_words() {
     // Of what can be done, capital letters change nothing.
     succeeds(bucket.command(), &["verify", "-q", "S3://bucket/x.warp"]);
 }
+
+#[test]
+fn a_tree_packed_to_a_url_is_refused_and_not_packed_into_a_directory_of_that_name() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    fs::create_dir(own.path().join("photos")).unwrap();
+    fs::write(own.path().join("photos/x"), [7; 10_000]).unwrap();
+    let refused = |arguments: &[&str]| {
+        let mut command = bucket.command();
+        command.current_dir(own.path());
+        let output = output(command, arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains("into a store"), "{}", said(&output));
+        assert!(!own.path().join("s3:").exists());
+    };
+    refused(&["pack", "-r", "photos", "-o", "s3://bucket/photos"]);
+    refused(&["pack", "-r", "photos", "-o", "s3://bucket/"]);
+    refused(&["pack", "-r", "photos", "photos/x", "-o", "s3://bucket/"]);
+    // Nor does a directory of that name make a URL a path.
+    fs::create_dir_all(own.path().join("s3:/bucket")).unwrap();
+    let mut command = bucket.command();
+    command.current_dir(own.path());
+    succeeds(command, &["pack", "-q", "photos/x", "-o", "s3://bucket/"]);
+    assert!(!own.path().join("s3:/bucket/x.warp").exists());
+}

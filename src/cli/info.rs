@@ -20,7 +20,7 @@ use warpfs::info::{Found, Info, TreeInfo, survey};
 
 use self::strip::Terminal;
 use super::size::{human, percent};
-use super::urls::refuse_trees;
+use super::urls::{is_url, refuse_trees};
 use super::{Outcome, Volume, cannot_print, report, wrong_usage};
 
 /// Show what .warp files say of themselves: version, codec, sizes, ratio, chunks, checksum; nothing is decoded
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
     if arguments.svg.is_some() && arguments.files.len() > 1 {
         wrong_usage("info", "--svg draws one FILE");
     }
-    let is_tree = |path: &Path| arguments.recursive && path.is_dir();
+    let is_tree = |path: &Path| arguments.recursive && !is_url(path) && path.is_dir();
     let single = arguments.files.len() == 1 && !arguments.files.iter().any(|file| is_tree(file));
     let mut printer = Printer {
         out: BufWriter::new(io::stdout().lock()),

@@ -25,7 +25,8 @@ pub(super) struct Planned<'a> {
 pub(super) fn without_outputs(inputs: &[PathBuf], recursive: bool) -> Vec<Planned<'_>> {
     let plan = inputs.iter().map(|input| Planned {
         input,
-        tree: recursive && input.is_dir(),
+        // Also where a directory here has the name of the URL.
+        tree: recursive && !is_url(input) && input.is_dir(),
         output: None,
     });
     plan.collect()
@@ -56,13 +57,13 @@ pub(super) fn plan<'a>(
             (None, false) => name(planned.input),
             (Some(output), true) if single => Some(output.to_owned()),
             (Some(output), true) => Some(output.join(tree_name(planned.input)?)),
-            (Some(output), false) if output.is_dir() => {
-                let own = own_name(planned.input);
-                own.and_then(|own| name(&own)).map(|name| output.join(name))
-            }
             (Some(output), false) if in_prefix(output, Path::new("")).is_some() => {
                 let own = own_name(planned.input).and_then(|own| name(&own));
                 own.and_then(|name| in_prefix(output, &name))
+            }
+            (Some(output), false) if !is_url(output) && output.is_dir() => {
+                let own = own_name(planned.input);
+                own.and_then(|own| name(&own)).map(|name| output.join(name))
             }
             (Some(output), false) if single => Some(output.to_owned()),
             (Some(output), false) => {

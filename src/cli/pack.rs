@@ -212,6 +212,15 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
     }
     let name = |input: &Path| Some(packed_name(input));
     let plan = plan(inputs, arguments.recursive, output, arguments.force, name)?;
+    if let Some(url) = output.filter(|output| is_url(output))
+        && let Some(planned) = plan.iter().find(|planned| planned.tree)
+    {
+        return Err(format!(
+            "'{}' is a tree, and those are not packed into a store: pack it into a directory, and copy that to '{}'",
+            planned.input.display(),
+            shown(url).display()
+        ));
+    }
     let of_trees = [
         ("--in-place", arguments.in_place),
         ("--exclude", !arguments.exclude.is_empty()),
