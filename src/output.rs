@@ -235,7 +235,7 @@ impl Drop for NewName {
 }
 
 /// Checks that what is to have this name may take it.
-fn check_room(target: &Place, replace: bool) -> Result<()> {
+pub(crate) fn check_room(target: &Place, replace: bool) -> Result<()> {
     let Ok(existing) = target.stat() else {
         return Ok(());
     };

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drawing::Drawing;
-use names::{Batch, Deferred, Leave, New, Renewal, make_symlink};
+use names::{Batch, Deferred, Leave, New, Renewal, make_symlink, remove};
 use rustix::fs::{FileType, Stat, StatVfsMountFlags};
 
 pub use crate::walk::Selection;
@@ -354,7 +354,13 @@ impl<'a> Tree<'a> {
                 progress.summary.count(&made);
                 return work.source().remove(&stat).map(Some);
             }
-            Outcome::UpToDate(_) => progress.summary.up_to_date += 1,
+            Outcome::UpToDate(earlier) => {
+                // A run that was interrupted right before may have left it.
+                if let Some(instead) = self.earlier_instead(work, true).filter(|_| earlier.made) {
+                    remove(&instead)?;
+                }
+                progress.summary.up_to_date += 1;
+            }
             Outcome::Verified(made) => progress.summary.count(&made),
             Outcome::Left(size) => {
                 progress.summary.left += 1;

@@ -162,6 +162,63 @@ fn what_is_packed_now_and_was_copied_before_has_one_name_in_the_end() {
 }
 
 #[test]
+fn no_name_of_a_file_stays_beside_what_it_is_packed_to_now() {
+    let trees = Trees::new();
+    let noise = fs::read(trees.at("tree/noise")).unwrap();
+    fs::hard_link(trees.at("tree/noise"), trees.at("tree/d/noise")).unwrap();
+    trees.pack(&[]);
+    assert!(trees.at("out/noise").exists() && trees.at("out/d/noise").exists());
+    fs::write(trees.at("tree/noise"), sample(30_000, 9)).unwrap();
+    trees.pack(&[]);
+    for name in ["out/noise", "out/d/noise"] {
+        assert!(!trees.at(name).exists(), "{name}");
+        assert!(trees.at(&format!("{name}.warp")).exists(), "{name}");
+    }
+    fs::write(trees.at("tree/noise"), noise).unwrap();
+    trees.pack(&[]);
+    for name in ["out/noise", "out/d/noise"] {
+        assert!(trees.at(name).exists(), "{name}");
+        assert!(!trees.at(&format!("{name}.warp")).exists(), "{name}");
+    }
+}
+
+#[test]
+fn what_would_stand_for_a_packed_file_in_a_mount_is_told_and_goes_by_force() {
+    let trees = Trees::new();
+    let refused = |words: &[&str], why: &str| {
+        let (output, said) = trees.try_pack(words);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(why), "{said}");
+    };
+    symlink("/etc/hostname", trees.at("tree/x")).unwrap();
+    trees.pack(&[]);
+    fs::remove_file(trees.at("tree/x")).unwrap();
+    fs::write(trees.at("tree/x"), sample(30_000, 9)).unwrap();
+    refused(&[], "out/x: exists already");
+    assert!(trees.at("out/x").is_symlink() && !trees.at("out/x.warp").exists());
+    trees.pack(&["--force"]);
+    assert!(!trees.at("out/x").is_symlink());
+    assert!(decoded(&trees.at("out/x.warp")).unwrap() == sample(30_000, 9));
+    // Also beside what is up to date, of one name or several.
+    for name in ["out/x", "out/d/again"] {
+        fs::write(trees.at(name), "somebody's own").unwrap();
+        refused(&[], &format!("{name}: exists already"));
+        assert_eq!(fs::read(trees.at(name)).unwrap(), b"somebody's own");
+        fs::remove_file(trees.at(name)).unwrap();
+        fs::create_dir(trees.at(name)).unwrap();
+        refused(&["--force"], "is a directory");
+        fs::remove_dir(trees.at(name)).unwrap();
+    }
+    // What an interrupted run left of its own goes.
+    trees.pack(&[]);
+    let left = "cp --preserve=timestamps noise x && setfattr -n user.warpfs.made -v \
+        \"$(getfattr --only-values -n user.warpfs.made noise)\" x";
+    shell(&trees.at("out"), left);
+    trees.pack(&[]);
+    assert!(!trees.at("out/x").exists() && trees.at("out/x.warp").exists());
+}
+
+#[test]
 fn what_is_not_packed_by_us_is_not_replaced_and_the_others_are_done() {
     let trees = Trees::new();
     fs::create_dir_all(trees.at("out/d")).unwrap();
@@ -208,7 +265,9 @@ fn what_was_packed_of_another_tree_is_neither_replaced_nor_removed() {
     assert!(decoded(&trees.at("out/d/b.warp")).unwrap() == sample(40_000, 1));
     assert!(decoded(&trees.at("out/d/c.warp")).unwrap() == sample(40_000, 2));
     assert!(fs::read(trees.at("out/noise")).unwrap() == noise);
-    // The first tree was moved, and is the same one.
+    // The first tree was moved, and is the same one. What was copied of the other stands in one file's way.
+    assert!(fs::read(trees.at("out/d/c")).unwrap() == b"too little");
+    fs::remove_file(trees.at("out/d/c")).unwrap();
     fs::remove_dir_all(trees.at("tree")).unwrap();
     fs::rename(trees.at("first"), trees.at("tree")).unwrap();
     fs::write(trees.at("tree/d/b"), sample(50_000, 61)).unwrap();

@@ -16,7 +16,8 @@ use rustix::fs::{
 };
 
 use super::{Task, Tree, Work};
-use crate::output::{is_whole_name, temporary_of};
+use crate::error::Result;
+use crate::output::{check_room, is_whole_name, temporary_of};
 use crate::pack::{is_packed, open_entry, packed_description};
 use crate::place::{Place, inode_of};
 use crate::walk::names_in;
@@ -175,7 +176,22 @@ impl Tree<'_> {
         })
     }
 
-    /// What an earlier run made of a file that is packed now and was not then, or the other way round.
+    /// Checks that nothing stays under a file's own name beside what it is packed to in another tree: it would stand for the
+    /// file in a mount, and come back instead of it when the tree is unpacked.
+    pub(super) fn check_own_name(&self, work: &Work) -> Result<()> {
+        if !self.packs_elsewhere() {
+            return Ok(());
+        }
+        let own = self.place(work, PathBuf::from(&work.entry.name));
+        check_room(&own, self.may_replace(&own, false))
+    }
+
+    fn packs_elsewhere(&self) -> bool {
+        self.output.is_some() && matches!(self.task, Task::Pack(..))
+    }
+
+    /// What goes when a file has its new result: what an earlier run made of it, if it is packed now and was not then or the
+    /// other way round; by force whatever has the own name of what is packed.
     pub(super) fn earlier_instead(&self, work: &Work, made: bool) -> Option<Place> {
         let own = Path::new(&work.entry.name);
         let name = match made {
@@ -185,6 +201,11 @@ impl Tree<'_> {
         // What has a name of its own in the source has it there too.
         let taken = !made && self.is_met(&work.entry, &name);
         let place = self.place(work, name);
-        (!taken && self.is_own(&place, !made)).then_some(place)
+        let forced = made && self.packs_elsewhere() && self.task.replaces();
+        let goes = match forced {
+            true => place.stat().is_ok(),
+            false => !taken && self.is_own(&place, !made),
+        };
+        goes.then_some(place)
     }
 }

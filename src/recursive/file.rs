@@ -101,7 +101,10 @@ impl Tree<'_> {
             && let Found::UpToDate(inode) = earlier::packed(&target, stat)
         {
             return match options.remove {
-                false => self.up_to_date(&target, true, inode, file, stat),
+                false => {
+                    self.check_own_name(work)?;
+                    self.up_to_date(&target, true, inode, file, stat)
+                }
                 true => self.complete(work, stat, &target, || {
                     prove_packed(&target, file, stat, &entry.path, options, control)
                 }),
@@ -121,6 +124,7 @@ impl Tree<'_> {
         {
             return self.up_to_date(&copy, false, inode, file, stat);
         }
+        self.check_own_name(work)?;
         self.check_is_no_input(&target)?;
         if let Some(why) = self.keeps(work, stat, &target)? {
             return self.skip(input, &why);

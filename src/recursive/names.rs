@@ -35,11 +35,12 @@ pub(super) enum Deferred {
         new: New,
         instead: Option<Place>,
     },
-    /// A name for a file that has one by then.
+    /// A name for a file that has one by then; `instead` as above.
     Link {
         first: FirstTarget,
         target: Place,
         replace: bool,
+        instead: Option<Place>,
     },
     /// The attributes of a directory, after all that changes its times.
     Leave(Leave),
@@ -166,7 +167,7 @@ impl Batch {
                             New::Copy(size) => summary.count_copy(size),
                         }
                         last_renamed = Some(name.target().path.clone());
-                        instead.map_or(Ok(()), |instead| remove(&instead))
+                        instead.as_ref().map_or(Ok(()), remove)
                     })
                 }
                 (
@@ -174,12 +175,16 @@ impl Batch {
                         first,
                         target,
                         replace,
+                        instead,
                     },
                     Ok(()),
                 ) => first
                     .link(target, replace)
                     .and_then(|name| name.rename())
-                    .map(|()| summary.links += 1),
+                    .and_then(|()| {
+                        summary.links += 1;
+                        instead.as_ref().map_or(Ok(()), remove)
+                    }),
             };
             if let Err(error) = done {
                 fail(&error);
@@ -193,7 +198,8 @@ impl Batch {
     }
 }
 
-fn remove(place: &Place) -> Result<()> {
+/// Removes a name.
+pub(super) fn remove(place: &Place) -> Result<()> {
     rustix::fs::unlinkat(&*place.directory, &place.name, AtFlags::empty())
         .context("cannot remove", &place.path)
 }

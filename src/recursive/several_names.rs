@@ -44,6 +44,9 @@ impl Tree<'_> {
             };
             let is_taken = first.made && self.is_name_taken(entry);
             if let Some(target) = target.filter(is_free).filter(|_| !is_taken) {
+                if first.made {
+                    self.check_own_name(work)?;
+                }
                 match target.stat() {
                     Ok(found) if inode_of(&found) == first.target.inode && !self.task.removes() => {
                         progress.summary.up_to_date += 1;
@@ -62,6 +65,7 @@ impl Tree<'_> {
                     first: first.target.clone(),
                     target,
                     replace,
+                    instead: self.earlier_instead(work, first.made),
                 });
                 return Ok(());
             }
