@@ -27,6 +27,19 @@ const MARK: &str = "user.warpfs.made";
 /// Its value for a directory.
 const DIRECTORY: &[u8] = b"directory";
 
+/// A second in nanoseconds.
+const SECOND: i128 = 1_000_000_000;
+/// What exFAT keeps times to.
+const EXFAT_GRAIN: i128 = SECOND / 100;
+/// What file systems keep times to that keep them less finely than others: NTFS and SMB, UDF and servers, exFAT, FAT.
+const GRAINS: [i128; 5] = [
+    100,
+    SECOND / 1_000_000,
+    SECOND / 1000,
+    EXFAT_GRAIN,
+    2 * SECOND,
+];
+
 /// What is found where a result is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
@@ -67,8 +80,22 @@ pub(super) fn plain(place: &Place, size: u64, original: &Stat) -> Found {
 
 /// Whether a result has the modification time of what it was made of, as far as its file system keeps it.
 fn same_time(made: &Stat, of: &Stat) -> bool {
-    made.st_mtime == of.st_mtime
-        && (made.st_mtime_nsec == of.st_mtime_nsec || made.st_mtime_nsec == 0)
+    let time = nanoseconds(made.st_mtime, made.st_mtime_nsec);
+    let wanted = nanoseconds(of.st_mtime, of.st_mtime_nsec);
+    let cut = |grain: i128| wanted - wanted.rem_euclid(grain);
+    // Nobody chose this one, so it shows how finely the file system keeps times; FAT keeps it more finely than the other.
+    let changed = nanoseconds(made.st_ctime, made.st_ctime_nsec);
+    let keeps = |grain: i128| changed.rem_euclid(grain.min(EXFAT_GRAIN)) == 0;
+    let coarser = || {
+        GRAINS
+            .into_iter()
+            .any(|grain| time == cut(grain) && keeps(grain))
+    };
+    time == wanted || time == cut(SECOND) || coarser()
+}
+
+fn nanoseconds(seconds: i64, rest: impl Into<i128>) -> i128 {
+    i128::from(seconds) * SECOND + rest.into()
 }
 
 /// What tells the tree at `root` from every other one: its file system and the inode there, also after it was moved and after
@@ -207,5 +234,39 @@ impl Tree<'_> {
             false => !taken && self.is_own(&place, !made),
         };
         goes.then_some(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file's state with such a modification time and change time, in nanoseconds.
+    fn state(modified: i128, changed: i128) -> Stat {
+        let mut stat = rustix::fs::stat("/").unwrap();
+        stat.st_mtime = modified.div_euclid(SECOND) as _;
+        stat.st_mtime_nsec = modified.rem_euclid(SECOND) as _;
+        stat.st_ctime = changed.div_euclid(SECOND) as _;
+        stat.st_ctime_nsec = changed.rem_euclid(SECOND) as _;
+        stat
+    }
+
+    #[test]
+    fn what_a_coarser_file_system_has_is_not_made_anew_by_every_run() {
+        let changed = 1_700_000_009_080_000_000;
+        for time in [1_700_000_001_987_654_321, -1_987_654_321] {
+            let of = state(time, time);
+            for grain in GRAINS.into_iter().chain([1, SECOND]) {
+                let cut = time - time.rem_euclid(grain);
+                assert!(same_time(&state(cut, changed), &of), "{grain}");
+                let other = cut + grain.max(2);
+                assert!(!same_time(&state(other, changed), &of), "{grain}");
+            }
+        }
+        // Where the change time is kept more finely, so is the other: it was made of an earlier state.
+        let of = state(1_700_000_001_987_654_321, 0);
+        for earlier in [1_700_000_000_000_000_000, 1_700_000_001_980_000_000] {
+            assert!(!same_time(&state(earlier, changed + 123_456_789), &of));
+        }
     }
 }
