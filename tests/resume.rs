@@ -9,6 +9,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use common::jobs::{decoded, strays};
+use common::users::{SOMEBODY, as_user, place_of_somebody};
 use common::{Random, sample, shell, warpfs};
 
 struct Trees(tempfile::TempDir);
@@ -118,6 +120,30 @@ fn what_is_up_to_date_gets_the_owner_and_the_mode_its_source_has_by_now() {
         assert_eq!(access, (0o600, 1000, 1000), "{name}");
     }
     assert!(trees.pack(&[]).contains("up to date           6"));
+}
+
+#[test]
+fn what_its_owner_may_not_write_to_is_replaced_and_kept_up_to_date_as_everything_else() {
+    if !rustix::process::geteuid().is_root() {
+        common::left_out("only root can become somebody else");
+        return;
+    }
+    let (place, _program) = place_of_somebody();
+    let script = format!(
+        "cd '{}' && mkdir src && seq 1000 >src/a && setfattr -n user.color -v green src/a && chmod 444 src/a
+        ./warpfs pack -qr src -o out
+        chmod 644 src/a && seq 2000 >src/a && chmod 444 src/a
+        ./warpfs pack -qr src -o out
+        ./warpfs unpack -c out/a.warp | cmp - src/a
+        chmod 440 src/a
+        ./warpfs pack -qr src -o out
+        stat -c %a out/a.warp && getfattr --only-values -n user.color out/a.warp",
+        place.own.path().display()
+    );
+    let output = as_user(SOMEBODY, &["bash", "-euc", &script].map(OsStr::new));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "440\ngreen");
 }
 
 #[test]

@@ -125,6 +125,22 @@ fn attribute(
     }
 }
 
+/// Sets an attribute `user.*`. That takes leave to write, which the owner of what is read-only lends himself for the moment.
+pub(crate) fn set_user_attribute(
+    to: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+    value: &[u8],
+) -> rustix::io::Result<()> {
+    match rustix::fs::fsetxattr(to, name, value, XattrFlags::empty()) {
+        Err(Errno::ACCESS) => {}
+        set => return set,
+    }
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(to)?.st_mode & 0o7777);
+    rustix::fs::fchmod(to, mode | Mode::WUSR)?;
+    let set = rustix::fs::fsetxattr(to, name, value, XattrFlags::empty());
+    rustix::fs::fchmod(to, mode).and(set)
+}
+
 /// A file's access and modification time.
 pub(crate) fn times_of(stat: &Stat) -> Timestamps {
     Timestamps {
@@ -155,7 +171,7 @@ fn copy_user_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &Path) -
     {
         let value = attribute(from, name).context("cannot read the attributes for", path)?;
         let Some(value) = value else { continue };
-        match rustix::fs::fsetxattr(to, name, &value, XattrFlags::empty()) {
+        match set_user_attribute(to, name, &value) {
             Ok(()) | Err(Errno::NOTSUP) => {}
             Err(error) => return Err(error).context("cannot set the attributes of", path),
         }

@@ -17,7 +17,7 @@ use rustix::fs::{
 
 use super::{Task, Tree, Work};
 use crate::error::Result;
-use crate::output::{check_room, is_whole_name, temporary_of};
+use crate::output::{check_room, is_whole_name, set_user_attribute, temporary_of};
 use crate::pack::{is_packed, open_entry, packed_description};
 use crate::place::{Place, inode_of};
 use crate::walk::names_in;
@@ -114,7 +114,7 @@ pub(super) fn source_of(root: &Path) -> Option<String> {
 pub(super) fn mark_file(file: impl AsFd, source: &str) {
     if let Ok(stat) = rustix::fs::fstat(&file) {
         // Without a mark it is not replaced, and no more than that.
-        let _ = rustix::fs::fsetxattr(&file, MARK, &mark_of(&stat, source), XattrFlags::empty());
+        let _ = set_user_attribute(file.as_fd(), MARK, &mark_of(&stat, source));
     }
 }
 
