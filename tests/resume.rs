@@ -147,6 +147,29 @@ fn what_its_owner_may_not_write_to_is_replaced_and_kept_up_to_date_as_everything
 }
 
 #[test]
+fn what_is_missing_in_a_directory_its_owner_may_not_write_to_is_made_by_the_next_run() {
+    if !rustix::process::geteuid().is_root() {
+        common::left_out("only root can become somebody else");
+        return;
+    }
+    let (place, _program) = place_of_somebody();
+    // In the first run one file fails, for it cannot be read.
+    let script = format!(
+        "cd '{}' && mkdir -p src/d/e && seq 1000 >src/d/a && seq 1000 >src/d/e/b && touch -d 2001-02-03 src/d/e/b
+        chmod 0 src/d/a && chmod 555 src/d src/d/e
+        ./warpfs pack -qr src -o out 2>&- && exit 1
+        chmod 644 src/d/a
+        ./warpfs pack -qr src -o out
+        test -f out/d/a.warp && stat -c %a out/d out/d/e",
+        place.own.path().display()
+    );
+    let output = as_user(SOMEBODY, &["bash", "-euc", &script].map(OsStr::new));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "555\n555\n");
+}
+
+#[test]
 fn a_changed_file_of_several_names_stays_one_file() {
     let trees = Trees::new();
     trees.pack(&[]);

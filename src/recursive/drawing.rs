@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{CWD, FileType, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use super::names::{Leave, Renewal, make_directory};
 use super::names_before::NamesBefore;
@@ -61,17 +61,20 @@ impl Drawing {
 }
 
 impl Task<'_> {
-    /// What a directory of the other tree is to be given; `made` says whether it is new.
+    /// What a directory of the other tree is to be given; `made` says whether it is new. Until it has that, its owner may make
+    /// names in it.
     fn renewal(self, directory: &OwnedFd, made: bool) -> Option<Renewal> {
         if made {
             earlier::mark_directory(directory);
         }
         // What an earlier run was interrupted in has not got its attributes yet.
-        (made || self.replaces() || earlier::is_marked_directory(directory)).then_some(
-            Renewal::Attributes {
-                keep_mark: matches!(self, Task::Pack(..)),
-            },
-        )
+        let due = made || self.replaces() || earlier::is_marked_directory(directory);
+        if due && !made {
+            allow_owner(directory);
+        }
+        due.then_some(Renewal::Attributes {
+            keep_mark: matches!(self, Task::Pack(..)),
+        })
     }
 }
 
@@ -144,10 +147,10 @@ impl Tree<'_> {
             return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
         };
         let (directory, made) = make_directory(&*parent, &entry.name, &target, OFlags::NOFOLLOW)?;
+        let renewal = self.task.renewal(&directory, made);
         if !made {
             earlier::remove_leftovers(self.task, &entry.directory, &directory);
         }
-        let renewal = self.task.renewal(&directory, made);
         let entered = drawing.targets.enter(Arc::new(directory), renewal);
         entered.context("cannot examine", &target)
     }
@@ -186,6 +189,17 @@ impl Tree<'_> {
     pub(super) fn leave_all(&self, drawing: &mut Drawing) {
         while let Some(entry) = drawing.walk.leave() {
             self.leave(entry, drawing);
+        }
+    }
+}
+
+/// Lets the owner do in a directory what he likes, until its mode is set again.
+fn allow_owner(directory: &OwnedFd) {
+    if let Ok(stat) = rustix::fs::fstat(directory) {
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        if !mode.contains(Mode::RWXU) {
+            // To whom it may not be done, making a name says why.
+            let _ = rustix::fs::fchmod(directory, mode | Mode::RWXU);
         }
     }
 }
