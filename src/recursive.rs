@@ -280,7 +280,8 @@ impl<'a> Tree<'a> {
         // What was finished before an interruption is kept, and the directories it is in are made ready.
         progress.settle(self.control);
         self.leave_all(&mut drawing);
-        while let Some(leave) = self.next_leaving() {
+        while let Some(mut leave) = self.next_leaving() {
+            leave.renewal = leave.renewal.unfinished();
             if let Err(error) = leave.finish() {
                 progress.fail(&error, self.control);
             }

@@ -889,6 +889,28 @@ fn an_empty_file_that_grows_while_it_is_packed_is_not_packed() {
     assert_eq!(names(directory.path()), ["x"]);
 }
 
+/// Cancels a job when this file of its tree is begun.
+struct Stopper {
+    at: &'static str,
+    cancelled: AtomicBool,
+}
+
+impl Stopper {
+    fn at(at: &'static str) -> Self {
+        Self {
+            at,
+            cancelled: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Observer for Stopper {
+    fn begin(&self, path: &Path, _: Option<u64>) {
+        self.cancelled
+            .fetch_or(path.ends_with(self.at), Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn an_interrupted_tree_keeps_what_is_done_in_directories_with_their_modes() {
     let directory = tempfile::tempdir().unwrap();
@@ -900,17 +922,10 @@ fn an_interrupted_tree_keeps_what_is_done_in_directories_with_their_modes() {
     for name in ["tree/a", "tree"] {
         fs::set_permissions(at(name), PermissionsExt::from_mode(0o755)).unwrap();
     }
-    /// Stops when the second file is begun.
-    struct Stopper(AtomicBool);
-    impl Observer for Stopper {
-        fn begin(&self, path: &Path, _: Option<u64>) {
-            self.0.fetch_or(path.ends_with("a/2"), Ordering::Relaxed);
-        }
-    }
-    let stopper = Stopper(AtomicBool::new(false));
+    let stopper = Stopper::at("a/2");
     let control = Control {
         observer: &stopper,
-        cancelled: &stopper.0,
+        cancelled: &stopper.cancelled,
     };
     let options = PackOptions {
         threads: Some(1),
@@ -930,6 +945,45 @@ fn an_interrupted_tree_keeps_what_is_done_in_directories_with_their_modes() {
     assert_eq!(error.path(), Some(at("tree").as_path()));
     assert_eq!(names(&at("out/a")), ["1.warp"]);
     assert_eq!((mode(&at("out")), mode(&at("out/a"))), (0o755, 0o755));
+}
+
+#[test]
+fn an_interrupted_unpack_gives_a_directory_its_times_when_it_is_finished() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir_all(at("tree/a")).unwrap();
+    for name in ["tree/a/1", "tree/a/2", "tree/a/3"] {
+        fs::write(at(name), text(100_000)).unwrap();
+    }
+    let pack = ["pack", "-rq", "--chunk-size", "4K", "-o"].map(OsStr::new);
+    let (packed, tree) = (at("packed"), at("tree"));
+    let words = [&pack[..], &[packed.as_os_str(), tree.as_os_str()]].concat();
+    assert!(warpfs(&words).status.success());
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let opened = File::open(at("packed/a")).unwrap();
+    opened.set_modified(long_ago).unwrap();
+    let unpack = |control| {
+        let options = UnpackOptions {
+            threads: Some(1),
+            ..UnpackOptions::default()
+        };
+        warpfs::recursive::unpack_tree(&at("packed"), Some(&at("back")), &options, control)
+    };
+    let stopper = Stopper::at("a/2.warp");
+    let interrupted = unpack(Control {
+        observer: &stopper,
+        cancelled: &stopper.cancelled,
+    });
+    assert!(matches!(
+        interrupted.unwrap_err().kind(),
+        ErrorKind::Cancelled
+    ));
+    assert_eq!(names(&at("back/a")), ["1"]);
+    assert_eq!(unpack(Control::default()).unwrap().files, 2);
+    let modified = |name: &str| fs::metadata(at(name)).unwrap().modified().unwrap();
+    assert_eq!(modified("back/a"), long_ago);
+    let mark = rustix::fs::getxattr(at("back/a"), "user.warpfs.made", &mut [0; 64][..]);
+    assert!(mark.is_err());
 }
 
 #[test]

@@ -72,6 +72,16 @@ pub(super) enum Renewal {
     Times,
 }
 
+impl Renewal {
+    /// The same for a directory in which something may be missing: its mark stays, so that the next run gives it its times again.
+    pub(super) fn unfinished(self) -> Self {
+        match self {
+            Self::Attributes { .. } => Self::Attributes { keep_mark: true },
+            Self::Times => Self::Times,
+        }
+    }
+}
+
 /// Where the first of a file's names in the target tree is: without a descriptor, for there may be any number of them.
 #[derive(Clone)]
 pub(super) struct FirstTarget {
