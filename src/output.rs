@@ -243,11 +243,41 @@ pub(crate) fn check_room(target: &Place, replace: bool) -> Result<()> {
         FileType::RegularFile | FileType::Symlink if replace => return Ok(()),
         FileType::RegularFile | FileType::Symlink => ErrorKind::Exists.into(),
         FileType::Directory => Error::unusable("is a directory, a file cannot take its place"),
-        _ => Error::unusable(
-            "is a device, a pipe or a socket, which is not replaced: unpack -c writes to standard output, and so into it",
-        ),
+        _ => is_a_stream(),
     };
     Err(refusal.in_file(&target.path))
+}
+
+fn is_a_stream() -> Error {
+    Error::unusable(
+        "is a device, a pipe or a socket, which is not replaced: unpack -c writes to standard output, and so into it",
+    )
+}
+
+/// The place of a result that the user names. Who names a link to a device or a pipe, as /dev/stdout is one, does not mean the
+/// link.
+///
+/// # Errors
+/// As [`Place::of`]; or the name leads to such a thing, whether what exists is replaced or not.
+pub(crate) fn place_of_result(path: &Path) -> Result<Place> {
+    let place = Place::of(path)?;
+    let (directory, name) = (&*place.directory, place.name.as_os_str());
+    let Ok(link) = rustix::fs::readlinkat(directory, name, Vec::new()) else {
+        return Ok(place);
+    };
+    let found = rustix::fs::statat(directory, name, AtFlags::empty());
+    let is_file = |mode| {
+        matches!(
+            FileType::from_raw_mode(mode),
+            FileType::RegularFile | FileType::Directory
+        )
+    };
+    // A file too, if standard output goes to one.
+    let is_descriptor = link.to_bytes().starts_with(b"/proc/");
+    match is_descriptor || found.is_ok_and(|found| !is_file(found.st_mode)) {
+        true => Err(is_a_stream().in_file(path)),
+        false => Ok(place),
+    }
 }
 
 fn create_file(directory: BorrowedFd<'_>, name: &OsStr, mode: Mode) -> rustix::io::Result<File> {

@@ -775,6 +775,29 @@ fn force_does_not_replace_a_pipe_or_a_device() {
 }
 
 #[test]
+fn a_link_to_a_pipe_or_a_device_is_not_what_its_namer_wants_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(10_000)).unwrap();
+    assert_eq!(run!("pack", "-q", &at("x")).0, Some(0));
+    system("mkfifo", &[at("pipe").as_os_str()]);
+    for leads_to in ["pipe", "/dev/null", "/proc/self/fd/1"] {
+        symlink(leads_to, at("link")).unwrap();
+        for command in [["pack", "x"], ["unpack", "x.warp"]] {
+            for flags in ["-q", "-qf"] {
+                let [command, input] = command;
+                let (code, said, _) = run!(command, flags, "-o", &at("link"), &at(input));
+                assert_eq!(code, Some(1), "{leads_to}: {said}");
+                assert!(said.contains("which is not replaced"), "{said}");
+                assert!(!said.contains("--force"), "{said}");
+                assert_eq!(fs::read_link(at("link")).unwrap(), Path::new(leads_to));
+            }
+        }
+        fs::remove_file(at("link")).unwrap();
+    }
+}
+
+#[test]
 fn force_does_not_pack_a_second_time_what_is_packed_in_a_tree() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

@@ -16,7 +16,7 @@ use crate::decoding::{Decoding, Sink};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::{Description, Footer};
 use crate::job::{Control, thread_count};
-use crate::output::{Compared, NewFile, copy_attributes};
+use crate::output::{Compared, NewFile, copy_attributes, place_of_result};
 use crate::place::{Place, allocated};
 
 /// Packs a file, or whatever can be read to its end under that name, as `output`; or, with the feature `remote`, as the object
@@ -65,7 +65,7 @@ pub fn pack_file(
             Error::unusable("is packed already; add --force to pack it once more").in_file(input),
         );
     }
-    let output = Place::of(output)?;
+    let output = place_of_result(output)?;
     let named = match options.remove {
         true => Some(Place::removable(input, &stat, options.force)?),
         false => None,
@@ -102,7 +102,8 @@ pub fn pack_standard_input(
     )? {
         return Ok(summary);
     }
-    let new = NewFile::create(Place::of(output.as_ref())?, options.force, Some(&stat))?;
+    let place = place_of_result(output.as_ref())?;
+    let new = NewFile::create(place, options.force, Some(&stat))?;
     control.observer.begin(path, None);
     let packed = pack_stream(
         &mut Polled(&file),

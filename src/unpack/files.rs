@@ -11,7 +11,7 @@ use crate::archive::{Archive, Cut, Input, Verify};
 use crate::decoding::{Decoding, Sink, open_damaged};
 use crate::error::{Error, IoContext, Result};
 use crate::job::{Control, Unobserved, thread_count};
-use crate::output::{Compared, Filled, NewFile, copy_attributes};
+use crate::output::{Compared, Filled, NewFile, copy_attributes, place_of_result};
 use crate::pack::{Summary, check_unchanged, open_entry};
 use crate::place::Place;
 
@@ -29,11 +29,11 @@ pub fn unpack_file(
     let (input, output) = (input.as_ref(), output.as_ref());
     let opened = Input::open(input)?;
     let Some(file) = opened.content.file() else {
-        let unpack = || unpack_object(&opened, Place::of(output)?, options, control);
+        let unpack = || unpack_object(&opened, place_of_result(output)?, options, control);
         return opened.stoppable(control.cancelled, unpack);
     };
     let stat = rustix::fs::fstat(file).context("cannot examine", input)?;
-    let output = Place::of(output)?;
+    let output = place_of_result(output)?;
     let named = match options.remove {
         true => Some(Place::removable(input, &stat, options.force)?),
         false => None,
