@@ -146,6 +146,10 @@ fn a_picture_has_a_bar_for_each_cell_and_replaces_nothing() {
         said(&output)
     );
     assert_eq!(fs::read_to_string(&picture).unwrap(), svg);
+    let output = info(&["--json", "--svg", picture.to_str().unwrap()], &renamed);
+    assert_eq!(output.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 1);
     let nowhere = directory.path().join("none.svg");
     let empty = info(
         &["--svg", nowhere.to_str().unwrap()],

@@ -77,8 +77,12 @@ pub(super) fn run(arguments: &Arguments, volume: Volume) -> warpfs::Result<Outco
         if !is_tree(path) {
             let info = Info::read(path);
             outcome = outcome.and(printer.show(info.as_ref())?);
-            if let (Some(out), Ok(info)) = (&arguments.svg, &info) {
-                draw(info, out)?;
+            if let (Some(out), Ok(info)) = (&arguments.svg, &info)
+                && let Err(error) = draw(info, out)
+            {
+                // What is printed is brought to its end all the same: half an array is no JSON.
+                report(&error);
+                outcome = Outcome::Failed;
             }
             continue;
         }
