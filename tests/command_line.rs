@@ -115,6 +115,26 @@ fn originals_are_not_unpacked_to_urls() {
 }
 
 #[test]
+fn a_mistyped_command_with_an_output_is_not_taken_for_a_source_to_mount() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = script(directory.path(), "warpfs unpak x.warp -o y");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        said(&output).contains("unrecognized subcommand 'unpak'"),
+        "{}",
+        said(&output)
+    );
+    // What is there is a source, by whatever name.
+    let output = script(directory.path(), "mkdir unpak; warpfs unpak x -o wrong");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("mount.fuse.warpfs: x: -o wrong"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
 fn output_to_a_dash_is_refused_and_not_a_file_of_that_name() {
     let directory = tempfile::tempdir().unwrap();
     for command in ["pack - -o -", "pack x -o -", "unpack x.warp -o -"] {

@@ -90,8 +90,10 @@ pub(super) fn is_asked_for() -> Option<Caller> {
         [source, _, option, _] if option == "-o" => {
             let program = super::command_line();
             let is_command = program.find_subcommand(source).is_some();
-            (!is_command && !source.as_encoded_bytes().starts_with(b"-"))
-                .then_some(Caller::MountFuse)
+            let words = source.as_encoded_bytes();
+            // Else it is a command that was mistyped. URLs have slashes too.
+            let is_source = words.contains(&b'/') || Path::new(source).symlink_metadata().is_ok();
+            (is_source && !is_command && !words.starts_with(b"-")).then_some(Caller::MountFuse)
         }
         _ => None,
     }
