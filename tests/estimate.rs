@@ -285,3 +285,27 @@ fn what_packs_for_a_purpose_is_the_same_bytes_every_time_and_not_together_with_a
     let wrong = warpfs().args(["pack", "--for", "fun"]).arg(&path).output();
     assert_eq!(wrong.unwrap().status.code(), Some(2));
 }
+
+#[test]
+fn a_tree_is_not_to_be_packed_into_itself_however_it_is_named() {
+    let own = tempfile::tempdir().unwrap();
+    let logs = own.path().canonicalize().unwrap().join("logs");
+    fs::create_dir_all(logs.join("old")).unwrap();
+    fs::write(logs.join("old/x"), sample(10_000, 1)).unwrap();
+    let beside = |name: &str| format!("{}.packed", logs.join(name).display());
+    for (directory, tree, packed) in [
+        ("..", "logs", "logs.packed".to_owned()),
+        ("..", "logs/", "logs.packed".to_owned()),
+        ("..", "./logs//old/.", "./logs/old.packed".to_owned()),
+        ("old", ".", beside("old")),
+        ("old", "..", format!("{}.packed", logs.display())),
+    ] {
+        let output = warpfs()
+            .args(["estimate", "-q", tree])
+            .current_dir(logs.join(directory))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(&format!("{tree} -o {packed} ")), "{text}");
+    }
+}

@@ -98,7 +98,7 @@ fn print(arguments: &Arguments, found: &Estimate) -> std::io::Result<()> {
     let words = if tree { "-r " } else { "" };
     // Beside their originals, packed trees save nothing.
     let output = match arguments.paths.as_slice() {
-        [path] if tree => format!(" -o {}.packed", quoted(path)),
+        [path] if tree => format!(" -o {}", quoted(&packed_tree(path))),
         _ => String::new(),
     };
     let paths: Vec<_> = arguments.paths.iter().map(|path| quoted(path)).collect();
@@ -123,6 +123,18 @@ fn print(arguments: &Arguments, found: &Estimate) -> std::io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What a packed tree may be called: as the tree, beside it.
+fn packed_tree(tree: &Path) -> PathBuf {
+    // Without a slash at the end, or what is there would be in the tree; `.` and `..` have no name of their own.
+    let tree = match tree.file_name() {
+        Some(_) => tree.components().collect(),
+        None => tree.canonicalize().unwrap_or_else(|_| tree.to_owned()),
+    };
+    let mut name = tree.into_os_string();
+    name.push(".packed");
+    name.into()
 }
 
 /// A path as it is typed in a shell.
