@@ -132,7 +132,7 @@ pub fn pack_to(
     let path = Path::new("input");
     let aside = Unnamed(Path::new("output"));
     control.observer.begin(path, None);
-    let packed = stream::pack_stream(input, path, &mut *output, &aside, options, control);
+    let packed = stream::pack_stream(input, None, path, &mut *output, &aside, options, control);
     control.observer.end(path);
     let packed = packed?;
     output.flush().context("cannot write", aside.0)?;

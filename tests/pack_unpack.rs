@@ -11,7 +11,7 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -163,6 +163,26 @@ fn a_pipe_gives_the_same_bytes_as_a_file() {
         assert!(fs::read(at("x.warp")).unwrap() == fs::read(at("piped.warp")).unwrap());
     }
     assert_eq!(names(directory.path()), ["piped.warp", "x", "x.warp"]);
+}
+
+#[test]
+fn a_file_on_standard_input_is_packed_as_one_of_its_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("x"), text(100_000)).unwrap();
+    for begun in [0, 10_000] {
+        fs::write(at("rest"), &text(100_000)[begun..]).unwrap();
+        let options = ["pack", "-qf", "--level", "throughput", "-o"];
+        let mut of_file = Command::new(env!("CARGO_BIN_EXE_warpfs"));
+        of_file.args(options).args([at("x.warp"), at("rest")]);
+        assert!(of_file.status().unwrap().success());
+        let mut input = File::open(at("x")).unwrap();
+        input.seek(SeekFrom::Start(begun as u64)).unwrap();
+        let mut of_input = Command::new(env!("CARGO_BIN_EXE_warpfs"));
+        of_input.args(options).arg(at("y.warp")).arg("-");
+        assert!(of_input.stdin(input).status().unwrap().success());
+        assert!(fs::read(at("x.warp")).unwrap() == fs::read(at("y.warp")).unwrap());
+    }
 }
 
 #[test]

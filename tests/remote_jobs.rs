@@ -60,6 +60,15 @@ fn what_is_packed_into_a_store_is_there_whole_and_unpacks_to_the_original() {
     succeeds(bucket.command(), &["unpack", "-q", url, "-o", back_name]);
     assert_eq!(fs::read(&back).unwrap(), original);
 
+    // Its size is known, and decides as that of a file which stays here.
+    let sized = "s3://bucket/sized.warp";
+    let words = ["pack", "-q", "--level", "throughput", file, "-o", sized];
+    succeeds(bucket.command(), &words);
+    let described = output(bucket.command(), &["info", "--json", sized]).stdout;
+    let described: serde_json::Value = serde_json::from_slice(&described).unwrap();
+    assert_eq!(described[0]["codec"], "lz4");
+    assert_eq!(described[0]["chunks"], 20);
+
     // To where it has a name of its own: the current directory.
     let here = tempfile::tempdir().unwrap();
     let mut command = bucket.command();

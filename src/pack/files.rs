@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Advice, FileType, OFlags, Stat};
 
-use super::input::{Polled, check_unchanged, pack_sized};
+use super::input::{Polled, bytes_left, check_unchanged, pack_sized};
 #[cfg(feature = "remote")]
 use super::store::{From, pack_to_store};
 use super::stream::pack_stream;
@@ -104,9 +104,11 @@ pub fn pack_standard_input(
     }
     let place = place_of_result(output.as_ref())?;
     let new = NewFile::create(place, options.force, Some(&stat))?;
-    control.observer.begin(path, None);
+    let size = bytes_left(&file, &stat);
+    control.observer.begin(path, size);
     let packed = pack_stream(
         &mut Polled(&file),
+        size,
         path,
         &mut new.file(),
         &new,
@@ -184,6 +186,7 @@ pub(crate) fn pack_opened(
         true => pack_sized(file, input, *stat, &new, options, control),
         false => pack_stream(
             &mut Polled(file),
+            None,
             input,
             &mut new.file(),
             &new,

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Advice, Stat};
+use rustix::fs::{Advice, FileType, Stat};
 use rustix::io::Errno;
 
 use super::PackOptions;
@@ -192,6 +192,16 @@ fn state(stat: &Stat) -> impl PartialEq + use<> {
         (stat.st_mtime, stat.st_mtime_nsec),
         (stat.st_ctime, stat.st_ctime_nsec),
     )
+}
+
+/// How many bytes a file has left to be read; `None` of a stream, and of what is made up as it is read and says that it is empty.
+pub(super) fn bytes_left(file: &File, stat: &Stat) -> Option<u64> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let size = u64::try_from(stat.st_size).ok()?;
+    let left = size.checked_sub(rustix::fs::tell(file).ok()?)?;
+    (left > 0).then_some(left)
 }
 
 /// A stream of which each read comes back within [`POLL_INTERVAL`], interrupted if there is nothing to read: who waits can then

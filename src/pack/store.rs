@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{FileType, Stat};
 
 use super::files::{check_stream_unchanged, is_packed};
-use super::input::Polled;
+use super::input::{Polled, bytes_left};
 use super::spool::Unnamed;
 use super::stream::pack_stream;
 use super::{PackOptions, Summary};
@@ -70,14 +70,12 @@ pub(super) fn pack_to_store(
         }
     }
     let aside = Unnamed(&shown);
-    let size = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => u64::try_from(stat.st_size).ok().filter(|size| *size > 0),
-        _ => None,
-    };
+    let size = bytes_left(file, stat);
     control.observer.begin(path, size);
     let sent = (|| {
         let packed = pack_stream(
             &mut Polled(file),
+            size,
             path,
             &mut upload,
             &aside,

@@ -14,9 +14,11 @@ use crate::format::{Codec, FixedHeader, Version};
 use crate::job::{Control, thread_count};
 use crate::ordered::resize;
 
-/// Packs all of a stream. The payloads wait in a spool until the table is known, which goes in front of them.
+/// Packs all of a stream, of `size` bytes if that is known. The payloads wait in a spool until the table is known, which goes in
+/// front of them.
 pub(super) fn pack_stream(
     stream: &mut (dyn Read + Send),
+    size: Option<u64>,
     path: &Path,
     mut output: impl Write,
     aside: &dyn Aside,
@@ -32,7 +34,7 @@ pub(super) fn pack_stream(
             codec: Codec::Snappy,
             ..choice
         }),
-        false => choose(options, None, thread_count(None), || Ok(sample.clone())),
+        false => choose(options, size, thread_count(None), || Ok(sample.clone())),
     }
     .map_err(|error| error.in_file(path))?;
     let mut spool = Spool::new(aside)?;
