@@ -21,7 +21,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-pub(crate) use attributes::{copy_attributes, set_user_attribute, times_of};
+pub(crate) use attributes::{access_list, copy_attributes, set_user_attribute, times_of};
 pub(crate) use contents::{Compared, Filled};
 pub(crate) use writeback::Appender;
 

@@ -123,6 +123,25 @@ fn what_is_up_to_date_gets_the_owner_and_the_mode_its_source_has_by_now() {
 }
 
 #[test]
+fn who_is_taken_off_a_file_s_access_list_is_taken_off_what_was_packed_of_it() {
+    let trees = Trees::new();
+    for name in ["d/b", "noise"] {
+        shell(&trees.at("tree"), &format!("setfacl -m u:1:r,u:2:r {name}"));
+    }
+    trees.pack(&[]);
+    let mode = fs::metadata(trees.at("tree/d/b")).unwrap().mode();
+    for name in ["d/b", "noise"] {
+        shell(&trees.at("tree"), &format!("setfacl -x u:1 {name}"));
+    }
+    assert_eq!(fs::metadata(trees.at("tree/d/b")).unwrap().mode(), mode);
+    let said = trees.pack(&[]);
+    assert!(said.contains("0 files packed"), "{said}");
+    let lists = shell(&trees.at("out"), "getfacl -cn d/b.warp noise");
+    assert!(lists.contains("user:2:r--"), "{lists}");
+    assert!(!lists.contains("user:1:"), "{lists}");
+}
+
+#[test]
 fn what_its_owner_may_not_write_to_is_replaced_and_kept_up_to_date_as_everything_else() {
     if !rustix::process::geteuid().is_root() {
         common::left_out("only root can become somebody else");

@@ -74,7 +74,7 @@ fn copy_access_lists(
             _ => remove_list(to, DEFAULT_LIST).context("cannot remove the access list of", path)?,
         }
     }
-    let list = attribute(from, ACCESS_LIST).context("cannot read the access list for", path)?;
+    let list = access_list(from, path)?;
     if let Some(list) = &list
         && grouped
         && rustix::fs::fsetxattr(to, ACCESS_LIST, list, XattrFlags::empty()).is_ok()
@@ -86,6 +86,11 @@ fn copy_access_lists(
     Ok(Mode::from_raw_mode(
         mode.as_raw_mode() & (!0o077 | most << 3 | most),
     ))
+}
+
+/// A file's access control list, if it has one; `path` is what it is read for.
+pub(crate) fn access_list(of: impl AsFd, path: &Path) -> Result<Option<Vec<u8>>> {
+    attribute(of.as_fd(), ACCESS_LIST).context("cannot read the access list for", path)
 }
 
 fn remove_list(to: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {

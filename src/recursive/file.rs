@@ -10,7 +10,7 @@ use super::earlier::{self, Found};
 use super::{Made, Outcome, Task, Tree, TreeOptions, Work, is_named_packed, plain};
 use crate::archive::Input;
 use crate::error::{Error, Result};
-use crate::output::copy_attributes;
+use crate::output::{access_list, copy_attributes};
 use crate::pack::{
     PackOptions, Summary, is_packed, open_entry, pack_opened, packed_description, prove_packed,
 };
@@ -193,7 +193,7 @@ impl Tree<'_> {
         Ok(Outcome::Made(new, summary, *stat))
     }
 
-    /// Leaves in another tree what an earlier run made of a file, with the file's owner and mode of today: what has been
+    /// Leaves in another tree what an earlier run made of a file, with the file's owner, access list and mode of today: what has been
     /// closed to others since then must not stay open to them there.
     fn up_to_date(
         &self,
@@ -206,7 +206,9 @@ impl Tree<'_> {
         if self.output.is_some() {
             let (found, found_stat) = open_entry(&*place.directory, &place.name, &place.path)?;
             let access = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
-            if access(&found_stat) != access(stat) {
+            let same = access(&found_stat) == access(stat)
+                && access_list(&found, &place.path)? == access_list(file, &place.path)?;
+            if !same {
                 copy_attributes(file, stat, &found, &place.path)?;
             }
         }
