@@ -236,8 +236,12 @@ impl Drop for NewName {
 
 /// Checks that what is to have this name may take it.
 pub(crate) fn check_room(target: &Place, replace: bool) -> Result<()> {
-    let Ok(existing) = target.stat() else {
-        return Ok(());
+    let existing = match target.stat() {
+        Ok(existing) => existing,
+        Err(error @ Errno::NAMETOOLONG) => {
+            return Err(error).context("cannot make a file of this name", &target.path);
+        }
+        Err(_) => return Ok(()),
     };
     let refusal = match FileType::from_raw_mode(existing.st_mode) {
         FileType::RegularFile | FileType::Symlink if replace => return Ok(()),

@@ -991,6 +991,30 @@ fn an_interrupted_tree_keeps_what_is_done_in_directories_with_their_modes() {
 }
 
 #[test]
+fn a_name_without_room_for_the_ending_is_refused_before_the_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = "n".repeat(252);
+    let input = directory.path().join(&name);
+    fs::write(&input, text(100_000)).unwrap();
+    let begun = AtomicBool::new(false);
+    struct Beginning<'a>(&'a AtomicBool);
+    impl Observer for Beginning<'_> {
+        fn begin(&self, _: &Path, _: Option<u64>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let control = Control {
+        observer: &Beginning(&begun),
+        ..Control::default()
+    };
+    let output = directory.path().join(format!("{name}.warp"));
+    let error = pack_file(&input, output, &PackOptions::default(), control).unwrap_err();
+    assert!(error.to_string().contains("name too long"), "{error}");
+    assert!(!begun.load(Ordering::Relaxed));
+    assert_eq!(names(directory.path()), [name.as_str()]);
+}
+
+#[test]
 fn an_interrupted_unpack_gives_a_directory_its_times_when_it_is_finished() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
