@@ -434,6 +434,7 @@ fn what_cannot_be_done_with_urls_is_refused_in_words() {
     );
     refused(&["pack", file, "--rm", "-o", "s3://bucket/x.warp"], "--rm");
     refused(&["pack", "s3://bucket/x"], "no file of this machine");
+    refused(&["pack", "-", "-o", "s3://bucket/"], "has no name");
     refused(&["info", "ftp://host/x.warp"], "s3://");
     refused(
         &["info", "https://me:secret@127.0.0.1:1/x.warp"],

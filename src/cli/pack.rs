@@ -14,7 +14,7 @@ use warpfs::pack::{
 use warpfs::recursive::{Selection, TreeOptions, pack_tree};
 
 use super::outputs::{Planned, output_parser, plan};
-use super::urls::{is_url, shown};
+use super::urls::{in_prefix, is_url, shown};
 use super::{Outcome, Task, Volume, for_each_input, size, wrong_usage};
 
 /// Pack files: x becomes x.warp beside it
@@ -193,7 +193,9 @@ fn checked_plan(arguments: &Arguments) -> Result<Vec<Planned<'_>>, String> {
         .iter()
         .any(|input| input == Path::new(STANDARD_INPUT))
     {
-        if inputs.len() > 1 || output.is_none_or(Path::is_dir) {
+        let holds_files =
+            |output: &Path| output.is_dir() || in_prefix(output, Path::new("")).is_some();
+        if inputs.len() > 1 || output.is_none_or(holds_files) {
             return Err(
                 "standard input comes alone and has no name: give the result one with --output"
                     .to_owned(),
