@@ -12,6 +12,9 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
+/// What is shown in the place of a query.
+const NO_QUERY: &str = "?...";
+
 /// Which interface a store is spoken to by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Protocol {
@@ -56,7 +59,7 @@ impl Location {
     /// # Errors
     /// It is none, or of a kind that is not known.
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let refuse = |why: String| Error::unusable(why).in_file(Path::new(&redacted(text)));
+        let refuse = |why: String| Error::unusable(why).in_file(Path::new(&redacted_url(text)));
         let scheme = scheme_of(text).map(str::to_ascii_lowercase);
         let protocol = match scheme.as_deref() {
             Some("s3" | "s3a") => Protocol::S3,
@@ -163,7 +166,12 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&redacted(self.url.as_str()))
+        // There is no password: a URL with one is refused.
+        f.write_str(&self.url[..url::Position::AfterPath])?;
+        match self.url.query() {
+            Some(_) => f.write_str(NO_QUERY),
+            None => Ok(()),
+        }
     }
 }
 
@@ -187,28 +195,37 @@ fn scheme_of(text: &str) -> Option<&str> {
 pub(super) fn redacted(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once("://") {
-        shown.push_str(before);
-        shown.push_str("://");
-        let ends = |letter: char| letter.is_whitespace() || "\"'<>()".contains(letter);
-        let (url, behind) = after.split_at(after.find(ends).unwrap_or(after.len()));
-        let (place, query) = match url.split_once(['?', '#']) {
-            Some((place, _)) => (place, "?..."),
-            None => (url, ""),
-        };
-        let (host, path) = place.split_at(place.find('/').unwrap_or(place.len()));
-        shown.push_str(match host.rsplit_once('@') {
-            // Of Azure's, the container stands there.
-            Some((user, _)) if !user.contains(':') && before.contains("abfs") => host,
-            Some((_, host)) => host,
-            None => host,
-        });
-        shown.push_str(path);
-        shown.push_str(query);
+    while let Some(place) = rest.find("://") {
+        // Parentheses and apostrophes stand in URLs as they are: only a last one is the text's.
+        let ends = |letter: char| letter.is_whitespace() || "\"<>".contains(letter);
+        let end = rest.get(place..).and_then(|url| url.find(ends));
+        let (url, _) = rest.split_at(end.map_or(rest.len(), |end| place + end));
+        let url = url.trim_end_matches([')', '\'', ':', ',', ';', '.']);
+        let (url, behind) = rest.split_at(url.len().max(place + "://".len()));
+        shown.push_str(&redacted_url(url));
         rest = behind;
     }
     shown.push_str(rest);
     shown
+}
+
+/// The same of a text that ends in a URL, whatever letters that has.
+fn redacted_url(text: &str) -> String {
+    let Some((before, url)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let (place, query) = match url.split_once(['?', '#']) {
+        Some((place, _)) => (place, NO_QUERY),
+        None => (url, ""),
+    };
+    let (host, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    let host = match host.rsplit_once('@') {
+        // Of Azure's, the container stands there.
+        Some((user, _)) if !user.contains(':') && before.contains("abfs") => host,
+        Some((_, host)) => host,
+        None => host,
+    };
+    format!("{before}://{host}{path}{query}")
 }
 
 #[cfg(test)]
@@ -289,9 +306,33 @@ mod tests {
         let text = "cannot (http://me:abc@host/x?abc) and https://h/?abc: no";
         assert_eq!(
             redacted(text),
-            "cannot (http://host/x?...) and https://h/?... no"
+            "cannot (http://host/x?...) and https://h/?...: no"
         );
         let error = Location::parse("https://me:abc@host/x?abc").unwrap_err();
         assert!(!error.to_string().contains("abc"), "{error}");
+    }
+
+    #[test]
+    fn no_secret_is_shown_behind_a_parenthesis_or_an_apostrophe() {
+        let path = "https://host/disk%20(1)'s.img.warp";
+        for query in ["Signature=abc", "name=x%20(1)'s&Signature=abc", "'(abc"] {
+            let signed = format!("{path}?{query}");
+            assert_eq!(parsed(&signed).to_string(), format!("{path}?..."));
+            let text = format!("for url ({signed}): at '{signed}'");
+            let shown = format!("for url ({path}?...): at '{path}?...'");
+            assert_eq!(redacted(&text), shown);
+        }
+        for letter in ['(', ')', '\'', ' ', '"', '<'] {
+            for secret in [
+                format!("https://me:a{letter}abc@host/x"),
+                format!("https://me@host/x?a{letter}abc"),
+            ] {
+                let error = Location::parse(&secret).unwrap_err();
+                assert!(!error.to_string().contains("abc"), "{error}");
+            }
+        }
+        for odd in ["://", "a://)", "://://x", "a://b:// c"] {
+            assert_eq!(redacted(odd), odd);
+        }
     }
 }
