@@ -217,6 +217,39 @@ fn a_server_that_does_not_say_which_version_it_sends_is_refused_in_words() {
 }
 
 #[test]
+fn what_may_only_be_read_and_not_asked_about_is_opened_and_read_all_the_same() {
+    let bytes = sample(500_000, 3);
+    let site = Site::new();
+    site.put("x.warp", &packed(&bytes));
+    let cache = tempfile::tempdir().unwrap();
+    let on_disk = ["--disk-cache", cache.path().to_str().unwrap()];
+    for (status, arguments) in [(403, &on_disk[..]), (403, &[]), (405, &[]), (501, &[])] {
+        site.proxy.behave();
+        // As with a URL that is signed for GET.
+        site.proxy.rule(Rule {
+            path: "x.warp",
+            method: Some("HEAD"),
+            times: usize::MAX,
+            fault: Fault::Answer(status, "", Vec::new()),
+        });
+        let mounted = site.mount("x.warp", arguments);
+        assert!(fs::read(mounted.path("x")).unwrap() == bytes, "{status}");
+        // What was said is believed for a second.
+        std::thread::sleep(Duration::from_millis(1200));
+        assert_eq!(fs::metadata(mounted.path("x")).unwrap().len(), 500_000);
+        assert!(fs::read(mounted.path("x")).unwrap() == bytes, "{status}");
+        assert_eq!(site.proxy.count("HEAD", ""), 1, "{status}");
+        site.proxy.take_passed();
+    }
+    // What may not even be read is still told so.
+    let mounted = site.mount("x.warp", &[]);
+    site.proxy
+        .always("x.warp", Fault::Answer(403, "", Vec::new()));
+    let error = File::open(mounted.path("x")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+}
+
+#[test]
 fn a_redirect_is_followed_and_a_ring_of_them_is_an_error() {
     let bytes = sample(500_000, 3);
     let site = Site::new();

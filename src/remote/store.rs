@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
@@ -21,13 +22,13 @@ use super::attempts::{Attempts, Trouble};
 use super::backend::Backend;
 use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
-use super::location::Location;
+use super::location::{Location, Protocol};
 use super::on_disk::Shelf;
 use super::planned::AllPlanned;
 use super::round_trip::RoundTrip;
 use super::runtimes::Runtimes;
 use super::version::{Listed, Page, Version};
-use super::wire::{Connector, odd_names};
+use super::wire::{Connector, odd_names, status};
 use crate::disk_cache::DiskCache;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
@@ -93,6 +94,8 @@ pub(crate) struct Store {
     planned: Arc<AllPlanned>,
     requests: Arc<Semaphore>,
     guesses: Arc<Semaphore>,
+    /// Set when the server was found to say of an object what it is only with some of its bytes.
+    refuses_heads: AtomicBool,
     /// When to tell that something has to be waited for, if anybody is to be told.
     told: Option<Occasionally>,
     round_trip: RoundTrip,
@@ -152,6 +155,7 @@ impl Store {
             planned: Arc::clone(&options.planned),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             guesses: Arc::new(Semaphore::new(GUESSES)),
+            refuses_heads: AtomicBool::new(false),
             told: options.tells.then(|| Occasionally::every(WAITING_TOLD)),
         }))
     }
@@ -215,14 +219,29 @@ impl Store {
     pub(super) async fn ask(&self, key: &Key) -> Result<Version, Fault> {
         let (_place, attempts) = self.begin().await?;
         let asked = attempts.until_answered(|| async {
-            let options = GetOptions {
-                head: true,
-                ..GetOptions::default()
-            };
-            let found = self.backend.objects.get_opts(key, options).await?;
-            Ok(Version::of(found.meta)?)
+            if !self.refuses_heads.load(Ordering::Relaxed) {
+                let options = GetOptions {
+                    head: true,
+                    ..GetOptions::default()
+                };
+                match self.backend.objects.get_opts(key, options).await {
+                    Ok(found) => return Ok(Version::of(found.meta)?),
+                    Err(_) if self.may_refuse_heads() => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let version = self.get(key, None, 0..1, |_| {}).await?;
+            self.refuses_heads.store(true, Ordering::Relaxed);
+            Ok(version)
         });
         asked.await
+    }
+
+    /// Whether the way in which this task has just asked may be what was refused: a URL is signed for one method, and not every
+    /// web server knows all.
+    fn may_refuse_heads(&self) -> bool {
+        let is_web = self.location.protocol() == Protocol::Http;
+        is_web && matches!(status(), Some(401 | 403 | 405 | 501))
     }
 
     /// Reads the bytes of an object at `offset` into `buffer`, in one request unless that fails. It must be the version that is

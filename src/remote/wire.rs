@@ -111,6 +111,11 @@ pub(super) fn odd_names() -> u64 {
     NOTE.try_with(|note| note.lock().odd_names).unwrap_or(0)
 }
 
+/// The status of the answer to the last request of this task.
+pub(super) fn status() -> Option<u16> {
+    NOTE.try_with(|note| note.lock().status).ok().flatten()
+}
+
 /// Connects the stores' library to the network.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
