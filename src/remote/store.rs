@@ -352,12 +352,19 @@ impl Store {
             match outcome {
                 Ok(version) => return Ok((done, version)),
                 Err(mut fault) => {
-                    if done > base {
-                        attempts.went_on((done - base) as u64);
-                    }
-                    if meant.is_some() && fault.kind == FaultKind::NotFound {
-                        // It was there when it was opened.
-                        fault.kind = FaultKind::Changed;
+                    // Without a version that is meant, nothing that has come is of use.
+                    if let Some(meant) = meant {
+                        if done > base && range.start + done as u64 == range.end {
+                            // All is here but the end of the answer.
+                            return Ok((done, meant.clone()));
+                        }
+                        if done > base {
+                            attempts.went_on((done - base) as u64);
+                        }
+                        if fault.kind == FaultKind::NotFound {
+                            // It was there when it was opened.
+                            fault.kind = FaultKind::Changed;
+                        }
                     }
                     attempts.pause(fault).await?;
                 }
@@ -534,19 +541,25 @@ mod tests {
         assert!(took >= deadline && took < 2 * deadline, "{took:?}");
     }
 
-    #[test]
-    fn a_host_is_looked_up_however_many_wait_for_it() {
+    /// A server that answers whatever it is asked with what `answer` says of a request's number, and closes the connection. Its URL.
+    fn server(host: &str, answer: impl Fn(usize) -> Vec<u8> + Send + 'static) -> String {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://localhost:{}/x", server.local_addr().unwrap().port());
+        let url = format!("http://{host}:{}/x", server.local_addr().unwrap().port());
         std::thread::spawn(move || {
-            for client in server.incoming() {
+            for (number, client) in server.incoming().enumerate() {
                 let mut client = client.unwrap();
                 let mut request = BufReader::new(&client).lines();
                 while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
-                let answer = b"HTTP/1.1 404 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                client.write_all(answer).unwrap();
+                client.write_all(&answer(number)).unwrap();
             }
         });
+        url
+    }
+
+    #[test]
+    fn a_host_is_looked_up_however_many_wait_for_it() {
+        let answer = b"HTTP/1.1 404 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let url = server("localhost", |_| answer.to_vec());
         let store = store(&url, Duration::from_secs(5));
         let (tell, told) = mpsc::channel();
         for _ in 0..2 * WAITING_THREADS {
@@ -562,5 +575,46 @@ mod tests {
             answers += 1;
         }
         assert_eq!(answers, 2 * WAITING_THREADS);
+    }
+
+    #[test]
+    fn an_answer_that_always_breaks_off_is_asked_for_no_longer_than_the_deadline() {
+        const PATIENCE: usize = 20;
+        let whole = 128 << 10;
+        let url = server("127.0.0.1", move |number| {
+            let head = format!(
+                "HTTP/1.1 206 Part\r\ncontent-range: bytes 0-{}/{whole}\r\ncontent-length: {whole}\r\n\
+                 etag: \"a\"\r\nconnection: close\r\n\r\n",
+                whole - 1
+            );
+            // So that a client who never gives up is found out.
+            let sent = if number < PATIENCE { whole / 2 } else { whole };
+            [head.into_bytes(), vec![7; sent]].concat()
+        });
+        let store = store(&url, Duration::from_secs(1));
+        let start = Instant::now();
+        let read = store.read(&Key::default(), None, 0, &mut vec![0; whole]);
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() < Duration::from_secs(3));
+        assert!(store.counters.remote_requests.get() < 8);
+    }
+
+    #[test]
+    fn bytes_that_have_all_come_are_no_failure_though_the_answer_has_no_end() {
+        let url = server("127.0.0.1", |_| {
+            b"HTTP/1.1 206 Part\r\ncontent-range: bytes 0-9/10\r\ncontent-length: 20\r\n\
+              etag: \"a\"\r\nconnection: close\r\n\r\n0123456789"
+                .to_vec()
+        });
+        let store = store(&url, Duration::from_secs(2));
+        let meant = Version {
+            size: 10,
+            etag: Some("\"a\"".to_owned()),
+            modified: SystemTime::UNIX_EPOCH,
+        };
+        let mut bytes = [0; 10];
+        let read = store.read(&Key::default(), Some(&meant), 0, &mut bytes);
+        assert_eq!(read.unwrap(), (10, meant));
+        assert_eq!(bytes, *b"0123456789");
     }
 }
