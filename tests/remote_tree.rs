@@ -359,6 +359,27 @@ fn many_objects_are_mounted_at_once_and_listed_page_by_page_with_memory_flat() {
 }
 
 #[test]
+fn a_listing_whose_store_goes_away_ends_after_a_deadline_and_not_after_one_for_each_object() {
+    const MANY: usize = 400;
+    let bucket = filled(MANY);
+    let mounted = bucket.mount("many/", &["--remote-timeout", "2"]);
+    // What is asked of the objects themselves.
+    bucket.proxy.always("bucket/many/", Fault::Hang);
+    let start = Instant::now();
+    assert_eq!(names(&mounted.path("")).len(), MANY);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    let logged = mounted.logged();
+    assert!(logged.contains("cannot be shown for now"), "{logged}");
+    bucket.proxy.behave();
+    let listed = names(&mounted.path(""));
+    assert_eq!(listed.len(), MANY);
+    assert!(!listed.iter().any(|name| name.ends_with(".warp")));
+    let found = fs::metadata(mounted.path("0000399")).unwrap();
+    assert_eq!(found.len(), "a small file, packed".len() as u64);
+}
+
+#[test]
 fn one_file_among_many_is_found_and_opened_by_few_requests() {
     let bucket = filled(1_500);
     let mounted = bucket.mount("many/", &[]);

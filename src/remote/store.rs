@@ -8,8 +8,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
@@ -173,13 +173,25 @@ impl Store {
     }
 
     /// The first `length` bytes of several objects, or all there are of a shorter one, and which version each is. None of them may
-    /// be empty.
+    /// be empty. Once the store has not answered for one, those not asked for yet share its fate, and are not waited for.
     pub(crate) fn beginnings(
         &self,
         keys: &[Key],
         length: usize,
     ) -> Vec<io::Result<(Vec<u8>, Version)>> {
-        let one = |key| self.load(key, None, 0..length as u64);
+        let silence = OnceLock::<Fault>::new();
+        let one = async |key| {
+            if let Some(fault) = silence.get() {
+                return Err(fault.clone());
+            }
+            let loaded = self.load(key, None, 0..length as u64).await;
+            let passing = loaded.as_ref().err();
+            if let Some(fault) = passing.filter(|fault| fault.kind == FaultKind::Passing) {
+                // Of several, any will do.
+                let _ = silence.set(fault.clone());
+            }
+            loaded
+        };
         let all = futures_util::stream::iter(keys.iter().map(one));
         let all = async { Ok(all.buffered(BEGINNINGS).collect::<Vec<_>>().await) };
         match self.runtimes.wait(all) {

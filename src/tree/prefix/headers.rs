@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::Prefix;
 use super::entries::Brief;
 use crate::archive::{Glance, Source, glance};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::remote::{Key, Object, Version};
 
@@ -22,8 +22,8 @@ impl Prefix {
     /// # Errors
     /// The store does not answer, or does not let us look.
     pub(super) fn header(&self, key: &str, listed: Brief) -> Result<(Brief, Option<Glance>)> {
-        let brief = self.memory.completed(listed);
-        if let Some(packed) = self.memory.packed(&brief).or_else(|| indexed(&brief)) {
+        let (brief, known) = self.known_of(listed);
+        if let Some(packed) = known {
             return Ok((brief, packed));
         }
         self.look(&[(key.to_owned(), brief)])
@@ -34,16 +34,38 @@ impl Prefix {
             })
     }
 
-    /// Looks at all of these that nobody has looked at before, many at a time. What goes wrong is found again by who asks for one.
-    pub(super) fn look_ahead(&self, objects: impl Iterator<Item = (String, Brief)>) {
+    /// What is known of an object without asking the store: its version, and whether that is packed, and of what.
+    fn known_of(&self, listed: Brief) -> (Brief, Option<Option<Glance>>) {
+        let brief = self.memory.completed(listed);
+        let packed = self.memory.packed(&brief);
+        (brief, packed.or_else(|| indexed(&brief)))
+    }
+
+    /// Whether an object is packed, if that is known without asking the store.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn is_known_as_packed(&self, listed: Brief) -> Result<bool> {
+        let (_, known) = self.known_of(listed);
+        let silent = || Error::io("cannot look at it", io::ErrorKind::TimedOut.into());
+        known.map(|packed| packed.is_some()).ok_or_else(silent)
+    }
+
+    /// Looks at all of these that nobody has looked at before, many at a time; says whether the store answers. What else goes wrong
+    /// is found again by who asks for one.
+    pub(super) fn look_ahead(&self, objects: impl Iterator<Item = (String, Brief)>) -> bool {
         let unknown: Vec<_> = objects
             .map(|(key, listed)| (key, self.memory.completed(listed)))
             .filter(|(_, brief)| self.memory.packed(brief).is_none() && brief.indexed.is_none())
             .collect();
         // One is as well looked at when it is asked for.
-        if unknown.len() > 1 {
-            self.look(&unknown);
+        if unknown.len() <= 1 {
+            return true;
         }
+        let looked = self.look(&unknown);
+        let mut errors = looked.iter().filter_map(|found| found.as_ref().err());
+        let silence = errors.find(|error| is_silence(error));
+        silence.inspect(|error| self.tell_of(error)).is_none()
     }
 
     fn look(&self, objects: &[(String, Brief)]) -> Vec<Result<(Brief, Option<Glance>)>> {
@@ -124,6 +146,11 @@ fn indexed(brief: &Brief) -> Option<Option<Glance>> {
         encodings: None,
         chunk_count: None,
     }))
+}
+
+/// Whether this is a store's that has not answered for as long as anybody waits.
+pub(super) fn is_silence(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut)
 }
 
 fn too_many_chunks(path: &Path) -> Error {

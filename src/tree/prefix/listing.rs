@@ -8,6 +8,7 @@ use super::super::listing::ListedEntry;
 use super::super::numbers::Key as NodeKey;
 use super::Prefix;
 use super::entries::{Brief, Entries, Record, short_of};
+use super::headers::is_silence;
 
 /// How many entries are looked at together: what a reader is told in a few answers.
 const PART: usize = 256;
@@ -27,6 +28,8 @@ pub(in super::super) struct ObjectListing {
     known: Vec<AtomicU8>,
     /// Whether the store did not say of an entry what it is.
     undecided: AtomicBool,
+    /// Whether the store does not answer: then nothing more is asked of it, for each question would wait as long.
+    gone: AtomicBool,
     /// The inode numbers of the directory and of what it lies in.
     inodes: [u64; 2],
 }
@@ -54,6 +57,7 @@ impl ObjectListing {
             location,
             known: (0..entries.len()).map(|_| AtomicU8::new(UNKNOWN)).collect(),
             undecided: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             entries,
             inodes,
         }
@@ -139,25 +143,34 @@ impl ObjectListing {
         })
     }
 
-    /// What is known of an entry when it has been looked at; nothing is, if the store does not say.
+    /// What is known of an entry when it has been looked at; nothing is, if the store does not say. Once it does not answer, it is
+    /// asked no more.
     fn decided(&self, index: usize, record: &Record) -> Option<u8> {
         let known = self.known.get(index)?;
         match known.load(Ordering::Relaxed) {
             UNKNOWN => {}
             decided => return Some(decided),
         }
-        if short_of(&record.name).is_some() {
-            self.look_ahead(index);
+        if short_of(&record.name).is_some() && !self.is_gone() && !self.look_ahead(index) {
+            self.gone.store(true, Ordering::Relaxed);
         }
-        let stripped = self
-            .prefix
-            .shows_stripped(&self.location, &self.entries, &record.name);
+        let stripped =
+            self.entries
+                .shows_stripped(&record.name, |name, brief| match self.is_gone() {
+                    true => self.prefix.is_known_as_packed(brief),
+                    false => self.prefix.is_packed(&self.location, name, brief),
+                });
         let decided = match stripped {
             Ok(true) => STRIPPED,
             Ok(false) if self.entries.has_directory(&record.name) => HIDDEN,
             Ok(false) => AS_IT_IS,
-            Err(_) if self.entries.has_directory(&record.name) => return Some(HIDDEN),
-            Err(_) => {
+            Err(error) => {
+                if is_silence(&error) {
+                    self.gone.store(true, Ordering::Relaxed);
+                }
+                if self.entries.has_directory(&record.name) {
+                    return Some(HIDDEN);
+                }
                 self.undecided.store(true, Ordering::Relaxed);
                 return Some(UNKNOWN);
             }
@@ -166,7 +179,12 @@ impl ObjectListing {
         Some(decided)
     }
 
-    fn look_ahead(&self, first: usize) {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the entries that a reader comes to next; says whether the store answers.
+    fn look_ahead(&self, first: usize) -> bool {
         let records = (first..self.entries.len().min(first + PART))
             .filter_map(|index| self.entries.get(index));
         let objects = records.filter(|record| short_of(&record.name).is_some());
@@ -175,6 +193,6 @@ impl ObjectListing {
                 self.prefix.key_in(&self.location, &record.name),
                 record.object?,
             ))
-        }));
+        }))
     }
 }

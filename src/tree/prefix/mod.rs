@@ -298,29 +298,30 @@ impl Prefix {
         drop(given_up);
     }
 
-    /// Whether an object shows under its short name. One that is kept from us shows as it is, and the log says why.
+    /// Whether an object is packed. One that is kept from us counts as plain, and the log says why.
     ///
     /// # Errors
-    /// The store does not say what it, or one beside it, is.
-    fn shows_stripped(&self, location: &[u8], entries: &Entries, name: &str) -> Result<bool> {
-        entries.shows_stripped(name, |name, brief| self.is_packed(location, name, brief))
-    }
-
+    /// The store does not say what it is.
     fn is_packed(&self, location: &[u8], name: &str, brief: Brief) -> Result<bool> {
         match self.header(&self.key_in(location, name), brief) {
             Ok((_, packed)) => Ok(packed.is_some()),
             Err(error) if may_pass(&error) => {
-                // Where a store is gone, that goes for all that a listing names.
-                match self.told.is_due() {
-                    true => tracing::warn!("cannot be shown for now: {error}"),
-                    false => tracing::debug!("cannot be shown for now: {error}"),
-                }
+                self.tell_of(&error);
                 Err(error)
             }
             Err(error) => {
                 tracing::warn!("shown as it is: {error}");
                 Ok(false)
             }
+        }
+    }
+
+    /// Lets the log say why something cannot be shown for now.
+    fn tell_of(&self, error: &Error) {
+        // Where a store is gone, that goes for all that a listing names.
+        match self.told.is_due() {
+            true => tracing::warn!("cannot be shown for now: {error}"),
+            false => tracing::debug!("cannot be shown for now: {error}"),
         }
     }
 
