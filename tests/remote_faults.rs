@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::remote::proxy::{Fault, Rule};
-use common::remote::{Bucket, Site};
+use common::remote::{ACCESS_KEY, Bucket, SECRET, Site};
 use common::vectors::forget_pages;
 use common::{Mounted, is_mounted, pack, sample, wait_until, warpfs};
 
@@ -247,6 +247,66 @@ fn what_may_only_be_read_and_not_asked_about_is_opened_and_read_all_the_same() {
         .always("x.warp", Fault::Answer(403, "", Vec::new()));
     let error = File::open(mounted.path("x")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn credentials_that_the_machine_does_not_have_are_no_missing_object() {
+    let bucket = Bucket::new();
+    let bytes = sample(2_000_000, 11);
+    bucket.put("x.warp", &packed(&bytes));
+    // The machine's service for roles.
+    let machine = Site::new();
+    let command = || {
+        let mut command = bucket.command();
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env(
+                "AWS_METADATA_ENDPOINT",
+                format!("http://{}", machine.proxy.address),
+            );
+        command
+    };
+    // They are over already, so that they are asked for with each request.
+    let credentials = format!(
+        "{{\"AccessKeyId\":\"{ACCESS_KEY}\",\"SecretAccessKey\":\"{SECRET}\",\"Token\":\"\",\
+         \"Expiration\":\"2020-01-01T00:00:00Z\"}}"
+    );
+    let knows = || {
+        let answer = |text: &str| Fault::Answer(200, "", text.into());
+        machine.proxy.behave();
+        machine.proxy.always("api/token", answer("token"));
+        machine
+            .proxy
+            .always("credentials/role", answer(&credentials));
+        machine.proxy.always("credentials/", answer("role"));
+    };
+    let knows_nothing = || {
+        machine.proxy.behave();
+        machine.proxy.always("", Fault::Answer(404, "", Vec::new()));
+    };
+    knows_nothing();
+    let info = command().arg("info").arg(bucket.url("x.warp")).output();
+    let said = String::from_utf8(info.unwrap().stderr).unwrap();
+    assert!(said.contains("no credentials were found"), "{said}");
+
+    knows();
+    let arguments = ["--remote-timeout", "60", "--prefetch", "off"];
+    let mounted = Mounted::by(command(), &bucket.url("x.warp"), &arguments);
+    let file = File::open(mounted.path("x")).unwrap();
+    let mut read = [0; 4096];
+    file.read_exact_at(&mut read, 0).unwrap();
+    knows_nothing();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| file.read_exact_at(&mut read, 1_000_000));
+        let refused = || machine.proxy.count("PUT", "api/token") > 0;
+        machine.proxy.take_passed();
+        wait_until("a refusal", refused);
+        knows();
+        reader.join().unwrap().unwrap();
+    });
+    assert!(read == bytes[1_000_000..][..4096]);
+    file.read_exact_at(&mut read, 1_500_000).unwrap();
 }
 
 #[test]

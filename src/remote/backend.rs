@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::ClientConfigKey;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
@@ -44,7 +44,7 @@ macro_rules! backend {
 
 impl Backend {
     /// The store that a location lies in.
-    pub(super) fn of(location: &Location, connector: Connector) -> object_store::Result<Self> {
+    pub(super) fn of(location: &Location, mut connector: Connector) -> object_store::Result<Self> {
         // Whoever asks retries, and knows until when.
         let retry = RetryConfig {
             max_retries: 0,
@@ -56,8 +56,17 @@ impl Backend {
             Protocol::S3 => {
                 let builder = profile::complete(AmazonS3Builder::from_env())?
                     .with_bucket_name(bucket)
-                    .with_retry(retry)
-                    .with_http_connector(connector);
+                    .with_retry(retry);
+                let machine = [
+                    AmazonS3ConfigKey::MetadataEndpoint,
+                    AmazonS3ConfigKey::ContainerCredentialsFullUri,
+                ];
+                let machine = machine.iter().filter_map(|key| {
+                    let url = builder.get_config_value(key)?;
+                    authority(&url)
+                });
+                connector.machine = machine.collect();
+                let builder = builder.with_http_connector(connector);
                 let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
                     .iter()
                     .find_map(|key| builder.get_config_value(key));
@@ -76,12 +85,14 @@ impl Backend {
                     .with_retry(retry)
                     .with_http_connector(connector)
             ),
-            Protocol::Azure => backend!(
-                MicrosoftAzureBuilder::from_env()
+            Protocol::Azure => {
+                let builder = MicrosoftAzureBuilder::from_env()
                     .with_url(url.as_str())
-                    .with_retry(retry)
-                    .with_http_connector(connector)
-            ),
+                    .with_retry(retry);
+                let machine = builder.get_config_value(&AzureConfigKey::MsiEndpoint);
+                connector.machine = machine.iter().filter_map(|url| authority(url)).collect();
+                backend!(builder.with_http_connector(connector))
+            }
             Protocol::Http => {
                 let allow_http = (url.scheme() == "http").to_string();
                 let mut base = url.clone();
@@ -101,6 +112,12 @@ impl Backend {
             }
         })
     }
+}
+
+/// A URL's host, with its port if it is not the usual one.
+fn authority(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    Some(url.authority().to_owned())
 }
 
 /// Whether a URL's host is this machine.

@@ -28,6 +28,8 @@ pub(super) enum FaultKind {
     Exists,
     /// We may not.
     Refused,
+    /// There is nothing to say who we are with.
+    NoCredentials,
     /// The server cannot do what is asked, and will not be able to.
     Unable,
     /// The answer is not one to what was asked.
@@ -49,6 +51,8 @@ impl Fault {
     pub(super) fn of(error: &object_store::Error, seen: &Seen) -> Self {
         use object_store::Error as E;
         let kind = match (error, seen.status) {
+            // What the machine's service answers is not about the object.
+            _ if seen.no_credentials => FaultKind::NoCredentials,
             (E::AlreadyExists { .. }, _) => FaultKind::Exists,
             (E::Precondition { .. }, _) | (_, Some(412)) => FaultKind::Changed,
             (E::NotFound { .. }, _) | (_, Some(404 | 410)) => FaultKind::NotFound,
@@ -56,7 +60,6 @@ impl Fault {
                 FaultKind::Refused
             }
             _ if seen.ignored_range => FaultKind::Unable,
-            _ if seen.no_credentials => FaultKind::Refused,
             // What the server has not learnt, it is not going to know in a minute.
             (_, Some(501 | 505)) => FaultKind::Unable,
             (_, Some(408 | 429 | 500..)) => FaultKind::Passing,
@@ -86,7 +89,7 @@ impl Fault {
             FaultKind::Changed => return io::ErrorKind::StaleNetworkFileHandle.into(),
             FaultKind::NotFound => io::ErrorKind::NotFound,
             FaultKind::Exists => io::ErrorKind::AlreadyExists,
-            FaultKind::Refused => io::ErrorKind::PermissionDenied,
+            FaultKind::Refused | FaultKind::NoCredentials => io::ErrorKind::PermissionDenied,
             FaultKind::Unable => io::ErrorKind::Unsupported,
             FaultKind::Garbled => io::ErrorKind::InvalidData,
             FaultKind::Passing => io::ErrorKind::TimedOut,
@@ -130,4 +133,31 @@ fn described(error: &object_store::Error, seen: &Seen) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind_of(seen: Seen) -> FaultKind {
+        let error = object_store::Error::NotFound {
+            path: "x".to_owned(),
+            source: "404".into(),
+        };
+        Fault::of(&error, &seen).kind
+    }
+
+    #[test]
+    fn credentials_that_are_not_there_are_no_object_that_is_not_there() {
+        let absent = Seen {
+            status: Some(404),
+            ..Seen::default()
+        };
+        assert_eq!(kind_of(absent.clone()), FaultKind::NotFound);
+        let unknown = Seen {
+            no_credentials: true,
+            ..absent
+        };
+        assert_eq!(kind_of(unknown), FaultKind::NoCredentials);
+    }
 }

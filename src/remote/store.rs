@@ -124,6 +124,7 @@ impl Store {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connector = Connector {
             counters: Arc::clone(&counters),
+            machine: Vec::new(),
         };
         let backend = Backend::of(location, connector).map_err(|error| {
             let fault = Fault::of(&error, &Default::default());
@@ -373,10 +374,13 @@ impl Store {
                         if done > base {
                             attempts.went_on((done - base) as u64);
                         }
-                        if fault.kind == FaultKind::NotFound {
-                            // It was there when it was opened.
-                            fault.kind = FaultKind::Changed;
-                        }
+                        fault.kind = match fault.kind {
+                            // It was there when it was opened,
+                            FaultKind::NotFound => FaultKind::Changed,
+                            // and so were they.
+                            FaultKind::NoCredentials => FaultKind::Passing,
+                            kind => kind,
+                        };
                     }
                     attempts.pause(fault).await?;
                 }

@@ -71,7 +71,7 @@ pub(super) struct Seen {
     /// Whether the server answered a request for a part with the whole.
     pub(super) ignored_range: bool,
     /// How many names were taken out of a listing.
-    odd_names: u64,
+    pub(super) odd_names: u64,
     /// Whether it was this machine that was asked for credentials, and does not know of any.
     pub(super) no_credentials: bool,
 }
@@ -120,6 +120,8 @@ pub(super) fn status() -> Option<u16> {
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     pub(super) counters: Arc<Counters>,
+    /// Who is asked for credentials besides the clouds' own services: hosts with their ports.
+    pub(super) machine: Vec<String>,
 }
 
 impl HttpConnector for Connector {
@@ -135,6 +137,7 @@ impl HttpConnector for Connector {
             asking: build(client(options).read_timeout(SILENCE))?,
             sending: build(client(options))?,
             counters: Arc::clone(&self.counters),
+            machine: self.machine.clone(),
         }))
     }
 }
@@ -165,6 +168,8 @@ struct Wire {
     /// For those with one: as long as it is sent, the server has nothing to say.
     sending: reqwest::Client,
     counters: Arc<Counters>,
+    /// As in [`Connector`].
+    machine: Vec<String>,
 }
 
 impl Wire {
@@ -231,7 +236,10 @@ impl HttpService for Wire {
         let sent = request.body().content_length() as u64;
         let ranged = request.headers().contains_key("range");
         let lists = names::is_of_listing(request.uri().query().unwrap_or_default());
-        let asks_machine = request.uri().host().is_some_and(is_of_machine);
+        let asks_machine = request.uri().authority().is_some_and(|authority| {
+            let mut known = self.machine.iter();
+            is_of_machine(authority.host()) || known.any(|known| authority == known)
+        });
         let answer = match sent {
             0 => self.asking.call(request).await,
             _ => self.send(request).await,
@@ -251,6 +259,8 @@ impl HttpService for Wire {
             seen.status = Some(status);
             seen.retry_after = retry_after;
             seen.ignored_range = ranged && status == 200;
+            let is_refusal = parts.status.is_client_error() && !matches!(status, 408 | 429);
+            seen.no_credentials = asks_machine && is_refusal;
         });
         if !parts.status.is_success() {
             let complaint = beginning(body).await;
