@@ -297,6 +297,27 @@ fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
 }
 
 #[test]
+fn a_part_that_the_store_has_not_had_in_time_is_sent_again() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let file = own.path().join("x");
+    fs::write(&file, noise(20 << 20)).unwrap();
+    let said_so = b"<Error><Code>RequestTimeout</Code></Error>".to_vec();
+    bucket.proxy.rule(Rule {
+        path: "partNumber=2",
+        method: Some("PUT"),
+        times: 1,
+        fault: Fault::Answer(400, "content-type: application/xml\r\n", said_so),
+    });
+    let mut command = bucket.command();
+    command.args(["pack", "-q"]).arg(&file);
+    let packed = output(command, &["-o", "s3://bucket/x.warp"]);
+    assert!(packed.status.success(), "{}", said(&packed));
+    assert_eq!(bucket.proxy.count("PUT", "partNumber=2"), 2);
+    succeeds(bucket.command(), &["verify", "-q", "s3://bucket/x.warp"]);
+}
+
+#[test]
 fn an_object_that_appears_while_another_is_packed_is_not_overwritten() {
     let bucket = Bucket::new();
     for length in [100_000, 20 << 20] {

@@ -63,6 +63,8 @@ impl Fault {
             // What the server has not learnt, it is not going to know in a minute.
             (_, Some(501 | 505)) => FaultKind::Unable,
             (_, Some(408 | 429 | 500..)) => FaultKind::Passing,
+            // What we sent broke off, as S3 says it.
+            (_, Some(400)) if seen.code.as_deref() == Some("RequestTimeout") => FaultKind::Passing,
             (_, Some(300..)) => FaultKind::Unable,
             (E::NotSupported { .. } | E::NotImplemented { .. }, _) => FaultKind::Unable,
             // It broke off.
