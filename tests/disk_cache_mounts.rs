@@ -212,6 +212,21 @@ fn damage_on_the_way_does_not_stay_in_the_cache() {
     assert!(bytes == original[3 << 20..][..4096]);
     drop((file, mount));
 
+    // Neither do the first bytes of a chunk that is read a bit at a time.
+    let large = &["--codec", "zstd", "--chunk-size", "2M"];
+    bucket.put("large.warp", &packed(&original, large));
+    let place = tempfile::tempdir().unwrap();
+    let on_disk = [&self::arguments(place.path())[..], &["--prefetch", "off"]].concat();
+    let mount = bucket.mount("large.warp", &on_disk);
+    let file = File::open(mount.path("large")).unwrap();
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bucket.proxy.always("large.warp", Fault::OtherBytes);
+    assert!(file.read_exact_at(&mut bytes, 3 << 20).is_err());
+    bucket.proxy.behave();
+    file.read_exact_at(&mut bytes, 3 << 20).unwrap();
+    assert!(bytes == original[3 << 20..][..4096]);
+    drop((file, mount));
+
     // Neither does a header that was none.
     let place = tempfile::tempdir().unwrap();
     let mut command = bucket.command();

@@ -10,6 +10,8 @@ use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lru::LruCache;
+
 use super::blocks::BLOCK_LEN;
 use super::version::Version;
 use crate::disk_cache::{DiskCache, Key};
@@ -19,6 +21,8 @@ use crate::identity::Identity;
 const PART: u64 = 64 << 10;
 /// The most bytes that are looked at by themselves, to know how a payload is to be decoded: it may be read whole after that.
 const BIT: usize = 64;
+/// How many places of such bytes are remembered of an object.
+const MOST_BITS: usize = 4096;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -27,6 +31,9 @@ pub(super) struct OnDisk {
     key: Key,
     /// Where the blocks begin that were read or put, in bytes.
     described: Mutex<HashSet<u64>>,
+    /// The few bytes that were read or kept by themselves lately: where they begin, and how many. Those of a damaged payload were
+    /// looked at just before that was found.
+    bits: Mutex<LruCache<(u64, usize), ()>>,
 }
 
 /// The disk cache, and the parts that are being put together of all objects.
@@ -129,6 +136,7 @@ impl OnDisk {
             shelf: Arc::clone(shelf),
             key: identity.digest(),
             described: Mutex::default(),
+            bits: Mutex::new(LruCache::unbounded()),
         })
     }
 
@@ -136,6 +144,18 @@ impl OnDisk {
         self.described
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bits(&self) -> MutexGuard<'_, LruCache<(u64, usize), ()>> {
+        self.bits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_bit(&self, offset: u64, length: usize) {
+        let mut bits = self.bits();
+        bits.put((offset, length), ());
+        if bits.len() > MOST_BITS {
+            bits.pop_lru();
+        }
     }
 
     /// Reads a whole payload, if it is there.
@@ -215,12 +235,17 @@ impl OnDisk {
 
     /// Reads some of the few bytes of a payload that are looked at by themselves, if they are there.
     pub(super) fn read_bit(&self, buffer: &mut [u8], offset: u64) -> bool {
-        buffer.len() <= BIT && self.read(buffer, offset)
+        if buffer.len() > BIT {
+            return false;
+        }
+        self.note_bit(offset, buffer.len());
+        self.read(buffer, offset)
     }
 
     /// Takes bytes of such a payload, and keeps the parts that are whole with them; few bytes also by themselves.
     pub(super) fn keep_parts(&self, bytes: &[u8], offset: u64, whole: &Range<u64>) {
         if bytes.len() <= BIT {
+            self.note_bit(offset, bytes.len());
             self.keep(bytes, offset);
         }
         let taken = offset..offset + bytes.len() as u64;
@@ -247,6 +272,17 @@ impl OnDisk {
         self.shelf.cache.forget(&self.key, whole);
         for part in parts(whole, whole) {
             self.shelf.cache.forget(&self.key, &part);
+        }
+        let mut bits = self.bits();
+        let within = bits.iter().map(|(&bit, ())| bit);
+        let within: Vec<_> = within.filter(|(start, _)| whole.contains(start)).collect();
+        for bit in &within {
+            bits.pop(bit);
+        }
+        drop(bits);
+        for (start, length) in within {
+            let bit = start..start + length as u64;
+            self.shelf.cache.forget(&self.key, &bit);
         }
     }
 
@@ -327,5 +363,22 @@ mod tests {
         assert!(on_disk.has(&rest, &whole) && !on_disk.has(&whole, &whole));
         on_disk.forget(&whole);
         assert!(!on_disk.has(&rest, &whole));
+    }
+    #[test]
+    fn few_bytes_that_were_kept_by_themselves_are_given_up_with_their_payload() {
+        let place = tempfile::tempdir().unwrap();
+        let on_disk = on_disk(place.path(), Some("\"e\"")).unwrap();
+        let whole = 1000..1000 + 3 * PART;
+        on_disk.keep_parts(&[7; 18], whole.start, &whole);
+        on_disk.keep_parts(&[7; 18], whole.end, &(whole.end..whole.end + PART));
+        on_disk.shelf.cache.flush();
+        assert!(on_disk.read_bit(&mut [0; 18], whole.start));
+        on_disk.forget(&whole);
+        assert!(!on_disk.read_bit(&mut [0; 18], whole.start));
+        assert!(on_disk.read_bit(&mut [0; 18], whole.end));
+        for place in 0..2 * MOST_BITS as u64 {
+            on_disk.read_bit(&mut [0; 8], place);
+        }
+        assert_eq!(on_disk.bits().len(), MOST_BITS);
     }
 }
