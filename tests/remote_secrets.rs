@@ -64,6 +64,31 @@ fn the_key_of_a_store_is_seen_nowhere() {
 }
 
 #[test]
+fn a_redirect_to_another_host_takes_no_token_along() {
+    let bucket = Bucket::with_vectors(&["v2-zstd-blake3.warp"]);
+    let elsewhere = Site::new();
+    let place = elsewhere.url("x").to_str().unwrap().to_owned();
+    bucket.proxy.always("", Fault::Redirect(place.clone()));
+    let led = bucket
+        .command()
+        .env("AWS_SESSION_TOKEN", SECRET)
+        .args(["info"])
+        .arg(bucket.url("v2-zstd-blake3.warp"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(led.stderr).unwrap();
+    assert!(!led.status.success() && said.contains("307"), "{said}");
+    let passed = elsewhere.proxy.take_passed();
+    assert!(passed.is_empty(), "{passed:?}");
+    // A web server is told nothing that another may not know.
+    let site = Site::new();
+    elsewhere.put("x", &fs::read(vector("v2-zstd-blake3.warp")).unwrap());
+    site.proxy.always("", Fault::Redirect(place));
+    let followed = warpfs().arg("verify").arg(site.url("x.warp")).output();
+    assert!(followed.unwrap().status.success());
+}
+
+#[test]
 fn the_signature_of_a_presigned_url_is_seen_nowhere() {
     let site = Site::new();
     let signature = "X-Amz-Signature=0123456789abcdef-secret";

@@ -124,6 +124,7 @@ impl Store {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connector = Connector {
             counters: Arc::clone(&counters),
+            goes_elsewhere: location.protocol() == Protocol::Http,
             machine: Vec::new(),
         };
         let backend = Backend::of(location, connector).map_err(|error| {

@@ -120,6 +120,8 @@ pub(super) fn status() -> Option<u16> {
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     pub(super) counters: Arc<Counters>,
+    /// Whether redirects to another host are followed. What stores are asked carries tokens and keys that would be told there.
+    pub(super) goes_elsewhere: bool,
     /// Who is asked for credentials besides the clouds' own services: hosts with their ports.
     pub(super) machine: Vec<String>,
 }
@@ -134,29 +136,43 @@ impl HttpConnector for Connector {
             builder.build().map_err(failed)
         };
         Ok(HttpClient::new(Wire {
-            asking: build(client(options).read_timeout(SILENCE))?,
-            sending: build(client(options))?,
+            asking: build(self.client(options).read_timeout(SILENCE))?,
+            sending: build(self.client(options))?,
             counters: Arc::clone(&self.counters),
             machine: self.machine.clone(),
         }))
     }
 }
 
-fn client(options: &ClientOptions) -> reqwest::ClientBuilder {
-    let allow_http = options.get_config_value(&ClientConfigKey::AllowHttp);
-    let only_https = allow_http.as_deref() != Some("true");
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("warpfs/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::limited(REDIRECTS))
-        // It would tell another host a signed URL.
-        .referer(false)
-        .https_only(only_https)
-        // Parallel requests are parallel connections: what one loses holds up no other.
-        .http1_only()
-        .connect_timeout(CONNECT_TIMEOUT);
-    match options.get_default_headers() {
-        Some(headers) => builder.default_headers(headers.clone()),
-        None => builder,
+impl Connector {
+    fn client(&self, options: &ClientOptions) -> reqwest::ClientBuilder {
+        let allow_http = options.get_config_value(&ClientConfigKey::AllowHttp);
+        let only_https = allow_http.as_deref() != Some("true");
+        let goes_elsewhere = self.goes_elsewhere;
+        let redirects = redirect::Policy::custom(move |attempt| {
+            let from = attempt.previous().first();
+            let is_same = from.is_some_and(|from| {
+                let port = from.port_or_known_default();
+                from.host() == attempt.url().host() && port == attempt.url().port_or_known_default()
+            });
+            match is_same || goes_elsewhere {
+                true => redirect::Policy::limited(REDIRECTS).redirect(attempt),
+                false => attempt.stop(),
+            }
+        });
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("warpfs/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirects)
+            // It would tell another host a signed URL.
+            .referer(false)
+            .https_only(only_https)
+            // Parallel requests are parallel connections: what one loses holds up no other.
+            .http1_only()
+            .connect_timeout(CONNECT_TIMEOUT);
+        match options.get_default_headers() {
+            Some(headers) => builder.default_headers(headers.clone()),
+            None => builder,
+        }
     }
 }
 
