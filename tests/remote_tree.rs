@@ -177,7 +177,7 @@ fn names_that_no_file_can_have_do_not_show_and_lead_nowhere() {
 fn a_listing_that_never_ends_is_an_error_and_takes_no_memory() {
     let bucket = Bucket::new();
     bucket.put("p/fine", b"12345");
-    let mounted = bucket.mount("p/", &["--remote-timeout", "5"]);
+    let mounted = bucket.mount("p/", &["-v", "--remote-timeout", "5"]);
     let endless = "<ListBucketResult><IsTruncated>true</IsTruncated>\
          <NextContinuationToken>again</NextContinuationToken></ListBucketResult>";
     bucket
@@ -189,6 +189,24 @@ fn a_listing_that_never_ends_is_an_error_and_takes_no_memory() {
         .unwrap()
         .unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    bucket.proxy.behave();
+    // Nor do two parts that name each other.
+    for (path, next) in [
+        ("token=one", "two"),
+        ("token=two", "one"),
+        ("list-type", "one"),
+    ] {
+        let endless = endless.replace("again", next).into();
+        bucket.proxy.always(path, Fault::Answer(200, "", endless));
+    }
+    let error = fs::read_dir(mounted.path(""))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    let logged = mounted.logged();
+    assert!(logged.contains("goes on and tells no names"), "{logged}");
     bucket.proxy.behave();
     assert_eq!(names(&mounted.path("")), ["fine"]);
 }

@@ -567,7 +567,8 @@ mod tests {
                 let mut client = client.unwrap();
                 let mut request = BufReader::new(&client).lines();
                 while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
-                client.write_all(&answer(number)).unwrap();
+                // Who has heard enough is gone.
+                let _ = client.write_all(&answer(number));
             }
         });
         url
@@ -633,5 +634,23 @@ mod tests {
         let read = store.read(&Key::default(), Some(&meant), 0, &mut bytes);
         assert_eq!(read.unwrap(), (10, meant));
         assert_eq!(bytes, *b"0123456789");
+    }
+    #[test]
+    fn an_answer_that_is_no_part_of_an_object_is_not_read_without_end() {
+        let url = server("127.0.0.1", |_| {
+            let head = b"HTTP/1.1 200 All\r\ncontent-length: 2000000\r\nconnection: close\r\n\r\n";
+            [&head[..], &[b' '; 2_000_000]].concat()
+        });
+        let store = store(&url, Duration::from_secs(20));
+        let whole = async || {
+            let (objects, key) = (&store.backend.objects, Key::default());
+            let found = objects.get_opts(&key, GetOptions::default());
+            Ok(found.await?.bytes().await?)
+        };
+        let error = store.runtimes.wait(store.retrying(whole)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let received = store.counters.remote_bytes_received.get();
+        let tries = store.counters.remote_requests.get();
+        assert!(received < tries * 1_500_000, "{received} in {tries}");
     }
 }

@@ -41,6 +41,9 @@ const REDIRECTS: usize = 5;
 const LONGEST_COMPLAINT: usize = 16 << 10;
 /// How long a part of a listing may be, in bytes: a thousand of the longest names, each letter written as an entity.
 const LONGEST_LISTING: usize = 16 << 20;
+/// How long any other answer may be that is not of a part that was asked for, in bytes: stores say there what they have done, and
+/// the services of credentials what those are.
+const LONGEST_REPLY: usize = 1 << 20;
 /// The longest wait that a server is believed to want, in seconds.
 const LONGEST_WAIT: u64 = 3600;
 
@@ -296,13 +299,18 @@ impl HttpService for Wire {
                 remember(&error);
                 error
             });
+        if ranged {
+            return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
+        }
         if !lists {
+            let body = http_body_util::Limited::new(body, LONGEST_REPLY);
+            let body = body.map_err(|error| unreadable("the answer", error));
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
         }
         let body = http_body_util::Limited::new(body, LONGEST_LISTING)
             .collect()
             .await;
-        let body = body.map_err(|error| HttpError::new(HttpErrorKind::Decode, Listing(error)))?;
+        let body = body.map_err(|error| unreadable("the listing", error))?;
         let (body, odd) = names::without_odd(body.to_bytes());
         note(|seen| seen.odd_names = odd);
         parts.headers.remove("content-length");
@@ -310,10 +318,17 @@ impl HttpService for Wire {
     }
 }
 
-/// A listing that could not be read.
+/// An answer that could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the listing cannot be read: {0}")]
-struct Listing(Box<dyn std::error::Error + Send + Sync>);
+#[error("{what} cannot be read: {why}")]
+struct Unreadable {
+    what: &'static str,
+    why: Box<dyn std::error::Error + Send + Sync>,
+}
+
+fn unreadable(what: &'static str, why: Box<dyn std::error::Error + Send + Sync>) -> HttpError {
+    HttpError::new(HttpErrorKind::Decode, Unreadable { what, why })
+}
 
 /// Whether this is where clouds tell their machines of roles and credentials.
 fn is_of_machine(host: &str) -> bool {

@@ -174,6 +174,11 @@ impl Entries {
         self.records.get(index)
     }
 
+    /// How many names were told, those included that do not show.
+    pub(super) fn told(&self) -> u64 {
+        self.left_out.saturating_add(self.records.len() as u64)
+    }
+
     /// The last name there is.
     pub(super) fn last(&self) -> Option<&str> {
         self.records.iter().map(|record| &*record.name).max()

@@ -49,6 +49,11 @@ const TOLD_AGAIN: Duration = Duration::from_secs(1);
 const KEPT_LISTINGS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 const KEPT_ENTRIES: usize = 100_000;
 
+/// How many names a store may tell of one directory: they stay in memory. As docs/SEMANTICS.md says.
+const MOST_TOLD: u64 = 2_000_000;
+/// How many parts of a listing may tell no name, one behind the other.
+const MOST_EMPTY: u32 = 1000;
+
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct PrefixTree(Arc<Prefix>);
@@ -76,6 +81,35 @@ struct Prefix {
 struct Listed {
     entries: Arc<Entries>,
     until: Instant,
+}
+
+/// How far a listing has come that goes on.
+#[derive(Debug, Default)]
+struct Extent {
+    told: u64,
+    /// How many parts in a row have told nothing.
+    empty: u32,
+}
+
+impl Extent {
+    /// Takes notice of a part, with which `told` names were told.
+    ///
+    /// # Errors
+    /// Why no more of it is asked for.
+    fn grow(&mut self, told: u64) -> std::result::Result<(), String> {
+        self.empty = match told > self.told {
+            true => 0,
+            false => self.empty + 1,
+        };
+        self.told = told;
+        if told > MOST_TOLD {
+            return Err(format!("there are more than {MOST_TOLD} names"));
+        }
+        match self.empty < MOST_EMPTY {
+            true => Ok(()),
+            false => Err("the store goes on and tells no names".to_owned()),
+        }
+    }
 }
 
 impl PrefixTree {
@@ -241,6 +275,7 @@ impl Prefix {
         enough: impl Fn(&Entries) -> bool,
     ) -> Result<()> {
         let mut next = None;
+        let mut extent = Extent::default();
         loop {
             let page = self.store.list(asked, next.as_deref());
             let mut page = page.context("cannot list", &self.shown(beginning))?;
@@ -249,9 +284,15 @@ impl Prefix {
             if next.is_none() || enough(entries) {
                 break;
             }
-            if next == before {
-                let why = std::io::Error::other("the store sends the same part again and again");
-                return Err(Error::io("cannot list", why).in_file(&self.shown(beginning)));
+            let end = match next == before {
+                true => Err("the store sends the same part again and again".to_owned()),
+                false => extent.grow(entries.told()),
+            };
+            if let Err(why) = end {
+                let error = Error::io("cannot list", std::io::Error::other(why));
+                let error = error.in_file(&self.shown(beginning));
+                self.tell_of(&error);
+                return Err(error);
             }
         }
         entries.sort();
@@ -355,5 +396,23 @@ impl Prefix {
         let forgotten = rustix::io::Errno::STALE.into();
         let known = self.nodes.get(node);
         known.ok_or_else(|| Error::io("the file is no longer known", forgotten))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_that_only_grows_has_an_end() {
+        let mut extent = Extent::default();
+        for part in 1..=MOST_TOLD / 1000 {
+            extent.grow(part * 1000).unwrap();
+        }
+        for _ in 1..MOST_EMPTY {
+            extent.grow(MOST_TOLD).unwrap();
+        }
+        assert!(extent.grow(MOST_TOLD).is_err());
+        assert!(extent.grow(MOST_TOLD + 1).is_err());
     }
 }
