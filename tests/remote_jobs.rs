@@ -297,6 +297,38 @@ fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
 }
 
 #[test]
+fn an_upload_that_the_store_finishes_late_is_waited_for() {
+    let bucket = Bucket::new();
+    let own = tempfile::tempdir().unwrap();
+    let file = own.path().join("x");
+    fs::write(&file, noise(20 << 20)).unwrap();
+    // It says that it is of no use to try again soon, and puts the parts together all the same.
+    let completion = Rule {
+        path: "uploadId",
+        method: Some("POST"),
+        times: 1,
+        fault: Fault::AnswerWhenDone(503, "retry-after: 3600\r\n"),
+    };
+    // Asked before, twice, there is no object, and neither when it is asked next.
+    let looks = Rule {
+        path: "x.warp",
+        method: Some("HEAD"),
+        times: 3,
+        fault: Fault::Answer(404, "", Vec::new()),
+    };
+    bucket.proxy.rule(completion);
+    bucket.proxy.rule(looks);
+    let mut command = bucket.command();
+    command.args(["pack", "-q"]).arg(&file);
+    let packed = output(command, &["-o", "s3://bucket/x.warp"]);
+    assert!(packed.status.success(), "{}", said(&packed));
+    assert_eq!(bucket.proxy.count("POST", "uploadId"), 1);
+    assert_eq!(bucket.proxy.count("HEAD", "x.warp"), 4);
+    assert_eq!(bucket.proxy.count("DELETE", "uploadId"), 0);
+    succeeds(bucket.command(), &["verify", "-q", "s3://bucket/x.warp"]);
+}
+
+#[test]
 fn a_part_that_the_store_has_not_had_in_time_is_sent_again() {
     let bucket = Bucket::new();
     let own = tempfile::tempdir().unwrap();

@@ -55,6 +55,8 @@ pub(super) struct Attempts<'a> {
     until: Instant,
     made: u32,
     backoff: Duration,
+    /// How many bytes have to move within a deadline for another one to begin, while one is under way.
+    least: u64,
 }
 
 impl<'a> Attempts<'a> {
@@ -73,7 +75,14 @@ impl<'a> Attempts<'a> {
             until: Instant::now() + deadline,
             made: 0,
             backoff: FIRST_BACKOFF,
+            least: LEAST_MOVED,
         }
+    }
+
+    /// For work that takes the server its time, which it says by a byte now and then.
+    pub(super) fn by_any_byte(mut self) -> Self {
+        self.least = 1;
+        self
     }
 
     /// Waits for what there has to be before one can be made, for as long as bytes move for anybody.
@@ -111,7 +120,7 @@ impl<'a> Attempts<'a> {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(Trouble::Library(error))) => return Err(Fault::of(&error, &note.seen())),
                 Ok(Err(Trouble::Ours(fault))) => return Err(fault),
-                Err(_) if note.moved() - moved >= LEAST_MOVED => {
+                Err(_) if note.moved() - moved >= self.least => {
                     moved = note.moved();
                     self.until = Instant::now() + self.deadline;
                 }

@@ -635,6 +635,36 @@ mod tests {
         assert_eq!(read.unwrap(), (10, meant));
         assert_eq!(bytes, *b"0123456789");
     }
+
+    #[test]
+    fn an_answer_that_comes_a_byte_at_a_time_is_waited_for_where_any_byte_counts() {
+        let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", slow.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for client in slow.incoming() {
+                let mut client = client.unwrap();
+                let mut request = BufReader::new(&client).lines();
+                while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                let head =
+                    b"HTTP/1.1 206 Part\r\ncontent-range: bytes 0-9/10\r\ncontent-length: 10\r\n\
+                             etag: \"a\"\r\nconnection: close\r\n\r\n";
+                client.write_all(head).unwrap();
+                for _ in 0..10 {
+                    std::thread::sleep(Duration::from_millis(200));
+                    // Who has given up is gone.
+                    let _ = client.write_all(b" ");
+                }
+            }
+        });
+        let store = store(&url, Duration::from_millis(700));
+        let key = Key::default();
+        let get = || store.get(&key, None, 0..10, |_| {});
+        let patient = store.attempts().by_any_byte().until_answered(get);
+        assert!(store.runtimes.wait(patient).is_ok());
+        let error = store.runtimes.wait(store.retrying(get)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
     #[test]
     fn an_answer_that_is_no_part_of_an_object_is_not_read_without_end() {
         let url = server("127.0.0.1", |_| {

@@ -8,6 +8,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -30,6 +31,11 @@ const DOUBLED_EVERY: usize = 1000;
 
 /// How many bytes of parts are sent at a time, if that is more than one part.
 const UNDER_WAY: usize = 32 << 20;
+
+/// For how long an object is looked for whose store has not said whether it is complete.
+const LOOKED_FOR: Duration = Duration::from_secs(60);
+/// After how long it is looked for again.
+const LOOKED_AGAIN: Duration = Duration::from_secs(2);
 
 /// See the module's description. Dropped before it is completed, it is aborted.
 pub(crate) struct Upload<'a> {
@@ -174,12 +180,25 @@ impl<'a> Upload<'a> {
     }
 
     /// Whether all has arrived though an answer says that it has not: one that told of it was lost, and the request was made again.
-    fn has_arrived(&self, before: &io::Result<Option<Version>>) -> bool {
-        match (before, self.found()) {
-            (Ok(before), Ok(Some(found))) => {
-                found.size == self.length && before.as_ref() != Some(&found)
+    /// It is looked for until `patience` is over.
+    fn has_arrived(&self, before: &io::Result<Option<Version>>, patience: Duration) -> bool {
+        // What is there may have been there before.
+        let Ok(before) = before else { return false };
+        let until = Instant::now() + patience;
+        loop {
+            if let Ok(Some(found)) = self.found()
+                && found.size == self.length
+                && before.as_ref() != Some(&found)
+            {
+                return true;
             }
-            _ => false,
+            let pause = async {
+                tokio::time::sleep(LOOKED_AGAIN).await;
+                Ok(())
+            };
+            if Instant::now() >= until || self.wait(pause).is_err() {
+                return false;
+            }
         }
     }
 
@@ -214,10 +233,19 @@ impl<'a> Upload<'a> {
             done.await?;
             Ok(())
         };
-        let completed = self.wait(self.store.retrying(complete));
-        match completed {
-            Err(_) if tries.get() > 1 && self.has_arrived(&before) => {}
-            completed => completed?,
+        // Stores send a space now and then while they put the parts together, which takes minutes.
+        let attempts = self.store.attempts().by_any_byte();
+        if let Err(error) = self.wait(attempts.until_answered(complete)) {
+            // What was begun may still come to its end.
+            let may_come = matches!(
+                error.kind(),
+                io::ErrorKind::TimedOut | io::ErrorKind::InvalidData
+            );
+            let patience = if may_come { LOOKED_FOR } else { Duration::ZERO };
+            let may_be_there = may_come || tries.get() > 1;
+            if !may_be_there || !self.has_arrived(&before, patience) {
+                return Err(error);
+            }
         }
         self.id = None;
         Ok(())
@@ -243,7 +271,7 @@ impl<'a> Upload<'a> {
             Err(error)
                 if error.kind() == io::ErrorKind::AlreadyExists
                     && tries.get() > 1
-                    && self.has_arrived(&Ok(None)) =>
+                    && self.has_arrived(&Ok(None), Duration::ZERO) =>
             {
                 Ok(())
             }

@@ -41,6 +41,8 @@ pub enum Fault {
     Drop,
     /// The connection is closed when the server has done what it was asked for.
     LoseAnswer,
+    /// It is answered with this when the server has done what it was asked for.
+    AnswerWhenDone(u16, &'static str),
 }
 
 /// Which requests a fault is done to.
@@ -423,6 +425,13 @@ impl Shared {
             .unwrap_or(0);
         if matches!(fault, Some(Fault::LoseAnswer)) {
             lock(&self.passed).push(passed);
+            return Ok(false);
+        }
+        if let Some(Fault::AnswerWhenDone(status, fields)) = fault {
+            let head = format!("HTTP/1.1 {status} So it is\r\ncontent-length: 0\r\n{fields}\r\n");
+            passed.status = status;
+            lock(&self.passed).push(passed);
+            client.write_all(head.as_bytes())?;
             return Ok(false);
         }
         if let Some(Fault::OtherTag(tag)) = fault {
