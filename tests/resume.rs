@@ -427,6 +427,23 @@ fn a_killed_run_is_finished_by_the_next_and_leaves_no_temporary_file() {
 }
 
 #[test]
+fn a_directory_that_a_killed_run_had_only_just_made_gets_its_attributes() {
+    let trees = Trees::new();
+    let mode = |name: &str, mode| {
+        fs::set_permissions(trees.at(name), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode("tree/d", 0o750);
+    fs::create_dir_all(trees.at("out/d")).unwrap();
+    mode("out/d", 0o700);
+    trees.pack(&[]);
+    let attributes = |name: &str| {
+        let found = fs::metadata(trees.at(name)).unwrap();
+        (found.mode() & 0o7777, found.modified().unwrap())
+    };
+    assert_eq!(attributes("out/d"), attributes("tree/d"));
+}
+
+#[test]
 fn temporary_files_in_use_and_those_of_others_are_left_alone() {
     let trees = Trees::new();
     fs::create_dir(trees.at("out")).unwrap();

@@ -64,6 +64,7 @@ impl Task<'_> {
     /// What a directory of the other tree is to be given; `made` says whether it is new. Until it has that, its owner may make
     /// names in it.
     fn renewal(self, directory: &OwnedFd, made: bool) -> Option<Renewal> {
+        let made = made || earlier::was_just_made(directory);
         if made {
             earlier::mark_directory(directory);
         }

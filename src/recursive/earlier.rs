@@ -132,6 +132,15 @@ pub(super) fn is_marked_directory(directory: impl AsFd) -> bool {
     has_mark(directory, DIRECTORY)
 }
 
+/// Whether a directory is as a run leaves it that is killed before it can mark what it has just made. Another that is so has nothing in
+/// it that attributes could be wrong for.
+pub(super) fn was_just_made(directory: &OwnedFd) -> bool {
+    let mode = rustix::fs::fstat(directory).map(|stat| Mode::from_raw_mode(stat.st_mode));
+    let bits = Mode::RWXU | Mode::RWXG | Mode::RWXO;
+    mode.is_ok_and(|mode| mode & bits == Mode::RWXU)
+        && names_in(directory).is_ok_and(|names| names.is_empty())
+}
+
 /// Takes the mark off again.
 pub(super) fn unmark(directory: impl AsFd) {
     let _ = rustix::fs::fremovexattr(directory, MARK);
