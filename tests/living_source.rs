@@ -751,3 +751,31 @@ fn a_name_never_shows_another_file_that_got_the_inode_number_of_its_own() {
     }
     assert!(fs::read(mounted.path("one")).unwrap() == contents[1]);
 }
+
+#[test]
+fn a_file_that_grew_is_whole_though_a_listing_was_cut_off_before_it() {
+    const FILES: usize = 200;
+    let source = tempfile::tempdir().unwrap();
+    let (old, new) = (sample(3000, 1), sample(9000, 2));
+    let path = |number: usize| source.path().join(format!("{number:03}.warp"));
+    let (old_packed, new_packed) = (small_chunks(&old), small_chunks(&new));
+    for number in 0..FILES {
+        fs::write(path(number), &old_packed).unwrap();
+    }
+    let mounted = Mounted::new(source.path(), LONG);
+    // Who looks at each entry has attributes told with the names from then on.
+    for _ in 0..2 {
+        common::shell(&mounted.mount_point, "ls -l");
+    }
+    for number in 0..FILES {
+        fs::write(path(number), &new_packed).unwrap();
+    }
+    let directory = File::open(&mounted.mount_point).unwrap();
+    let mut buffer = Vec::with_capacity(4096);
+    let mut entries = rustix::fs::RawDir::new(&directory, buffer.spare_capacity_mut());
+    entries.next().unwrap().unwrap();
+    for number in 0..FILES {
+        let shown = fs::read(mounted.path(format!("{number:03}"))).unwrap();
+        assert!(shown == new, "{number}: {} bytes", shown.len());
+    }
+}

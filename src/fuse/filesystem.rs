@@ -379,6 +379,10 @@ impl WarpFilesystem {
         entry: &ListedEntry<'_>,
         looked_up: &mut Vec<NodeId>,
     ) -> bool {
+        // Looked up, it passes for known to the kernel: so not before it is sure to be told.
+        if !listed.has_room_with_attributes(entry.name) {
+            return false;
+        }
         // An entry that went away meanwhile is given without attributes; who asks for it learns why.
         let found = self
             .tree
@@ -396,10 +400,7 @@ impl WarpFilesystem {
         );
         // The directory and the one above are told of without being looked up.
         if let Some(found) = found.filter(|_| !matches!(entry.name, b"." | b"..")) {
-            match added {
-                true => looked_up.push(found.node),
-                false => self.tree.forget(found.node, 1),
-            }
+            looked_up.push(found.node);
         }
         added
     }

@@ -158,12 +158,15 @@ impl Tree {
     /// before it was changed; the source cannot be read.
     pub(crate) fn attributes(&self, node: NodeId) -> Result<Attributes> {
         let entry = self.entry(node)?;
+        let header = self.description_of(&entry)?;
+        let attributes =
+            self.describe(node, &entry.view, &entry.known.name, &entry.stat, header)?;
+        // Last, for what fails is not told.
         if !self.nodes.tell(node, Identity::from(&entry.stat)) {
             // A new size would cut off who holds the file as it was.
             return Err(Error::from(ErrorKind::Changed).in_file(&self.path_of(&entry.known)));
         }
-        let header = self.description_of(&entry)?;
-        self.describe(node, &entry.view, &entry.known.name, &entry.stat, header)
+        Ok(attributes)
     }
 
     /// The attributes of an open file's node, for when its path leads to another file already: `original_size` is that of a

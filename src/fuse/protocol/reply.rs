@@ -230,13 +230,18 @@ impl Listed {
         kind: Kind,
         name: &[u8],
     ) -> bool {
-        if !self.has_room(ENTRY, name) {
+        if !self.has_room_with_attributes(name) {
             return false;
         }
         self.message.entry(found, time_to_live);
         let inode = found.map_or(inode, |found| found.inode);
         self.message.listed(inode, next, kind, name);
         true
+    }
+
+    /// Whether [`Listed::add_with`] has room for an entry of this name.
+    pub(in crate::fuse) fn has_room_with_attributes(&self, name: &[u8]) -> bool {
+        self.has_room(ENTRY, name)
     }
 
     fn has_room(&self, before: usize, name: &[u8]) -> bool {
