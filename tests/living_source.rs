@@ -538,6 +538,21 @@ fn a_directory_replaced_by_another_is_the_other_one() {
 }
 
 #[test]
+fn a_directory_that_was_replaced_or_removed_is_listed_as_it_is_within_the_time_to_live() {
+    for ttl in ["600", "forever"] {
+        let source = tempfile::tempdir().unwrap();
+        common::shell(source.path(), "mkdir a b; touch a/old b/new");
+        let mounted = Mounted::new(source.path(), &["--ttl", ttl]);
+        assert_eq!(common::names(&mounted.path("a")), ["old"]);
+        common::shell(source.path(), "mv a gone; mv b a");
+        assert_eq!(common::names(&mounted.path("a")), ["new"]);
+        common::shell(source.path(), "rm -r a");
+        let error = fs::read_dir(mounted.path("a")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+    }
+}
+
+#[test]
 fn a_plain_file_that_grows_is_followed_and_one_changed_in_place_is_read_as_it_is() {
     let source = tempfile::tempdir().unwrap();
     let path = source.path().join("log");

@@ -294,10 +294,12 @@ impl WarpFilesystem {
     }
 
     fn open_directory(&self, node: NodeId, reply: Reply<'_>) {
-        if let Err(error) = self
+        let may_open = self
             .descriptors
             .check(Wanted::Directory, self.handles.open())
-        {
+            // The kernel looks up again what is another by now, but only if it learns of it here.
+            .and_then(|()| self.tree.check_directory(node));
+        if let Err(error) = may_open {
             self.engine.counters().errors.open.add(&error);
             return reply.error(errno(&error));
         }

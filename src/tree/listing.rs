@@ -218,7 +218,7 @@ impl Tree {
         let path = self.source.path(&location, b"");
         let opened = self.source.readable_directory(&location);
         let opened = opened.map_err(|error| cannot_enter(error, &path))?;
-        let device = self.check_directory(directory, &known, &opened)?.device;
+        let device = self.identify_directory(directory, &known, &opened)?.device;
         let opened = Arc::new(opened);
         if device == self.source.device() {
             self.recent.keep(directory, &opened);

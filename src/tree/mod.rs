@@ -208,6 +208,14 @@ impl Tree {
         self.target(&entry.view, &entry.known.name)
     }
 
+    /// Checks that a directory is where it was last seen.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] if something else is there, or nothing; the source cannot be read.
+    pub(crate) fn check_directory(&self, node: NodeId) -> Result<()> {
+        self.view(node).map(drop)
+    }
+
     /// Opens a regular file.
     ///
     /// # Errors
@@ -324,7 +332,7 @@ impl Tree {
             return Err(Errno::NOTDIR).context("cannot open", &self.path_of(&known));
         }
         let view = self.view_at(&join(&known.location, &known.name))?;
-        self.check_directory(node, &known, &view.directory)?;
+        self.identify_directory(node, &known, &view.directory)?;
         Ok(view)
     }
 
@@ -341,8 +349,8 @@ impl Tree {
         Ok(view)
     }
 
-    /// Checks that an open directory is the node's.
-    fn check_directory(
+    /// Checks that an open directory is the node's, and says in which state it is.
+    fn identify_directory(
         &self,
         node: NodeId,
         known: &Known,

@@ -55,6 +55,10 @@ pub(crate) trait Shown: Debug + Send + Sync {
     fn description(&self, node: NodeId) -> Result<Option<Glance>>;
     fn statfs(&self) -> Result<StatVfs>;
     fn memory(&self) -> usize;
+    /// Objects' directories are nothing but the beginnings of names: there is none to be another.
+    fn check_directory(&self, _directory: NodeId) -> Result<()> {
+        Ok(())
+    }
     fn list(&self, directory: NodeId) -> Result<Listing>;
     fn lookup_listed(
         &self,
@@ -101,6 +105,7 @@ impl Shown for Tree {
         description(&self, node: NodeId) -> Result<Option<Glance>>;
         statfs(&self) -> Result<StatVfs>;
         memory(&self) -> usize;
+        check_directory(&self, directory: NodeId) -> Result<()>;
         list(&self, directory: NodeId) -> Result<Listing>;
         lookup_listed(&self, listing: &Listing, index: usize, entry: &ListedEntry<'_>) -> Result<Option<Attributes>>;
         extended_attribute(&self, node: NodeId, name: &[u8], open: Option<&Content>) -> Result<Option<Vec<u8>>>;
