@@ -619,6 +619,43 @@ fn a_plain_file_written_to_in_place_is_seen_by_those_who_hold_it_whoever_reads_i
 }
 
 #[test]
+fn a_plain_file_that_grew_or_shrank_in_place_is_read_to_its_end_within_the_time_to_live() {
+    let stacked = Overlay::new();
+    let plain = tempfile::tempdir().unwrap();
+    for source in [&stacked.path(), plain.path()] {
+        let path = source.join("log");
+        fs::write(&path, "one\n").unwrap();
+        let mounted = Mounted::new(source, LONG);
+        for text in ["one\ntwo\n", "one\ntwo\nthree\n", "four\n"] {
+            assert!(fs::metadata(mounted.path("log")).unwrap().is_file());
+            fs::write(&path, text).unwrap();
+            let mut opened = File::open(mounted.path("log")).unwrap();
+            assert_eq!(opened.metadata().unwrap().len(), text.len() as u64);
+            let mut shown = String::new();
+            opened.read_to_string(&mut shown).unwrap();
+            assert_eq!(shown, text);
+        }
+        // However fast it grows, opening it succeeds.
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = File::options().append(true).open(&path).unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    file.write_all(b"more\n").unwrap();
+                }
+            });
+            let least = fs::metadata(&path).unwrap().len() as usize;
+            let read: Vec<_> = (0..100).map(|_| fs::read(mounted.path("log"))).collect();
+            done.store(true, Ordering::Relaxed);
+            assert!(
+                read.iter()
+                    .all(|read| read.as_ref().unwrap().len() >= least)
+            );
+        });
+    }
+}
+
+#[test]
 fn a_held_file_that_was_replaced_tells_its_own_attributes() {
     let source = tempfile::tempdir().unwrap();
     let path = source.path().join("x.warp");

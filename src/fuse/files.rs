@@ -10,7 +10,7 @@ use super::descriptors::Wanted;
 use super::errno::errno;
 use super::filesystem::WarpFilesystem;
 use super::handles::{Backing, Handle};
-use super::protocol::{Opened, Reply};
+use super::protocol::{Opened, Reply, attributes_changed};
 use super::session::LONGEST_REQUEST;
 use crate::archive::Content;
 use crate::cache::Origin;
@@ -47,6 +47,9 @@ impl WarpFilesystem {
                 return reply.error(errno(&error));
             }
         };
+        if reader.is_none() && self.tree.has_another_size(node, &opened) {
+            self.tell_of_another_size(node);
+        }
         let backing = if reader.is_none() {
             self.handles.back(node, || self.register(&opened.content))
         } else {
@@ -80,6 +83,14 @@ impl WarpFilesystem {
         });
         if !delivered {
             self.close_file(handle);
+        }
+    }
+
+    /// Has the kernel ask how large a plain file is by now: it reads as much of it as it was told there is.
+    fn tell_of_another_size(&self, node: NodeId) {
+        let told = rustix::io::write(&self.connection, &attributes_changed(node));
+        if let Err(error) = told {
+            tracing::debug!("the kernel does not hear of a file's size: {error}");
         }
     }
 

@@ -121,7 +121,6 @@ impl Nodes {
     }
 
     /// What the kernel was last told of a node.
-    #[cfg(feature = "remote")]
     pub(super) fn told(&self, id: NodeId) -> Option<Identity> {
         self.lock().nodes.get(&id)?.told
     }

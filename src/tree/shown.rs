@@ -51,6 +51,10 @@ pub(crate) trait Shown: Debug + Send + Sync {
     fn open_file(&self, node: NodeId) -> Result<OpenedFile>;
     fn check_user(&self, opened: &OpenedFile, user: u32) -> Result<()>;
     fn hold(&self, node: NodeId, opened: &OpenedFile) -> Result<bool>;
+    /// The kernel is told of an object's version whenever that is opened.
+    fn has_another_size(&self, _node: NodeId, _opened: &OpenedFile) -> bool {
+        false
+    }
     fn let_go(&self, node: NodeId, identity: Identity);
     fn description(&self, node: NodeId) -> Result<Option<Glance>>;
     fn statfs(&self) -> Result<StatVfs>;
@@ -101,6 +105,7 @@ impl Shown for Tree {
         open_file(&self, node: NodeId) -> Result<OpenedFile>;
         check_user(&self, opened: &OpenedFile, user: u32) -> Result<()>;
         hold(&self, node: NodeId, opened: &OpenedFile) -> Result<bool>;
+        has_another_size(&self, node: NodeId, opened: &OpenedFile) -> bool;
         let_go(&self, node: NodeId, identity: Identity);
         description(&self, node: NodeId) -> Result<Option<Glance>>;
         statfs(&self) -> Result<StatVfs>;

@@ -6,7 +6,7 @@ use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use super::REPLY_HEADER;
-use crate::tree::{Attributes, Kind};
+use crate::tree::{Attributes, Kind, NodeId};
 
 /// Where replies go.
 pub(in crate::fuse) trait Outlet {
@@ -192,6 +192,22 @@ pub(in crate::fuse) fn header(unique: u64, outcome: Result<usize, Errno>) -> [u8
     code.copy_from_slice(&error.to_ne_bytes());
     number.copy_from_slice(&unique.to_ne_bytes());
     header
+}
+
+/// What has the kernel ask for a node's attributes before it uses them again (`FUSE_NOTIFY_INVAL_INODE`): no reply, but sent as
+/// one. What it has of the contents it keeps, so that nobody who reads at that moment has to be waited for.
+pub(in crate::fuse) fn attributes_changed(node: NodeId) -> Vec<u8> {
+    const LENGTH: u32 = 40;
+    const NOTIFICATION: u32 = 2;
+    const NO_CONTENTS: i64 = -1;
+    let mut message = Message::default();
+    message.u32(LENGTH);
+    message.u32(NOTIFICATION);
+    message.u64(0);
+    message.u64(node.0);
+    message.u64(NO_CONTENTS.cast_unsigned());
+    message.u64(0);
+    message.0
 }
 
 /// A directory's entries, as many as there is room for.
