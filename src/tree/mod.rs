@@ -489,9 +489,13 @@ fn may_pass(error: &Error) -> bool {
 }
 
 /// Whether this is the file a node stands for. The root is whatever is there: a directory is held, so it is always the
-/// same; a file is known by its name alone, because the kernel never looks the root up again.
+/// same; a file is known by its name alone, because the kernel never looks the root up again. Every other one is known by its
+/// time of birth too: its inode number may be that of a file which is gone.
 fn is_file_of(node: NodeId, known: &Known, identity: &Identity) -> bool {
-    node == NodeId::ROOT || (known.key.device, known.key.inode) == (identity.device, identity.inode)
+    let numbers = (known.key.device, known.key.inode);
+    node == NodeId::ROOT
+        || numbers == (identity.device, identity.inode)
+            && known.born.is_none_or(|born| born == identity.born)
 }
 
 /// [`IoContext`] for where the path costs something to put together.

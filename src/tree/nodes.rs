@@ -67,6 +67,8 @@ pub(super) struct Known {
     pub(super) location: Vec<u8>,
     /// Its name there, in the source.
     pub(super) name: Box<[u8]>,
+    /// When it was made, by what the kernel was last told; of the root it may not have been told anything.
+    pub(super) born: Option<(i64, u32)>,
 }
 
 /// The table of nodes.
@@ -117,6 +119,7 @@ impl Nodes {
             parent: node.parent,
             location: table.location(node.parent)?,
             name: node.name.clone(),
+            born: node.told.map(|told| told.born),
         })
     }
 

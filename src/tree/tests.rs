@@ -551,6 +551,47 @@ fn another_file_or_view_in_a_nodes_place_is_noticed_on_opening() {
     assert!(is_changed(tree.attributes(gone)));
 }
 
+/// Makes a file or directory `name` whose inode number was another's, if the file system gives it one of these.
+fn make_with_number(fixture: &Fixture, name: &str, number: u64, make: fn(PathBuf)) -> bool {
+    let mut others = (0..200).map(|other| fixture.path(&format!("other-{other}")));
+    let reused = others.find(|other| {
+        make(other.clone());
+        fs::metadata(other).unwrap().ino() == number
+    });
+    reused.is_some_and(|path| fs::rename(path, fixture.path(name)).is_ok())
+}
+
+#[test]
+fn a_file_that_got_the_inode_number_of_a_removed_one_is_not_taken_for_it() {
+    let fixture = Fixture::new();
+    fixture.write("file", b"removed");
+    fs::create_dir(fixture.path("directory")).unwrap();
+    let tree = fixture.tree();
+    let [file, directory] = ["file", "directory"].map(|name| at_root(&tree, name).node);
+    fs::remove_file(fixture.path("file")).unwrap();
+    if make_with_number(&fixture, "file", file.0, |path| {
+        fs::write(path, "").unwrap()
+    }) {
+        assert!(is_changed(tree.attributes(file)));
+        assert!(is_changed(tree.extended_attribute(
+            file,
+            b"user.note",
+            None
+        )));
+        assert!(is_changed(tree.open_file(file)));
+        assert_ne!(at_root(&tree, "file").node, file);
+    }
+    fs::remove_dir(fixture.path("directory")).unwrap();
+    if make_with_number(&fixture, "directory", directory.0, |path| {
+        fs::create_dir(path).unwrap();
+    }) {
+        assert!(is_changed(tree.check_directory(directory)));
+        assert!(is_changed(tree.lookup(directory, b"any")));
+        assert!(is_changed(tree.list(directory)));
+        assert_ne!(at_root(&tree, "directory").node, directory);
+    }
+}
+
 #[test]
 fn another_directory_in_a_nodes_place_is_not_taken_for_it() {
     let fixture = Fixture::new();
