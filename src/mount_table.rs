@@ -1,9 +1,11 @@
 //! What is mounted where, from /proc/self/mountinfo.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::io::Errno;
 
 use crate::error::{IoContext, Result};
 
@@ -13,6 +15,8 @@ pub(crate) const FILE_SYSTEM_TYPE: &str = "fuse.warpfs";
 /// One line of the mount table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
+    /// The mount's number, as statx(2) gives it.
+    id: u64,
     /// The device number, as stat(2) gives it.
     pub(crate) device: (u32, u32),
     /// Which directory or file of its file system is mounted.
@@ -30,17 +34,16 @@ pub(crate) struct Entry {
 pub(crate) struct Mounted {
     /// The place.
     pub(crate) mount_point: PathBuf,
-    /// Whether another mount at the very same place lies over it.
+    /// Whether another mount lies over it, at the very same place or at a directory above.
     pub(crate) covered: bool,
 }
 
-/// The topmost mount at exactly this path, which must be canonical.
+/// The mount at exactly this path, which must be canonical, that whoever goes there gets to.
 ///
 /// # Errors
 /// The table cannot be read.
 pub(crate) fn topmost_at(path: &Path) -> Result<Option<Entry>> {
-    // Of several at the same place, the last is the topmost.
-    let at_path = |entry: &Entry| entry.mount_point == path;
+    let at_path = |entry: &Entry| entry.mount_point == path && is_reached(entry);
     Ok(read()?.into_iter().rfind(at_path))
 }
 
@@ -49,19 +52,38 @@ pub(crate) fn topmost_at(path: &Path) -> Result<Option<Entry>> {
 /// # Errors
 /// The table cannot be read.
 pub(crate) fn of_device(device: (u32, u32)) -> Result<Vec<Mounted>> {
-    Ok(of_device_in(read()?, device))
+    Ok(of_device_in(&read()?, device, is_reached))
 }
 
-fn of_device_in(table: Vec<Entry>, device: (u32, u32)) -> Vec<Mounted> {
-    let mut over = HashSet::new();
-    let from_the_top = table.into_iter().rev().filter_map(|entry| {
-        let covered = !over.insert(entry.mount_point.clone());
-        (entry.device == device).then_some(Mounted {
-            mount_point: entry.mount_point,
-            covered,
+fn of_device_in(
+    table: &[Entry],
+    device: (u32, u32),
+    is_reached: impl Fn(&Entry) -> bool,
+) -> Vec<Mounted> {
+    let topmost_at = |path| {
+        let at_path = |entry: &&Entry| entry.mount_point == path && is_reached(entry);
+        table.iter().rfind(at_path)
+    };
+    let from_the_top = table.iter().rev().filter(|entry| entry.device == device);
+    from_the_top
+        .map(|entry| Mounted {
+            mount_point: entry.mount_point.clone(),
+            covered: topmost_at(&*entry.mount_point).is_none_or(|topmost| topmost.id != entry.id),
         })
-    });
-    from_the_top.collect()
+        .collect()
+}
+
+/// Whether the path of a mount leads to it. Where the system does not say so, as before Linux 5.8, it is taken to: of several at the
+/// same place, the last is the topmost then, as a rule. The mount's server is not asked.
+fn is_reached(entry: &Entry) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    match rustix::fs::statx(CWD, &entry.mount_point, flags, StatxFlags::empty()) {
+        Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => {
+            found.stx_mnt_id == entry.id
+        }
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => false,
+        Ok(_) | Err(_) => true,
+    }
 }
 
 /// Where else the file or directory at `path`, which must be canonical, may be found: by way of bind mounts. The kernel
@@ -109,7 +131,8 @@ fn read() -> Result<Vec<Entry>> {
 /// a hyphen, type, source, super options.
 fn parse(line: &[u8]) -> Option<Entry> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+    let id = std::str::from_utf8(fields.next()?).ok()?;
+    let device = std::str::from_utf8(fields.nth(1)?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let root = unescape(fields.next()?);
     let mount_point = unescape(fields.next()?);
@@ -117,6 +140,7 @@ fn parse(line: &[u8]) -> Option<Entry> {
     let file_system_type = fields.nth(1)?;
     let source = unescape(fields.next()?);
     Some(Entry {
+        id: id.parse().ok()?,
         device: (major.parse().ok()?, minor.parse().ok()?),
         root: PathBuf::from(OsString::from_vec(root)),
         mount_point: PathBuf::from(OsString::from_vec(mount_point)),
@@ -154,7 +178,7 @@ mod tests {
         let line =
             br"36 35 98:7 /root /mnt/a\040b\134 rw,noatime shared:1 master:2 - fuse.warpfs /s\040rc ro";
         let entry = parse(line).unwrap();
-        assert_eq!(entry.device, (98, 7));
+        assert_eq!((entry.id, entry.device), (36, (98, 7)));
         assert_eq!(entry.root, Path::new("/root"));
         assert_eq!(entry.mount_point, Path::new(r"/mnt/a b\"));
         assert_eq!(entry.file_system_type, FILE_SYSTEM_TYPE);
@@ -194,12 +218,21 @@ mod tests {
             "5 1 0:8 / /a/c rw - tmpfs x rw",
         ];
         let table = table.iter().filter_map(|line| parse(line.as_bytes()));
+        let table: Vec<_> = table.collect();
         let place = |path: &str, covered| Mounted {
             mount_point: path.into(),
             covered,
         };
-        let found = of_device_in(table.collect(), (0, 9));
-        assert_eq!(found, [place("/b", false), place("/a", true)]);
+        let found = |reached: &[u64]| {
+            of_device_in(&table, (0, 9), |entry: &Entry| reached.contains(&entry.id))
+        };
+        let [a, b] = ["/a", "/b"];
+        assert_eq!(found(&[3, 4]), [place(b, false), place(a, true)]);
+        // One that was moved there, or put beneath.
+        assert_eq!(found(&[2, 3]), [place(b, false), place(a, false)]);
+        assert_eq!(found(&[4]), [place(b, true), place(a, true)]);
+        // As far as the order of the lines tells.
+        assert_eq!(found(&[2, 3, 4]), [place(b, false), place(a, true)]);
     }
 
     #[test]

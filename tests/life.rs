@@ -241,6 +241,63 @@ fn of_two_mounts_on_one_place_each_ends_by_itself_and_leaves_the_other() {
     assert_eq!(fs::read_dir(&mount_point).unwrap().count(), 0);
 }
 
+/// A tmpfs of its own, from which mounts can be moved.
+struct Ground(tempfile::TempDir);
+
+impl Ground {
+    fn new(script: &str) -> Self {
+        let own = tempfile::tempdir().unwrap();
+        let script =
+            format!("mount -t tmpfs ground . && mount --make-private . && cd \"$PWD\" && {script}");
+        shell(own.path(), &script);
+        Self(own)
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        let unmounted = rustix::mount::unmount(self.0.path(), flags);
+        assert!(unmounted.is_ok() || std::thread::panicking());
+    }
+}
+
+#[test]
+fn a_mount_that_an_older_one_was_moved_over_ends_after_it_and_leaves_it() {
+    let ground = Ground::new("mkdir older place && mount -t tmpfs older older && touch older/here");
+    let (source, place) = (tempfile::tempdir().unwrap(), ground.0.path().join("place"));
+    let mut mounted = Mounted::at(source.path(), &place, &[]);
+    shell(ground.0.path(), "mount --move older place");
+    kill_process(Pid::from_child(&mounted.server), Signal::TERM).unwrap();
+    wait_until("the server says what holds it up", || {
+        mounted.logged().contains("another mount covers")
+    });
+    assert!(place.join("here").exists());
+    unmount(&place);
+    assert!(mounted.server.wait().unwrap().success());
+    assert!(!is_mounted(&place));
+}
+
+#[test]
+fn a_mount_whose_parent_directory_is_covered_ends_when_that_is_uncovered() {
+    let ground = Ground::new("mkdir -p above/place");
+    let (source, above) = (tempfile::tempdir().unwrap(), ground.0.path().join("above"));
+    let place = above.join("place");
+    let mut mounted = Mounted::at(source.path(), &place, &[]);
+    shell(&above, "mount -t tmpfs other .");
+    kill_process(Pid::from_child(&mounted.server), Signal::TERM).unwrap();
+    wait_until("the server says what holds it up", || {
+        mounted.logged().contains("another mount covers")
+    });
+    // The same path, but not the mount's.
+    fs::create_dir(&place).unwrap();
+    assert!(!umount(&place).status.success());
+    assert!(is_mounted(&place));
+    unmount(&above);
+    assert!(mounted.server.wait().unwrap().success());
+    assert!(!is_mounted(&place));
+}
+
 #[test]
 fn mounting_the_same_again_does_not_stack_but_says_so() {
     let place = Place::new();

@@ -48,7 +48,7 @@ pub(super) struct Mount {
 pub(super) enum Reach {
     /// It is no longer there.
     Ended,
-    /// Another mount at the same place covers it.
+    /// Another mount covers it, at the same place or at a directory above.
     Covered,
 }
 
@@ -284,8 +284,8 @@ impl Mount {
     }
 
     /// Unmounts, unless somebody else has done so, wherever it has come to lie meanwhile. A mount that is in use
-    /// disappears from the tree at once and ends when its last user does. Beneath another mount at the same place it
-    /// cannot be reached.
+    /// disappears from the tree at once and ends when its last user does. Beneath another mount it cannot be
+    /// reached.
     ///
     /// # Errors
     /// The mount cannot be looked for, or the system refuses.
