@@ -126,3 +126,13 @@ pub(crate) fn threads_for(threads: usize, chunk_count: u64) -> usize {
         .min(usize::try_from(chunk_count).unwrap_or(usize::MAX))
         .max(1)
 }
+
+/// Whether this process was started with the signal of this number ignored, as by nohup, so that it is to stop nothing.
+pub fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.unwrap_or(0) >> (signal - 1) & 1 == 1
+}

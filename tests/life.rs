@@ -122,6 +122,25 @@ fn signals_end_an_idle_mount_and_a_busy_one() {
 }
 
 #[test]
+fn a_mount_in_the_foreground_under_nohup_outlives_the_terminal_and_an_interruption() {
+    let source = tempfile::tempdir().unwrap();
+    let mut mounted = Mounted::after("trap '' HUP INT", source.path(), &[]);
+    let server = Pid::from_child(&mounted.server);
+    // Of several signals at once, any may be the one that it ends by.
+    let status = fs::read_to_string(format!("/proc/{}/status", mounted.server.id())).unwrap();
+    let mut fields = status.lines();
+    let ignored = fields.find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
+    assert_eq!(ignored & 0b11, 0b11, "{ignored:x}");
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+        kill_process(server, signal).unwrap();
+    }
+    assert!(mounted.server.wait().unwrap().success());
+    let logged = mounted.logged();
+    assert!(logged.contains("ending by signal 15"), "{logged}");
+}
+
+#[test]
 fn an_unmount_by_others_ends_the_server_and_leaves_what_was_mounted_before() {
     for unmount in ["umount", "fusermount3 -u", "umount -l", "fusermount3 -u -z"] {
         let place = Place::new();

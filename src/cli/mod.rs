@@ -33,7 +33,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use warpfs::error::{OneLine, Part};
 use warpfs::format::{FIXED_HEADER_LEN, RELEASE_MAGIC};
-use warpfs::job::Control;
+use warpfs::job::{Control, is_ignored};
 use warpfs::{Error, ErrorKind};
 
 use self::outputs::Planned;
@@ -301,16 +301,6 @@ fn stop_on_signals() -> warpfs::Result<Arc<AtomicBool>> {
     // Writing beyond the limit of a file's size is then an error as any other.
     flag::register(SIGXFSZ, Arc::default()).map_err(cannot_listen)?;
     Ok(cancelled)
-}
-
-/// Whether this process was started with the signal ignored, as by nohup.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    ignored.unwrap_or(0) >> (signal - 1) & 1 == 1
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use super::session::Session;
 use super::source::Source;
 use super::{COVERED_RETRY, MountOptions, place_of, shown_at, start};
 use crate::error::{Error, IoContext, Result};
+use crate::job::is_ignored;
 use crate::reader::Engine;
 use crate::tree::Kind;
 
@@ -83,7 +84,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     } else {
         options.time_to_live
     };
-    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+    let signals = Signals::new(ending_signals(options.foreground))
         .context("cannot wait for signals for", &mount_point)?;
     let permission = Permission::give();
     let (connection, mut mount) = mount::mount(&shown, &mount_point, onto_file, options)?;
@@ -136,6 +137,13 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     }
     tracing::info!("{} is unmounted", mount_point.display());
     outcome
+}
+
+/// The signals that end a mount. In the foreground, those that whoever started it has had ignored, as nohup has the terminal's end,
+/// are not meant for it.
+fn ending_signals(foreground: bool) -> impl Iterator<Item = i32> {
+    let meant = move |signal: &i32| !foreground || *signal == SIGTERM || !is_ignored(*signal);
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(meant)
 }
 
 /// What is to be shown, if it may be shown there.
