@@ -12,7 +12,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
@@ -405,6 +405,92 @@ fn names_are_bytes() {
         let expected = fs::metadata(source.path().join("r".repeat(length))).unwrap_err();
         assert_eq!(asked.raw_os_error(), expected.raw_os_error(), "{length}");
     }
+}
+
+/// Serves a file system with one file and one directory, whose names are longer than those of the system's own: as of FAT and
+/// NTFS, which count characters.
+const LONG_NAMES: &str = r"
+import ctypes, os, struct, sys
+names = [(3, 0o100444, b'f' * 700), (4, 0o040555, b'd' * 700)]
+device = os.open('/dev/fuse', os.O_RDWR)
+options = f'fd={device},rootmode=40000,user_id=0,group_id=0,allow_other'
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(b'long', sys.argv[1].encode(), b'fuse', 1, options.encode()) != 0:
+    sys.exit(os.strerror(ctypes.get_errno()))
+print(flush=True)
+def attributes(node):
+    mode = next((mode for number, mode, _ in names if number == node), 0o040555)
+    return struct.pack('=6Q3I7I', node, 4 if node == 3 else 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+def answer(opcode, node, body):
+    if opcode == 26:
+        return struct.pack('=4I2H2I2H', 7, 31, 65536, 0, 12, 9, 4096, 1, 1, 0) + bytes(32)
+    if opcode == 3:
+        return struct.pack('=QII', 0, 0, 0) + attributes(node)
+    if opcode == 1:
+        asked = body.rstrip(b'\0')
+        found = next((number for number, _, name in names if node == 1 and name == asked), None)
+        return found and struct.pack('=4Q2I', found, 0, 0, 0, 0, 0) + attributes(found)
+    if opcode in (14, 27):
+        return bytes(16)
+    if opcode == 28:
+        offset = struct.unpack_from('=Q', body, 8)[0]
+        told = enumerate(names if node == 1 else [], 1)
+        entries = [(struct.pack('=2Q2I', number, at, len(name), mode >> 12) + name, at) for at, (number, mode, name) in told]
+        return b''.join(entry + bytes(-len(entry) % 8) for entry, at in entries if at > offset)
+    if opcode == 15:
+        return b'long'[struct.unpack_from('=Q', body, 8)[0]:]
+    if opcode == 17:
+        return struct.pack('=5Q4I', 1, 0, 0, 2, 0, 4096, 255, 4096, 0) + bytes(24)
+    return b'' if opcode in (18, 29, 25) else 38
+while True:
+    try:
+        request = os.read(device, 1 << 20)
+    except OSError:
+        break
+    _, opcode, unique, node = struct.unpack_from('=IIQQ', request)
+    if opcode in (2, 42, 36):
+        continue
+    told = answer(opcode, node, request[40:])
+    error = 2 if told is None else told if isinstance(told, int) else 0
+    body = told if error == 0 else b''
+    os.write(device, struct.pack('=IiQ', 16 + len(body), -error, unique) + body)
+";
+
+/// That file system, mounted.
+struct LongNames {
+    own: tempfile::TempDir,
+    server: std::process::Child,
+}
+
+impl LongNames {
+    fn new() -> Self {
+        let own = tempfile::tempdir().unwrap();
+        let mut python = std::process::Command::new("python3");
+        python.args(["-c", LONG_NAMES]).arg(own.path());
+        let server = python.stdout(Stdio::piped()).spawn().unwrap();
+        let mut this = Self { own, server };
+        let said = this.server.stdout.as_mut().unwrap();
+        said.read_exact(&mut [0]).unwrap();
+        this
+    }
+}
+
+impl Drop for LongNames {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        let _ = rustix::mount::unmount(self.own.path(), flags);
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn names_longer_than_255_bytes_are_found_where_the_source_has_them() {
+    let source = LongNames::new();
+    let mounted = Mounted::new(source.own.path(), &[]);
+    let [directory, file] = ["d", "f"].map(|letter| letter.repeat(700));
+    assert_eq!(texts(&mounted.mount_point), [&*directory, &*file]);
+    assert_eq!(fs::read(mounted.path(file)).unwrap(), b"long");
+    assert_eq!(fs::read_dir(mounted.path(directory)).unwrap().count(), 0);
 }
 
 #[test]

@@ -129,7 +129,12 @@ impl View {
 impl Names<'_> {
     /// The entry that shows as `name`.
     pub(super) fn shown_as(&self, view: &View, name: &[u8]) -> Result<Option<Found>> {
-        if let Some(stat) = self.stat(view, name)?
+        // How long a name may be is for the source's file system to say: some count characters, and not bytes.
+        let asked = match self.try_stat(view, name) {
+            Ok(asked) => asked,
+            Err(error) => return self.failed(view, name, "cannot examine", error),
+        };
+        if let Some(stat) = asked
             && !self.shows_stripped(view, name)?
         {
             return Ok(Some(Found {
@@ -363,11 +368,15 @@ impl Names<'_> {
         }
     }
 
-    fn stat(&self, view: &View, name: &[u8]) -> Result<Option<Statx>> {
-        if view.listed(name) == Some(None) {
-            return Ok(None);
+    fn try_stat(&self, view: &View, name: &[u8]) -> std::result::Result<Option<Statx>, Errno> {
+        match view.listed(name) {
+            Some(None) => Ok(None),
+            _ => self.source.stat(&view.directory, name),
         }
-        match self.source.stat(&view.directory, name) {
+    }
+
+    fn stat(&self, view: &View, name: &[u8]) -> Result<Option<Statx>> {
+        match self.try_stat(view, name) {
             // A name too long to exist: what a suffix too much makes of a long one.
             Err(Errno::NAMETOOLONG) => Ok(None),
             Err(error) => self.failed(view, name, "cannot examine", error),
