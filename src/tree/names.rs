@@ -34,7 +34,7 @@ use rustix::io::Errno;
 use super::headers::Headers;
 use super::source::{Directory, Patience, Source, join};
 use crate::archive::Glance;
-use crate::error::{IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 
 /// The suffix of packed files.
@@ -150,7 +150,7 @@ impl Names<'_> {
         if !self.shows_stripped(view, &source_name)? {
             return Ok(None);
         }
-        let header = self.header(view, &source_name, &stat)?;
+        let header = self.header_of_stripped(view, &source_name, &stat)?;
         Ok(Some(Found {
             source_name,
             stat,
@@ -356,6 +356,25 @@ impl Names<'_> {
         let (directory, identity) = (&view.directory, Identity::from(stat));
         self.headers
             .of(self.source, directory, name, &identity, self.patience)
+    }
+
+    /// The header of an entry that was just found to show stripped: every regular file that does has one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] if it has become another meanwhile, which is not to show under the name of the one before; the system
+    /// could not say.
+    pub(super) fn header_of_stripped(
+        &self,
+        view: &View,
+        name: &[u8],
+        stat: &Statx,
+    ) -> Result<Option<Glance>> {
+        let header = self.header(view, name, stat)?;
+        if header.is_none() && file_type(stat) == FileType::RegularFile {
+            let path = self.source.path(view.directory.location(), name);
+            return Err(Error::from(ErrorKind::Changed).in_file(&path));
+        }
+        Ok(header)
     }
 
     /// What `name` is; `None` if there is no such entry.

@@ -199,6 +199,27 @@ fn what_is_no_packed_file_shows_as_it_is_whatever_its_name() {
 }
 
 #[test]
+fn a_file_that_is_no_longer_packed_when_its_header_is_asked_for_does_not_show_raw_as_the_original()
+{
+    let fixture = Fixture::new();
+    fixture.write("x.warp", PACKED);
+    let tree = fixture.tree();
+    let view = tree.view(NodeId::ROOT).unwrap();
+    let stat = |name: &[u8]| tree.source.stat(&view.directory, name).unwrap().unwrap();
+    let names = tree.names(Patience::ForLeases);
+    let before = stat(b"x.warp");
+    fixture.write("x.warp", b"no longer packed");
+    assert!(is_changed(
+        names.header_of_stripped(&view, b"x.warp", &before)
+    ));
+    assert_eq!(find(&tree, NodeId::ROOT, "x"), None);
+    // A link has no header.
+    fixture.link("l.warp", "x.warp");
+    let link = names.header_of_stripped(&view, b"l.warp", &stat(b"l.warp"));
+    assert_eq!(link.unwrap(), None);
+}
+
+#[test]
 fn of_a_chain_of_suffixes_each_entry_shows_once() {
     let fixture = Fixture::new();
     fixture.write("x.warp", PACKED);
