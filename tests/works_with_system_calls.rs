@@ -296,16 +296,19 @@ assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
     );
 }
 
-#[test]
-fn a_file_handle_finds_its_file_again_until_that_is_gone() {
-    let shown = Shown::made(make, &["--ttl", "0"]);
-    shown.python(&format!(
-        "
+/// Gives a file's handle.
+const HANDLE_OF: &str = "
 def handle_of(name):
     handle, mount = ctypes.create_string_buffer(8 + 128), ctypes.c_int()
     struct.pack_into('I', handle, 0, 128)
     assert libc.name_to_handle_at(-100, name.encode(), handle, ctypes.byref(mount), 0) == 0, ctypes.get_errno()
-    return handle
+    return handle";
+
+#[test]
+fn a_file_handle_finds_its_file_again_until_that_is_gone() {
+    let shown = Shown::made(make, &["--ttl", "0"]);
+    shown.python(&format!(
+        "{HANDLE_OF}
 directory = os.open('.', os.O_RDONLY)
 x, noise = handle_of('x'), handle_of('noise')
 for name, handle in [('x', x), ('noise', noise)]:
@@ -324,6 +327,37 @@ assert libc.open_by_handle_at(directory, x, os.O_RDONLY) == -1
 assert errno.errorcode[ctypes.get_errno()] == 'ESTALE', errno.errorcode[ctypes.get_errno()]
 ",
         shown.packed("x.warp").display()
+    ));
+}
+
+#[test]
+fn a_file_handle_does_not_open_another_file_that_got_the_inode_number_of_its_own() {
+    let shown = Shown::made(make, &["--ttl", "0"]);
+    shown.python(&format!(
+        "{HANDLE_OF}
+source = '{}'
+def made(name):
+    open(source + name, 'w').close()
+    return os.stat(source + name).st_ino
+number = made('removed')
+handle = handle_of('removed')
+os.unlink(source + 'removed')
+assert refused(os.stat, 'removed') == 'ENOENT'
+# Most file systems give a number that has become free to one of the next files.
+reused = next((name for name in map(str, range(200)) if made(name) == number), None)
+if reused is not None:
+    # In the mount it has that too when the kernel has forgotten the file before.
+    deadline = time.monotonic() + 20
+    while os.stat(reused).st_ino != number:
+        assert time.monotonic() < deadline, 'the kernel forgets nothing'
+        open('/proc/sys/vm/drop_caches', 'w').write('2')
+        time.sleep(0.01)
+    directory = os.open('.', os.O_RDONLY)
+    assert libc.open_by_handle_at(directory, handle, os.O_RDONLY) == -1
+    assert errno.errorcode[ctypes.get_errno()] == 'ESTALE', errno.errorcode[ctypes.get_errno()]
+    assert libc.open_by_handle_at(directory, handle_of(reused), os.O_RDONLY) >= 0
+",
+        shown.packed("").display()
     ));
 }
 

@@ -6,8 +6,10 @@
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, Statx, StatxTimestamp};
+use twox_hash::XxHash64;
 
 use super::NodeId;
+use crate::identity::Identity;
 
 /// What kind of file a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +44,8 @@ impl Kind {
 pub(crate) struct Attributes {
     /// The node.
     pub(crate) node: NodeId,
+    /// Tells the file from others that the node's number stood for before, and will; the same for as long as the node lives.
+    pub(crate) generation: u32,
     /// The inode number shown: the node's id, but for the root, whose id is always 1.
     pub(crate) inode: u64,
     /// What it is.
@@ -78,6 +82,7 @@ impl Attributes {
         let rdev = rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor) as u32;
         Self {
             node,
+            generation: generation(&Identity::from(found)),
             inode: if node == NodeId::ROOT {
                 found.stx_ino
             } else {
@@ -97,6 +102,19 @@ impl Attributes {
             changed: time(&found.stx_ctime),
         }
     }
+}
+
+/// Made of what is the same in all states of a file, and of no two files on a file system that keeps birth times.
+fn generation(file: &Identity) -> u32 {
+    let (seconds, nanoseconds) = file.born;
+    let words = [
+        file.device,
+        file.inode,
+        seconds.cast_unsigned(),
+        nanoseconds.into(),
+    ];
+    let bytes = words.map(u64::to_le_bytes);
+    XxHash64::oneshot(0, bytes.as_flattened()) as u32
 }
 
 fn time(stamp: &StatxTimestamp) -> SystemTime {

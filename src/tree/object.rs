@@ -166,6 +166,7 @@ impl ObjectTree {
         let node = seen.map_or(NodeId::ROOT, |seen| seen.node);
         Attributes {
             node,
+            generation: 0,
             inode: node.0,
             kind: match seen {
                 Some(_) => Kind::File,

@@ -298,7 +298,7 @@ impl Message {
         let seconds = time_to_live.as_secs();
         let nanoseconds = time_to_live.subsec_nanos();
         self.u64(found.map_or(0, |found| found.node.0));
-        self.u64(0);
+        self.u64(found.map_or(0, |found| found.generation.into()));
         self.u64(seconds);
         self.u64(seconds);
         self.u32(nanoseconds);

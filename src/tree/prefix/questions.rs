@@ -38,6 +38,7 @@ impl Prefix {
     ) -> Attributes {
         Attributes {
             node,
+            generation: 0,
             inode: node.0,
             kind: Kind::File,
             size,
