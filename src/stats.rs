@@ -57,8 +57,8 @@ macro_rules! counters {
             pub memory_held: u64,
             /// The memory budget, in bytes.
             pub memory_budget: u64,
-            /// Bytes that the names, inodes and headers take that the kernel knows; they are outside the budget, and
-            /// the kernel decides how many it keeps.
+            /// Bytes that the names, inodes and headers take that the kernel knows, and the listings of open directories;
+            /// they are outside the budget, and the kernel decides how many of the former it keeps.
             pub memory_names: u64,
             /// Files open now.
             pub open_files: u64,

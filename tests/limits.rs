@@ -12,10 +12,12 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use common::group::Group;
+use common::users::{ANOTHER, as_user};
 use common::{Mounted, Random, pack, sample, vector, wait_until};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -178,6 +180,48 @@ fn directories_held_open_take_no_file_from_the_server_without_a_word() {
     }
     drop(open);
     wait_until("room for a file", || File::open(mounted.path("3")).is_ok());
+}
+
+#[test]
+fn a_user_who_holds_large_directories_open_gets_so_many_listings_and_others_get_theirs() {
+    let own = tempfile::tempdir().unwrap();
+    fs::set_permissions(own.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let [source, mount_point] = ["source", "mounted"].map(|name| own.path().join(name));
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&mount_point).unwrap();
+    // Their names take eight megabytes.
+    for number in 0..30_000 {
+        File::create(source.join(format!("{number:0250}"))).unwrap();
+    }
+    let mounted = Mounted::at(
+        &source,
+        &mount_point,
+        &["--allow-other", "--cache-size", "8M"],
+    );
+    let list = || {
+        let mut listed = fs::read_dir(&mounted.mount_point)?;
+        listed.next().transpose()?;
+        Ok::<_, io::Error>(listed)
+    };
+    let mut open = Vec::new();
+    let refused = loop {
+        assert!(open.len() < 30, "nothing is refused");
+        match list() {
+            Ok(listed) => open.push(listed),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.raw_os_error(), Some(Errno::NOMEM.raw_os_error()));
+    assert!(mounted.logged().contains("close some of them"));
+    let names = mounted.stats()["memory_names"].as_u64().unwrap();
+    assert!((64 << 20..80 << 20).contains(&names), "{names} bytes");
+    let ls = ["ls".as_ref(), "-U".as_ref(), mount_point.as_os_str()];
+    assert!(as_user(ANOTHER, &ls).status.success());
+    // What is open is listed to its end.
+    let count = open.pop().unwrap().map(Result::unwrap).count();
+    assert_eq!(count, 29_999);
+    drop(open);
+    wait_until("room for a listing", || list().is_ok());
 }
 
 #[test]

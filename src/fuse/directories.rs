@@ -3,7 +3,7 @@
 //! Where it may believe for ever what it was told, the kernel may keep a directory's entries between openings too
 //! (FOPEN_CACHE_DIR), and lists it again without a request. It keeps them in the order told, finds its place in them by an
 //! entry's number, and fills in what it lacks from whatever it is told next. So all that goes into it has to be of one
-//! [`Listing`]: handles opened while it is incomplete share the listing, and when nobody has that any more the kernel is
+//! listing: handles opened while it is incomplete share the listing, and when nobody has that any more the kernel is
 //! told to begin anew.
 //!
 //! To whom wants the entries' attributes, names alone are a bad bargain, since each is then looked up by itself: the entries
@@ -12,8 +12,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::listings::OpenListing;
 use super::protocol::Opened;
-use crate::tree::{Listing, NodeId};
+use crate::tree::NodeId;
 
 /// What a node costs besides its entry: its share of the empty slots.
 const SLOT: usize = size_of::<(NodeId, Kept)>() * 3 / 2;
@@ -30,7 +31,7 @@ enum Kept {
     /// None that it still uses.
     Nothing,
     /// The first ones of this listing.
-    Some(Weak<Listing>),
+    Some(Weak<OpenListing>),
     /// All of one that has so many.
     All(usize),
     /// Perhaps those of several: no longer to be used.
@@ -45,7 +46,7 @@ impl Directories {
         node: NodeId,
         known: usize,
         attributes: bool,
-    ) -> (Opened, Option<Arc<Listing>>) {
+    ) -> (Opened, Option<Arc<OpenListing>>) {
         let anew = Opened {
             cache_entries: true,
             ..Opened::default()
@@ -71,7 +72,7 @@ impl Directories {
     }
 
     /// The listing that the kernel is to be told from its beginning: a new one, or what others are telling it already.
-    pub(super) fn begin(&self, node: NodeId, new: Arc<Listing>) -> Arc<Listing> {
+    pub(super) fn begin(&self, node: NodeId, new: Arc<OpenListing>) -> Arc<OpenListing> {
         let mut table = self.lock();
         let kept = table.entry(node).or_insert(Kept::Nothing);
         match kept {
@@ -87,7 +88,7 @@ impl Directories {
     }
 
     /// Takes notice that the kernel was told the end of a listing.
-    pub(super) fn end(&self, node: NodeId, listing: &Arc<Listing>) {
+    pub(super) fn end(&self, node: NodeId, listing: &Arc<OpenListing>) {
         if let Some(kept) = self.lock().get_mut(&node)
             && matches!(kept, Kept::Some(begun) if begun.as_ptr() == Arc::as_ptr(listing))
         {

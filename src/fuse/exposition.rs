@@ -148,7 +148,7 @@ impl Collector for Exposition {
             bytes(),
             stats.memory_budget,
         )?;
-        let help = "Memory beside the budget, for the names that the kernel knows";
+        let help = "Memory beside the budget, for the names that the kernel knows or has listed";
         gauge(to, "memory_names", help, bytes(), stats.memory_names)?;
         gauge(to, "open_files", "Files open now", None, stats.open_files)?;
         gauge(

@@ -23,6 +23,7 @@ use super::errno::errno;
 use super::files::bad_handle;
 use super::handles::{Handle, Handles};
 use super::idle::Activity;
+use super::listings::{Listings, OpenListing};
 use super::observation::Observation;
 use super::protocol::{Features, Listed, Opened, Operation, Reply, Request};
 use crate::error::Result;
@@ -37,6 +38,7 @@ pub(super) struct WarpFilesystem {
     pub(super) handles: Arc<Handles>,
     pub(super) descriptors: Descriptors,
     directories: Arc<Directories>,
+    listings: Arc<Listings>,
     curiosity: Curiosity,
     pub(super) observation: Observation,
     pub(super) activity: Arc<Activity>,
@@ -65,14 +67,16 @@ impl WarpFilesystem {
         elsewhere: Option<Elsewhere>,
     ) -> Self {
         let (handles, directories) = (Arc::default(), Arc::default());
+        let listings = Listings::beside(engine.stats().memory_budget);
         Self {
-            observation: Observation::new(&engine, &tree, &handles, &directories),
+            observation: Observation::new(&engine, &tree, &handles, &directories, &listings),
             owner: rustix::process::getuid().as_raw(),
             tree,
             engine,
             handles,
             descriptors,
             directories,
+            listings,
             curiosity: Curiosity::default(),
             activity: Arc::default(),
             connection,
@@ -215,7 +219,7 @@ impl WarpFilesystem {
                 Ok(None) => reply.error(Errno::NXIO),
                 Err(error) => reply.error(errno(&error)),
             },
-            Operation::OpenDirectory => self.open_directory(node, reply),
+            Operation::OpenDirectory => self.open_directory(node, request.user, reply),
             Operation::ReadDirectory {
                 handle,
                 offset,
@@ -293,7 +297,7 @@ impl WarpFilesystem {
         self.tree.forget(node, lookups);
     }
 
-    fn open_directory(&self, node: NodeId, reply: Reply<'_>) {
+    fn open_directory(&self, node: NodeId, user: u32, reply: Reply<'_>) {
         let may_open = self
             .descriptors
             .check(Wanted::Directory, self.handles.open())
@@ -316,6 +320,7 @@ impl WarpFilesystem {
         };
         opened.handle = self.handles.add(Handle::Directory {
             node,
+            user,
             listing: Mutex::new(listing),
         });
         reply.opened(&opened);
@@ -414,9 +419,14 @@ impl WarpFilesystem {
     }
 
     /// A directory's entries, and whose they are; reading from the beginning lists it anew.
-    fn listing(&self, number: u64, offset: u64) -> Result<(NodeId, Arc<Listing>)> {
+    fn listing(&self, number: u64, offset: u64) -> Result<(NodeId, Arc<OpenListing>)> {
         let handle = self.handles.get(number);
-        let Some(Handle::Directory { node, listing }) = handle.as_deref() else {
+        let Some(Handle::Directory {
+            node,
+            user,
+            listing,
+        }) = handle.as_deref()
+        else {
             return Err(bad_handle());
         };
         let known = || listing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -425,7 +435,12 @@ impl WarpFilesystem {
         {
             return Ok((*node, Arc::clone(listing)));
         }
-        let mut listed = Arc::new(self.tree.list(*node)?);
+        // The one before counts no longer.
+        let before = known().take();
+        drop(before);
+        self.listings.check(*user)?;
+        let listed = self.tree.list(*node)?;
+        let mut listed = Arc::new(self.listings.count(listed, *user));
         if self.keeps_entries() {
             listed = self.directories.begin(*node, listed);
         }
@@ -434,7 +449,7 @@ impl WarpFilesystem {
     }
 
     /// Takes notice of where a reply about a listing begins.
-    fn told_from(&self, offset: u64, node: NodeId, listing: &Arc<Listing>) {
+    fn told_from(&self, offset: u64, node: NodeId, listing: &Arc<OpenListing>) {
         if self.keeps_entries() && offset >= listing.len() as u64 {
             self.directories.end(node, listing);
         }

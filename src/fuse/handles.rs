@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::backing::BackingFile;
+use super::listings::OpenListing;
 use crate::archive::Content;
 use crate::identity::Identity;
 use crate::reader::Reader;
 use crate::stats::{Activity, Busiest, FileActivity};
-use crate::tree::{Listing, NodeId};
+use crate::tree::NodeId;
 
 /// An open file or directory.
 #[derive(Debug)]
@@ -30,7 +31,9 @@ pub(super) enum Handle {
     /// A directory, and its entries as they were when it was last read from its beginning.
     Directory {
         node: NodeId,
-        listing: Mutex<Option<Arc<Listing>>>,
+        /// Who has opened it.
+        user: u32,
+        listing: Mutex<Option<Arc<OpenListing>>>,
     },
 }
 

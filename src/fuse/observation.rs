@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::directories::Directories;
 use super::handles::Handles;
+use super::listings::Listings;
 use crate::error::{Error, Result};
 use crate::reader::Engine;
 use crate::stats::{FileActivity, Stats};
@@ -21,6 +22,7 @@ pub(super) struct Observation {
     tree: Arc<dyn Shown>,
     handles: Arc<Handles>,
     directories: Arc<Directories>,
+    listings: Arc<Listings>,
 }
 
 impl Observation {
@@ -29,12 +31,14 @@ impl Observation {
         tree: &Arc<dyn Shown>,
         handles: &Arc<Handles>,
         directories: &Arc<Directories>,
+        listings: &Arc<Listings>,
     ) -> Self {
         Self {
             engine: Arc::clone(engine),
             tree: Arc::clone(tree),
             handles: Arc::clone(handles),
             directories: Arc::clone(directories),
+            listings: Arc::clone(listings),
         }
     }
 
@@ -42,7 +46,8 @@ impl Observation {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             open_files: self.handles.open_files(),
-            memory_names: (self.tree.memory() + self.directories.memory()) as u64,
+            memory_names: (self.tree.memory() + self.directories.memory()) as u64
+                + self.listings.memory(),
             ..self.engine.stats()
         }
     }

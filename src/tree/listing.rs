@@ -142,6 +142,11 @@ impl Listing {
         self.records.shrink_to_fit();
     }
 
+    /// The memory that its entries take, in bytes; those of objects are shared with the tree, which has counted them.
+    pub(crate) fn memory(&self) -> usize {
+        self.names.capacity() + self.records.capacity() * size_of::<Record>()
+    }
+
     /// Which directory it is of.
     pub(super) fn node(&self) -> NodeId {
         self.node
