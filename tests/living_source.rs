@@ -584,7 +584,8 @@ struct Overlay(tempfile::TempDir);
 impl Overlay {
     fn new() -> Self {
         let own = tempfile::tempdir().unwrap();
-        let script = "mkdir lower upper work merged
+        let script = "mkdir -p lower/d upper work merged
+            echo one > lower/d/a
             mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged";
         common::shell(own.path(), script);
         Self(own)
@@ -616,6 +617,22 @@ fn a_plain_file_written_to_in_place_is_seen_by_those_who_hold_it_whoever_reads_i
     file.write_all_at(b"two\n", 0).unwrap();
     wait_until("the new bytes", || read(&held, 0, 4).unwrap() == b"two\n");
     assert!(mounted.stats()["bytes_read"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn who_is_in_a_directory_of_an_overlay_stays_there_when_it_is_copied_up() {
+    let source = Overlay::new();
+    let mounted = Mounted::new(&source.path(), LONG);
+    let script = format!(
+        "cat a
+        echo new > {source}/b
+        echo more >> {source}/a
+        ls .
+        cat a b",
+        source = source.path().join("d").display()
+    );
+    let told = common::shell(&mounted.path("d"), &script);
+    assert_eq!(told, "one\na\nb\none\nmore\nnew\n");
 }
 
 #[test]

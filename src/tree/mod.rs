@@ -313,7 +313,12 @@ impl Tree {
         // The kernel asks about no node it has not looked up; a number from a file handle may be out of date.
         let forgotten = Errno::STALE.into();
         let known = self.nodes.get(node);
-        known.ok_or_else(|| Error::io("the file is no longer known", forgotten))
+        let mut known = known.ok_or_else(|| Error::io("the file is no longer known", forgotten))?;
+        // Who is in a directory cannot look it up again.
+        if known.kind == Kind::Directory && !self.source.keeps_births(known.key.device) {
+            known.born = None;
+        }
+        Ok(known)
     }
 
     fn path_of(&self, known: &Known) -> PathBuf {

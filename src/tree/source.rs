@@ -160,6 +160,16 @@ impl Source {
     /// Whether entries of a directory on this device are listed with the numbers that their files have: stacked and remote file
     /// systems may list others.
     pub(super) fn lists_files_numbers(&self, device: u64) -> bool {
+        self.is_local_device(device)
+    }
+
+    /// Whether a directory on this device has one time of birth for as long as it lives: on a stacked file system it has another as
+    /// soon as it is copied up, which making a file in it is enough for.
+    pub(super) fn keeps_births(&self, device: u64) -> bool {
+        self.is_local_device(device)
+    }
+
+    fn is_local_device(&self, device: u64) -> bool {
         self.is_local && device == self.device
     }
 
