@@ -621,18 +621,27 @@ fn a_plain_file_written_to_in_place_is_seen_by_those_who_hold_it_whoever_reads_i
 
 #[test]
 fn who_is_in_a_directory_of_an_overlay_stays_there_when_it_is_copied_up() {
-    let source = Overlay::new();
-    let mounted = Mounted::new(&source.path(), LONG);
-    let script = format!(
-        "cat a
-        echo new > {source}/b
-        echo more >> {source}/a
-        ls .
-        cat a b",
-        source = source.path().join("d").display()
-    );
-    let told = common::shell(&mounted.path("d"), &script);
-    assert_eq!(told, "one\na\nb\none\nmore\nnew\n");
+    for time_to_live in [LONG, SHORT] {
+        let source = Overlay::new();
+        let mounted = Mounted::new(&source.path(), time_to_live);
+        let inside = mounted.path("d");
+        let script = format!(
+            "cat a
+            echo new > {source}/b
+            echo more >> {source}/a
+            for turn in 1 2; do
+                ls .
+                cat a b
+                sleep 0.3
+                stat . {inside} > /dev/null
+            done",
+            source = source.path().join("d").display(),
+            inside = inside.display()
+        );
+        let told = common::shell(&inside, &script);
+        let expected = ["one\n", &"a\nb\none\nmore\nnew\n".repeat(2)].concat();
+        assert_eq!(told, expected);
+    }
 }
 
 #[test]

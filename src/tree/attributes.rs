@@ -82,7 +82,7 @@ impl Attributes {
         let rdev = rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor) as u32;
         Self {
             node,
-            generation: generation(&Identity::from(found)),
+            generation: generation(kind, &Identity::from(found)),
             inode: if node == NodeId::ROOT {
                 found.stx_ino
             } else {
@@ -104,9 +104,13 @@ impl Attributes {
     }
 }
 
-/// Made of what is the same in all states of a file, and of no two files on a file system that keeps birth times.
-fn generation(file: &Identity) -> u32 {
-    let (seconds, nanoseconds) = file.born;
+/// Made of what is the same in all states of a file, and of no two files on a file system that keeps birth times. Directories live on
+/// with other birth times where they are copied up, and a node of another generation would be a dead one to the kernel.
+fn generation(kind: Kind, file: &Identity) -> u32 {
+    let (seconds, nanoseconds) = match kind {
+        Kind::Directory => (0, 0),
+        _ => file.born,
+    };
     let words = [
         file.device,
         file.inode,
