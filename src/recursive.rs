@@ -161,6 +161,8 @@ struct Tree<'a> {
     names: HashMap<(u64, u64), u64>,
     /// Which tree is packed into another, for the marks of what is made of it.
     source: Option<String>,
+    /// Whether the tree is somewhere in the other, so that files of the one may have names that the other is to have.
+    lies_in_output: bool,
 }
 
 /// What goes from the walk through the threads and back into order.
@@ -246,6 +248,7 @@ impl<'a> Tree<'a> {
             leaving: Mutex::default(),
             names: HashMap::new(),
             source: None,
+            lies_in_output: false,
         }
     }
 
@@ -253,6 +256,11 @@ impl<'a> Tree<'a> {
         if self.output.is_some() && matches!(self.task, Task::Pack(..)) {
             self.source = earlier::source_of(root);
         }
+        let output = self.output.and_then(|output| output.canonicalize().ok());
+        self.lies_in_output = output.is_some_and(|output| {
+            let root = root.canonicalize();
+            root.is_ok_and(|root| root.starts_with(output))
+        });
         if self.output.is_none() && !matches!(self.task, Task::Verify(_)) {
             check_writable(root)?;
         }

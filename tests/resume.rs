@@ -433,7 +433,9 @@ fn a_directory_that_a_killed_run_had_only_just_made_gets_its_attributes() {
         fs::set_permissions(trees.at(name), PermissionsExt::from_mode(mode)).unwrap();
     };
     mode("tree/d", 0o750);
-    fs::create_dir_all(trees.at("out/d")).unwrap();
+    trees.pack(&[]);
+    fs::remove_dir_all(trees.at("out/d")).unwrap();
+    fs::create_dir(trees.at("out/d")).unwrap();
     mode("out/d", 0o700);
     trees.pack(&[]);
     let attributes = |name: &str| {
@@ -441,6 +443,42 @@ fn a_directory_that_a_killed_run_had_only_just_made_gets_its_attributes() {
         (found.mode() & 0o7777, found.modified().unwrap())
     };
     assert_eq!(attributes("out/d"), attributes("tree/d"));
+}
+
+#[test]
+fn a_private_directory_that_a_tree_is_packed_into_stays_private() {
+    let trees = Trees::new();
+    fs::create_dir(trees.at("out")).unwrap();
+    let private = PermissionsExt::from_mode(0o700);
+    fs::set_permissions(trees.at("out"), private).unwrap();
+    for _ in 0..2 {
+        trees.pack(&[]);
+        let mode = fs::metadata(trees.at("out")).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+    }
+}
+
+#[test]
+fn what_is_packed_by_force_into_a_tree_that_it_lies_in_takes_no_input_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir_all(at("p/p/p")).unwrap();
+    let inputs = [("p/p/x", sample(50_000, 1)), ("p/p/p/x", sample(60_000, 2))];
+    for (name, bytes) in &inputs {
+        fs::write(at(name), bytes).unwrap();
+    }
+    let packed = warpfs()
+        .args(["pack", "-rq", "--force", "-o", "p", "p/p"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&packed.stderr);
+    assert_eq!(packed.status.code(), Some(1), "{said}");
+    assert!(said.contains("p/p/x: exists already"), "{said}");
+    for (name, bytes) in &inputs {
+        assert!(&fs::read(at(name)).unwrap() == bytes, "{name}");
+    }
+    assert!(decoded(&at("p/x.warp")).unwrap() == inputs[0].1);
 }
 
 #[test]

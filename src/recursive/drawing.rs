@@ -64,7 +64,6 @@ impl Task<'_> {
     /// What a directory of the other tree is to be given; `made` says whether it is new. Until it has that, its owner may make
     /// names in it.
     fn renewal(self, directory: &OwnedFd, made: bool) -> Option<Renewal> {
-        let made = made || earlier::was_just_made(directory);
         if made {
             earlier::mark_directory(directory);
         }
@@ -148,7 +147,9 @@ impl Tree<'_> {
             return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
         };
         let (directory, made) = make_directory(&*parent, &entry.name, &target, OFlags::NOFOLLOW)?;
-        let renewal = self.task.renewal(&directory, made);
+        let just_made =
+            || earlier::is_marked_directory(&parent) && earlier::was_just_made(&directory);
+        let renewal = self.task.renewal(&directory, made || just_made());
         if !made {
             earlier::remove_leftovers(self.task, &entry.directory, &directory);
         }

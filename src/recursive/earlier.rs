@@ -29,16 +29,8 @@ const DIRECTORY: &[u8] = b"directory";
 
 /// A second in nanoseconds.
 const SECOND: i128 = 1_000_000_000;
-/// What exFAT keeps times to.
-const EXFAT_GRAIN: i128 = SECOND / 100;
-/// What file systems keep times to that keep them less finely than others: NTFS and SMB, UDF and servers, exFAT, FAT.
-const GRAINS: [i128; 5] = [
-    100,
-    SECOND / 1_000_000,
-    SECOND / 1000,
-    EXFAT_GRAIN,
-    2 * SECOND,
-];
+/// What file systems keep times to that keep them less finely than others: NTFS and SMB, UDF and servers, exFAT.
+const GRAINS: [i128; 4] = [100, SECOND / 1_000_000, SECOND / 1000, SECOND / 100];
 
 /// What is found where a result is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +49,7 @@ pub(super) fn packed(place: &Place, original: &Stat) -> Found {
     match packed_description(&file, &stat, &place.path) {
         Ok(Some(header)) => {
             let size = u64::try_from(original.st_size).unwrap_or(0);
-            match header.original_size == size && same_time(&stat, original) {
+            match header.original_size == size && same_time(&stat, original, || is_on_fat(place)) {
                 true => Found::UpToDate(inode_of(&stat)),
                 false => Found::Other,
             }
@@ -72,26 +64,34 @@ pub(super) fn plain(place: &Place, size: u64, original: &Stat) -> Found {
         return Found::Other;
     };
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    match is_file && u64::try_from(stat.st_size) == Ok(size) && same_time(&stat, original) {
+    let same_size = u64::try_from(stat.st_size) == Ok(size);
+    match is_file && same_size && same_time(&stat, original, || is_on_fat(place)) {
         true => Found::UpToDate(inode_of(&stat)),
         false => Found::Other,
     }
 }
 
-/// Whether a result has the modification time of what it was made of, as far as its file system keeps it.
-fn same_time(made: &Stat, of: &Stat) -> bool {
+/// Whether a result is on FAT, by its number in linux/magic.h.
+fn is_on_fat(place: &Place) -> bool {
+    const FAT: rustix::fs::FsWord = 0x4d44;
+    rustix::fs::fstatfs(&*place.directory).is_ok_and(|found| found.f_type == FAT)
+}
+
+/// Whether a result has the modification time of what it was made of, as far as its file system keeps it. To two seconds FAT alone
+/// does: where they are kept to one, what is written anew in the second after must not pass for what it was.
+fn same_time(made: &Stat, of: &Stat, is_on_fat: impl FnOnce() -> bool) -> bool {
     let time = nanoseconds(made.st_mtime, made.st_mtime_nsec);
     let wanted = nanoseconds(of.st_mtime, of.st_mtime_nsec);
     let cut = |grain: i128| wanted - wanted.rem_euclid(grain);
-    // Nobody chose this one, so it shows how finely the file system keeps times; FAT keeps it more finely than the other.
+    // Nobody chose this one, so it shows how finely the file system keeps times.
     let changed = nanoseconds(made.st_ctime, made.st_ctime_nsec);
-    let keeps = |grain: i128| changed.rem_euclid(grain.min(EXFAT_GRAIN)) == 0;
+    let keeps = |grain: i128| changed.rem_euclid(grain) == 0;
     let coarser = || {
         GRAINS
             .into_iter()
             .any(|grain| time == cut(grain) && keeps(grain))
     };
-    time == wanted || time == cut(SECOND) || coarser()
+    time == wanted || time == cut(SECOND) || coarser() || time == cut(2 * SECOND) && is_on_fat()
 }
 
 fn nanoseconds(seconds: i64, rest: impl Into<i128>) -> i128 {
@@ -132,8 +132,8 @@ pub(super) fn is_marked_directory(directory: impl AsFd) -> bool {
     has_mark(directory, DIRECTORY)
 }
 
-/// Whether a directory is as a run leaves it that is killed before it can mark what it has just made. Another that is so has nothing in
-/// it that attributes could be wrong for.
+/// Whether a directory is as a run leaves it that is killed before it can mark what it has just made. So may be one that its owner has
+/// made for himself: it is for those alone that lie in one of ours.
 pub(super) fn was_just_made(directory: &OwnedFd) -> bool {
     let mode = rustix::fs::fstat(directory).map(|stat| Mode::from_raw_mode(stat.st_mode));
     let bits = Mode::RWXU | Mode::RWXG | Mode::RWXO;
@@ -219,7 +219,12 @@ impl Tree<'_> {
             return Ok(());
         }
         let own = self.place(work, PathBuf::from(&work.entry.name));
-        check_room(&own, self.may_replace(&own, false))
+        check_room(&own, self.takes_own_names() || self.is_own(&own, false))
+    }
+
+    /// Whether what has the own name of something that is packed goes by force. Not where it may be an input itself.
+    fn takes_own_names(&self) -> bool {
+        self.packs_elsewhere() && self.task.replaces() && !self.lies_in_output
     }
 
     fn packs_elsewhere(&self) -> bool {
@@ -237,8 +242,7 @@ impl Tree<'_> {
         // What has a name of its own in the source has it there too.
         let taken = !made && self.is_met(&work.entry, &name);
         let place = self.place(work, name);
-        let forced = made && self.packs_elsewhere() && self.task.replaces();
-        let goes = match forced {
+        let goes = match made && self.takes_own_names() {
             true => place.stat().is_ok(),
             false => !taken && self.is_own(&place, !made),
         };
@@ -267,15 +271,20 @@ mod tests {
             let of = state(time, time);
             for grain in GRAINS.into_iter().chain([1, SECOND]) {
                 let cut = time - time.rem_euclid(grain);
-                assert!(same_time(&state(cut, changed), &of), "{grain}");
+                assert!(same_time(&state(cut, changed), &of, || false), "{grain}");
                 let other = cut + grain.max(2);
-                assert!(!same_time(&state(other, changed), &of), "{grain}");
+                assert!(!same_time(&state(other, changed), &of, || false), "{grain}");
             }
+            let cut = time - time.rem_euclid(2 * SECOND);
+            assert!(same_time(&state(cut, changed), &of, || true));
+            // Where times are kept to a second, it is of an earlier state.
+            assert!(!same_time(&state(cut, cut), &of, || false));
         }
         // Where the change time is kept more finely, so is the other: it was made of an earlier state.
         let of = state(1_700_000_001_987_654_321, 0);
         for earlier in [1_700_000_000_000_000_000, 1_700_000_001_980_000_000] {
-            assert!(!same_time(&state(earlier, changed + 123_456_789), &of));
+            let found = state(earlier, changed + 123_456_789);
+            assert!(!same_time(&found, &of, || false));
         }
     }
 }
