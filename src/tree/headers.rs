@@ -5,12 +5,12 @@
 //! memory is bounded; what was used longest ago goes first. No lock is held while a file is read, but it is marked: who asks for
 //! the same file meanwhile waits for the answer, so that many names of one file of many chunks cost one walk through it.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashSet;
 use lru::LruCache;
 
 use super::may_pass;

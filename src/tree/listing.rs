@@ -3,13 +3,14 @@
 //! All names lie in one buffer, so that a directory of a million entries costs its names and 24 bytes an entry. The
 //! directory stays open with it: attributes of listed entries are then one system call away.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::fs::FileType;
 use rustix::thread::CpuSet;
 
-use super::names::{self, Entries, ListedEntries, SUFFIX, View, file_type};
+use super::listed::{ListedEntries, NameList};
+use super::names::{self, Entries, SUFFIX, View, file_type};
 use super::numbers::Key;
 #[cfg(feature = "remote")]
 use super::prefix::ObjectListing;
@@ -21,6 +22,11 @@ use crate::error::{IoContext, Result};
 pub(crate) const MOST_THREADS: usize = 4;
 /// How many entries are worth a thread.
 const ENTRIES_PER_THREAD: usize = 32;
+/// How many a thread takes at a time: few enough for all to be done at about the same time.
+const ENTRIES_AT_ONCE: usize = 16;
+
+/// What an entry shows as, and whether without its suffix, if that could be found out.
+type Shows = (Kind, Option<bool>);
 
 /// Lets this thread, and so those that it starts, be on any processor that the program may use, until it is dropped: a thread
 /// may be kept on one, as those are that answer requests by io_uring.
@@ -57,7 +63,7 @@ pub(crate) struct Listing {
     parent: NodeId,
     /// `None` of what is no directory of this machine.
     directory: Option<Arc<Directory>>,
-    names: Vec<u8>,
+    names: NameList,
     records: Vec<Record>,
     /// What there is instead, if it is of objects.
     #[cfg(feature = "remote")]
@@ -66,7 +72,6 @@ pub(crate) struct Listing {
 
 #[derive(Debug)]
 struct Record {
-    name_end: usize,
     inode: u64,
     kind: Kind,
     /// `None` if it could not be found out.
@@ -104,7 +109,7 @@ impl Listing {
             node,
             parent,
             directory,
-            names: Vec::new(),
+            names: NameList::default(),
             records: Vec::new(),
             #[cfg(feature = "remote")]
             objects: None,
@@ -127,9 +132,8 @@ impl Listing {
     }
 
     pub(super) fn push(&mut self, name: &[u8], kind: Kind, inode: u64, stripped: Option<bool>) {
-        self.names.extend_from_slice(name);
+        self.names.push(name);
         self.records.push(Record {
-            name_end: self.names.len(),
             inode,
             kind,
             stripped,
@@ -144,7 +148,7 @@ impl Listing {
 
     /// The memory that its entries take, in bytes; those of objects are shared with the tree, which has counted them.
     pub(crate) fn memory(&self) -> usize {
-        self.names.capacity() + self.records.capacity() * size_of::<Record>()
+        self.names.memory() + self.records.capacity() * size_of::<Record>()
     }
 
     /// Which directory it is of.
@@ -182,12 +186,8 @@ impl Listing {
             return objects.get(index);
         }
         let record = self.records.get(index)?;
-        let start = match index.checked_sub(1) {
-            Some(before) => self.records.get(before)?.name_end,
-            None => 0,
-        };
         Some(ListedEntry {
-            name: self.names.get(start..record.name_end)?,
+            name: self.names.get(index)?,
             kind: record.kind,
             inode: record.inode,
             stripped: record.stripped,
@@ -229,30 +229,29 @@ impl Tree {
             self.recent.keep(directory, &opened);
         }
 
-        let mut entries: Vec<(Arc<[u8]>, u64)> = Vec::new();
-        let mut by_name = HashMap::new();
+        let (mut names, mut entries) = (NameList::default(), Vec::new());
         let only = self.only.as_ref().filter(|_| location.is_empty());
         opened
             .for_each(|name, file_type, inode| {
                 if only.is_none_or(|only| **only == *name) {
-                    let name: Arc<[u8]> = name.into();
-                    by_name.insert(Arc::clone(&name), (file_type, inode));
-                    entries.push((name, inode));
+                    names.push(name);
+                    entries.push((file_type, inode));
                 }
             })
             .context("cannot list", &path)?;
+        let entries = Arc::new(ListedEntries::new(device, names, entries));
         let view = View {
             directory: Arc::clone(&opened),
-            entries: Entries::Listed(Arc::new(ListedEntries { device, by_name })),
+            entries: Entries::Listed(Arc::clone(&entries)),
         };
 
         let looked_at = self.all_listed_as(&view, &entries);
         let mut shown = Vec::with_capacity(entries.len());
-        for ((name, inode), found) in entries.iter().zip(looked_at) {
-            if let Some((kind, stripped)) = found {
+        for (place, found) in looked_at.into_iter().enumerate() {
+            if let (Some((name, _, inode)), Some((kind, stripped))) = (entries.get(place), found) {
                 let key = Key {
                     device,
-                    inode: *inode,
+                    inode,
                     decoded: stripped == Some(true) && kind == Kind::File,
                 };
                 shown.push((name, kind, stripped, key));
@@ -325,47 +324,60 @@ impl Tree {
     }
 
     /// What each listed entry is, as [`Tree::listed_as`] has it.
-    fn all_listed_as(
-        &self,
-        view: &View,
-        entries: &[(Arc<[u8]>, u64)],
-    ) -> Vec<Option<(Kind, Option<bool>)>> {
-        let look_at = |part: &[(Arc<[u8]>, u64)]| -> Vec<_> {
-            let names = part.iter().map(|(name, _)| name);
-            names.map(|name| self.listed_as(view, name)).collect()
+    fn all_listed_as(&self, view: &View, entries: &ListedEntries) -> Vec<Option<Shows>> {
+        let look_at = |place| {
+            let (name, file_type, _) = entries.get(place)?;
+            self.listed_as(view, name, file_type)
+        };
+        let next = AtomicUsize::new(0);
+        let look_at_some = || {
+            let mut found = Vec::new();
+            loop {
+                let first = next.fetch_add(ENTRIES_AT_ONCE, Relaxed);
+                let places = first..entries.len().min(first.saturating_add(ENTRIES_AT_ONCE));
+                if places.is_empty() {
+                    return found;
+                }
+                found.push((first, places.map(look_at).collect::<Vec<_>>()));
+            }
         };
         let threads = (entries.len() / ENTRIES_PER_THREAD).clamp(1, MOST_THREADS);
-        let mut parts = entries.chunks(entries.len().div_ceil(threads).max(1));
-        let own = parts.next().unwrap_or_default();
         let _anywhere = (threads > 1).then(Anywhere::go);
-        std::thread::scope(|scope| {
-            let others: Vec<_> = parts
-                .map(|part| {
+        let mut found = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads)
+                .map_while(|_| {
                     let builder = std::thread::Builder::new().name("listing".to_owned());
-                    let thread = builder.spawn_scoped(scope, move || look_at(part));
-                    (part, thread)
+                    // Without it, the others look at all.
+                    builder.spawn_scoped(scope, look_at_some).ok()
                 })
                 .collect();
-            let mut looked_at = look_at(own);
-            for (part, thread) in others {
-                // Who cannot be given a thread, or whose thread has failed, is looked at by this one.
-                let found = thread.ok().and_then(|thread| thread.join().ok());
-                looked_at.extend(found.unwrap_or_else(|| look_at(part)));
+            let mut found = look_at_some();
+            for thread in others {
+                found.extend(thread.join().unwrap_or_default());
             }
-            looked_at
-        })
+            found
+        });
+        found.sort_unstable_by_key(|(first, _)| *first);
+        let mut all = Vec::with_capacity(entries.len());
+        for (first, part) in found {
+            // What a thread that failed had found is found again.
+            all.extend((all.len()..first).map(look_at));
+            all.extend(part);
+        }
+        all.extend((all.len()..entries.len()).map(look_at));
+        all
     }
 
-    /// What a listed entry is, and whether it shows stripped, if that can be found out; `None` if it is gone already.
-    fn listed_as(&self, view: &View, name: &[u8]) -> Option<(Kind, Option<bool>)> {
+    /// What an entry that is listed as of this type is; `None` if it is gone already.
+    fn listed_as(&self, view: &View, name: &[u8], file_type: FileType) -> Option<Shows> {
         let names = self.names(Patience::None);
-        let file_type = match names.file_type(view, name) {
-            Ok(file_type) => file_type,
-            // One entry that cannot be examined must not hide the others, nor be hidden itself.
-            Err(error) => {
+        let file_type = match file_type {
+            FileType::Unknown => names.file_type(view, name).unwrap_or_else(|error| {
+                // One entry that cannot be examined must not hide the others, nor be hidden itself.
                 tracing::warn!("listed as it is: {error}");
-                view.listed(name).flatten()
-            }
+                Some(file_type)
+            }),
+            file_type => Some(file_type),
         };
         // What could not be looked at is in the log.
         let stripped = names.shows_stripped(view, name).ok();

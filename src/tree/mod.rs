@@ -4,7 +4,7 @@
 //! nothing of FUSE. What shows how:
 //! - `names` decides under which name an entry shows and what a link's target becomes,
 //! - `source` resolves paths beneath descriptors that were opened before the mount existed,
-//! - `headers` remembers which files are packed,
+//! - `headers` remembers which files are packed, `listed` what a directory holds,
 //! - `object` shows one object of a store instead, `prefix` all that begin alike,
 //! - `recent` keeps the directories open that were listed last,
 //! - `shown` is what a mount asks, of this tree or of one of objects,
@@ -18,6 +18,7 @@
 mod attributes;
 mod extended;
 mod headers;
+mod listed;
 mod listing;
 mod names;
 mod nodes;

@@ -25,13 +25,13 @@
 //! when too many links were followed. An entry's questions contain those of the entry whose name it would take, so
 //! giving up never lets two entries share a name.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
 
 use super::headers::Headers;
+use super::listed::ListedEntries;
 use super::source::{Directory, Patience, Source, join};
 use crate::archive::Glance;
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -77,14 +77,6 @@ pub(super) enum Entries {
     Only(Arc<[u8]>),
 }
 
-/// What a directory was listed to hold.
-pub(super) struct ListedEntries {
-    /// The device of the directory.
-    pub(super) device: u64,
-    /// The type and the inode number of each entry.
-    pub(super) by_name: HashMap<Arc<[u8]>, (FileType, u64)>,
-}
-
 /// A source entry that shows under a name asked for.
 pub(super) struct Found {
     /// Its own name.
@@ -108,8 +100,8 @@ impl View {
         match &self.entries {
             Entries::Live => None,
             Entries::Listed(listed) => {
-                let found = listed.by_name.get(name);
-                Some(found.map(|(file_type, _)| *file_type))
+                let found = listed.find(name);
+                Some(found.map(|(file_type, _)| file_type))
             }
             Entries::Only(only) if **only == *name => None,
             Entries::Only(_) => Some(None),
@@ -121,8 +113,8 @@ impl View {
         let Entries::Listed(listed) = &self.entries else {
             return None;
         };
-        let (_, inode) = listed.by_name.get(name)?;
-        Some((listed.device, *inode))
+        let (_, inode) = listed.find(name)?;
+        Some((listed.device, inode))
     }
 }
 

@@ -17,8 +17,9 @@
 //!
 //! One mutex guards the table. It is held for a few steps up a path or a few map operations, never across a system call.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
 
 use super::numbers::{self, Key};
 use super::source::join;
