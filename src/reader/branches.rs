@@ -767,4 +767,37 @@ mod tests {
         let stats = reader.shared.engine.stats();
         assert!(stats.memory_used <= stats.memory_budget);
     }
+
+    #[test]
+    fn of_more_chunks_than_a_few_it_is_known_where_their_blocks_are() {
+        const SHORT: usize = 2 * PIECE;
+        let directory = tempfile::tempdir().unwrap();
+        let plain = directory.path().join("x");
+        let original: Vec<_> = (0..100 * SHORT)
+            .map(|at| (at >> 4) as u8 ^ (at >> 13) as u8)
+            .collect();
+        fs::write(&plain, original).unwrap();
+        let options = PackOptions {
+            codec: Some(Codec::Lz4),
+            chunk_size: Some(SHORT as u64),
+            ..PackOptions::default()
+        };
+        let packed = directory.path().join("x.warp");
+        pack_file(&plain, &packed, &options, Control::default()).unwrap();
+        let engine = Engine::new(&EngineOptions {
+            cache_size: 64 << 20,
+            prefetch: Some(0),
+            ..EngineOptions::default()
+        });
+        let reader = engine.unwrap().open(&packed).unwrap();
+        for chunk in 0..100 {
+            read(&reader, chunk * SHORT + PIECE, 4096);
+        }
+        let streams = &reader.shared.engine.streams;
+        let known = |chunk: &u32| {
+            let key = reader.shared.chunk_key(*chunk);
+            streams.can_branch(key, &(0..PIECE as u64)) == Some(true)
+        };
+        assert_eq!((0..100).filter(known).count(), 100);
+    }
 }

@@ -157,7 +157,9 @@ impl Shared {
                 let (outcome, lease) = decoded.unwrap_or_else(|error| (Err(error), None));
                 // In this order: who finds the decoder behind the piece is to find the piece as well.
                 mark.land(outcome.clone());
-                if let Some(lease) = lease {
+                if let Some(mut lease) = lease
+                    && self.make_up_for_passing(&mut lease, unit.chunk)
+                {
                     self.put_aside(lease, unit.chunk);
                 }
                 Ok((outcome?, Origin::Decoded))
@@ -192,7 +194,9 @@ impl Shared {
             let beside = match begin {
                 true => {
                     brought = self.bring_piece(chunk, 0, end);
-                    self.stream_memory(chunk)?
+                    let beside = self.stream_memory(chunk)?;
+                    streams.make_way(beside);
+                    beside
                 }
                 false => 0,
             };
@@ -254,7 +258,7 @@ impl Shared {
     }
 
     /// Brings a chunk's decoder to `offset`. What it comes by goes into the cache as far as there is memory: it took time, and
-    /// who reads backwards will want it. `scratch` takes the rest.
+    /// who reads backwards will want it, but who reads on has had it. `scratch` takes the rest.
     pub(super) fn pass(
         &self,
         lease: &mut Lease<'_>,
@@ -276,7 +280,9 @@ impl Shared {
             let begins = piece.start == origin + position;
             let length = (piece.end.min(rest) - (origin + position)) as usize;
             let key = self.key(unit);
-            let kept = match begins && piece.end <= rest && !self.engine.cache.is_ready(key) {
+            let is_wanted =
+                || !self.prefetch.has_passed(&piece) && !self.engine.cache.is_ready(key);
+            let kept = match begins && piece.end <= rest && is_wanted() {
                 true => {
                     let lengths = [length, self.archive.room_beside(&piece)];
                     self.engine
@@ -299,7 +305,8 @@ impl Shared {
                 let ends_it = origin + position + length as u64 == piece.end;
                 self.decode_on(lease, chunk, part, ends_it.into())?;
             }
-            position = position_of(lease);
+            let came_from = std::mem::replace(&mut position, position_of(lease));
+            lease.came_past(position.saturating_sub(came_from));
             lease.came_to(position);
         }
         Ok(())

@@ -108,7 +108,7 @@ impl Shared {
             };
             let original = group.original;
             turn.give_back(original.end..turn.named.end);
-            if !self.prefetch.still_wants(&original) {
+            if !self.prefetch.still_wants(&original, u64::MAX) {
                 continue;
             }
             self.archive.expect_checks(&original);

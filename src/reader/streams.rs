@@ -10,22 +10,22 @@
 //! no part in any of this.
 //!
 //! Decoders that were put aside count against the budget and are given up when memory is short, the one that was used
-//! least recently first; together they take no more than half of the budget, unless it is one alone.
+//! least recently first; together they take no more than half of the budget, unless it is one alone. One that is begun beside as
+//! many as that takes the memory of the oldest of them, and not that of what is decoded.
+
+mod idle;
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::PoisonError;
 
+use self::idle::Idle;
 use crate::codec::Stream;
 use crate::memory::Room;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// How many decoders are put aside at most that take memory, and how many that take none: they are looked through one by one. Each
-/// kind counts by itself, because what takes none is found again by reading a few bytes, and where a decoder stood is lost with it.
-const MOST_IDLE: usize = 64;
-
 /// Names a chunk among those of all open files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ChunkKey {
     /// The number of the file's contents.
     pub(super) contents: u64,
@@ -45,10 +45,6 @@ impl Decoder {
     fn can_branch(&self) -> bool {
         self.stream.branch(&(0..0)).is_some()
     }
-
-    fn takes_memory(&self) -> bool {
-        self.room.bytes() > 0
-    }
 }
 
 /// See the module's description.
@@ -62,8 +58,8 @@ pub(super) struct Streams {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Put aside, the least recently used first.
-    idle: Vec<(ChunkKey, Box<Decoder>)>,
+    /// Put aside.
+    idle: Idle,
     at_work: Vec<AtWork>,
     next_number: u64,
     /// How many threads wait for one to move: waking nobody costs a system call too.
@@ -106,6 +102,8 @@ pub(super) struct Lease<'a> {
     number: u64,
     chunk: ChunkKey,
     decoder: Option<Box<Decoder>>,
+    /// How much it came past on the way to what is wanted, in bytes.
+    passed: u64,
 }
 
 impl Streams {
@@ -168,11 +166,11 @@ impl Streams {
             found_at_work(at_work);
             return Taken::AtWork;
         }
-        let closest = state.closest_idle(chunk, offset).map(|(at, _)| at);
+        let closest = state.idle.closest(chunk, offset);
         if closest.is_none() && !begin {
             return Taken::Nothing;
         }
-        let decoder = closest.map(|at| state.idle.remove(at).1);
+        let decoder = closest.and_then(|(number, _)| state.idle.take(number));
         let number = state.next_number;
         state.next_number += 1;
         let position = decoder
@@ -189,6 +187,7 @@ impl Streams {
             number,
             chunk,
             decoder,
+            passed: 0,
         })
     }
 
@@ -206,27 +205,13 @@ impl Streams {
         if at_work.any(|at_work| at_work.chunk == chunk && bytes.contains(&at_work.position)) {
             return None;
         }
-        let mut idle = state.idle.iter().enumerate();
-        let (at, branch) = idle.find_map(|(at, (of, decoder))| {
-            let branch = match *of == chunk {
-                true => decoder.stream.branch(bytes),
-                false => None,
-            };
-            branch.map(|branch| (at, branch))
-        })?;
-        let used = state.idle.remove(at);
-        let place = if leaving { 0 } else { state.idle.len() };
-        state.idle.insert(place, used);
-        Some(branch)
+        state.idle.branch(chunk, bytes, leaving)
     }
 
     /// Whether `bytes` of a chunk, from the chunk's beginning, can be branched off a decoder that was put aside; `None` if there
     /// is none off which any could be.
     pub(super) fn can_branch(&self, chunk: ChunkKey, bytes: &Range<u64>) -> Option<bool> {
-        let state = self.lock();
-        let mut idle = state.idle.iter();
-        let (_, decoder) = idle.find(|(of, decoder)| *of == chunk && decoder.can_branch())?;
-        Some(decoder.stream.branch(bytes).is_some())
+        self.lock().idle.can_branch(chunk, bytes)
     }
 
     /// Puts a decoder aside that was begun without a lease and can be branched off; it counts as `room`. Where another has done
@@ -234,31 +219,33 @@ impl Streams {
     pub(super) fn keep(&self, chunk: ChunkKey, stream: Stream, room: Room) {
         let decoder = Box::new(Decoder { stream, room });
         let mut state = self.lock();
-        let mut idle = state.idle.iter();
-        if idle.any(|(of, decoder)| *of == chunk && decoder.can_branch()) {
+        if state.idle.can_branch(chunk, &(0..0)).is_some() {
             // Freed without the lock.
             drop(state);
             return;
         }
-        let given_up = state.put_aside(chunk, decoder, self.limit);
+        let given_up = state.idle.keep(chunk, decoder, self.limit);
         drop(state);
         drop(given_up);
     }
 
     /// The bytes that the decoders put aside count as.
     pub(super) fn idle(&self) -> u64 {
-        let state = self.lock();
-        let idle = state.idle.iter();
-        idle.map(|(_, decoder)| decoder.room.bytes()).sum()
+        self.lock().idle.bytes()
+    }
+
+    /// Gives up as many of those that were put aside as one that takes so many bytes is going to leave no room for: it takes their
+    /// memory then, and not that of what is decoded.
+    pub(super) fn make_way(&self, bytes: u64) {
+        let mut state = self.lock();
+        let given_up = state.idle.shrink_to(self.limit.saturating_sub(bytes));
+        drop(state);
+        drop(given_up);
     }
 
     /// Gives up the decoder that was put aside longest ago of those that take memory; says whether there was one.
     pub(super) fn evict_one(&self) -> bool {
-        let mut state = self.lock();
-        let mut idle = state.idle.iter();
-        let oldest = idle.position(|(_, decoder)| decoder.takes_memory());
-        let given_up = oldest.map(|at| state.idle.remove(at));
-        drop(state);
+        let given_up = self.lock().idle.give_one_up();
         given_up.is_some()
     }
 }
@@ -267,57 +254,13 @@ impl State {
     /// The decoder at work in the chunk that will come by `offset`, or may go on to it, unless one that was put aside stands
     /// closer before it.
     fn coming_by(&mut self, chunk: ChunkKey, offset: u64) -> Option<&mut AtWork> {
-        let closest_idle = self
-            .closest_idle(chunk, offset)
-            .map(|(_, position)| position);
+        let closest_idle = self.idle.closest(chunk, offset);
+        let closest_idle = closest_idle.map(|(_, position)| position);
         self.at_work
             .iter_mut()
             .filter(|at_work| at_work.chunk == chunk && at_work.position <= offset)
             .max_by_key(|at_work| at_work.position)
             .filter(|at_work| Some(at_work.position) >= closest_idle)
-    }
-
-    /// Puts a decoder aside, and returns those that have to be given up for it, so that there are not too many of its kind and all
-    /// take no more than `limit` bytes together.
-    #[must_use]
-    fn put_aside(
-        &mut self,
-        chunk: ChunkKey,
-        decoder: Box<Decoder>,
-        limit: u64,
-    ) -> Vec<(ChunkKey, Box<Decoder>)> {
-        let takes_memory = decoder.takes_memory();
-        self.idle.push((chunk, decoder));
-        let mut given_up = Vec::new();
-        let idle = self.idle.iter();
-        let alike = idle.filter(|(_, decoder)| decoder.takes_memory() == takes_memory);
-        let (mut count, mut taken) = alike.fold((0, 0), |(count, taken), (_, decoder)| {
-            (count + 1, taken + decoder.room.bytes())
-        });
-        // The last one stays however large: without it, every read would begin anew.
-        while (taken > limit || count > MOST_IDLE) && count > 1 {
-            let mut idle = self.idle.iter();
-            let oldest = idle.position(|(_, decoder)| decoder.takes_memory() == takes_memory);
-            let Some(at) = oldest else {
-                break;
-            };
-            let oldest = self.idle.remove(at);
-            count -= 1;
-            taken -= oldest.1.room.bytes();
-            given_up.push(oldest);
-        }
-        given_up
-    }
-
-    /// Which decoder that was put aside stands closest before `offset`, and where.
-    fn closest_idle(&self, chunk: ChunkKey, offset: u64) -> Option<(usize, u64)> {
-        self.idle
-            .iter()
-            .enumerate()
-            .filter(|(_, (of, _))| *of == chunk)
-            .map(|(at, (_, decoder))| (at, decoder.stream.position()))
-            .filter(|&(_, position)| position <= offset)
-            .max_by_key(|&(_, position)| position)
     }
 }
 
@@ -330,6 +273,16 @@ impl Lease<'_> {
     /// Begins a decoder, which counts as `room`.
     pub(super) fn begin(&mut self, stream: Stream, room: Room) {
         self.decoder = Some(Box::new(Decoder { stream, room }));
+    }
+
+    /// Takes notice that the decoder came past so many bytes on the way to what is wanted.
+    pub(super) fn came_past(&mut self, bytes: u64) {
+        self.passed += bytes;
+    }
+
+    /// How many bytes the decoder came past on the way to what is wanted.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// Lets those who wait know how far the decoder has come.
@@ -361,7 +314,7 @@ impl Lease<'_> {
         };
         let errands = state.at_work.remove(at).errands;
         let given_up =
-            aside.map(|decoder| state.put_aside(self.chunk, decoder, self.streams.limit));
+            aside.map(|decoder| state.idle.keep(self.chunk, decoder, self.streams.limit));
         let anybody = state.waiting > 0;
         drop(state);
         if anybody {
@@ -386,6 +339,7 @@ mod interleavings;
 
 #[cfg(test)]
 mod tests {
+    use super::idle::MOST_WEIGHTLESS;
     use super::*;
     use crate::memory::{Budget, Urgency};
     use std::sync::Arc;
@@ -406,32 +360,42 @@ mod tests {
         let budget = Budget::unlimited();
         let streams = Streams::new(100);
         let has = |chunk: &u32| streams.can_branch(key(*chunk), &(0..0)).is_some();
-        let of_nothing = || (1..=200).filter(has).collect::<Vec<_>>();
+        let last = MOST_WEIGHTLESS as u32 + 136;
+        let of_nothing = || (1..=last).filter(has).collect::<Vec<_>>();
         put_aside(&streams, &budget, 0, 10);
-        for chunk in 1..=200 {
+        for chunk in 1..=last {
             put_aside(&streams, &budget, chunk, 0);
         }
-        let latest: Vec<_> = (201 - MOST_IDLE as u32..=200).collect();
+        let latest: Vec<_> = (last + 1 - MOST_WEIGHTLESS as u32..=last).collect();
         assert_eq!(of_nothing(), latest);
         assert!(has(&0));
         assert_eq!(streams.idle(), 10);
 
-        put_aside(&streams, &budget, 201, 95);
-        assert!(!has(&0) && has(&201), "both together take too much");
+        put_aside(&streams, &budget, last + 1, 95);
+        assert!(!has(&0) && has(&(last + 1)), "both together take too much");
         assert!(streams.evict_one());
         assert!(!streams.evict_one(), "what is left takes none");
         assert_eq!((streams.idle(), of_nothing()), (0, latest));
     }
 
     #[test]
-    fn no_more_decoders_are_put_aside_than_are_looked_through_and_the_oldest_are_given_up() {
+    fn no_more_decoders_are_put_aside_than_have_room_and_the_oldest_are_given_up() {
         let budget = Budget::unlimited();
-        let streams = Streams::new(1 << 20);
-        for chunk in 0..100 {
-            put_aside(&streams, &budget, chunk, 1);
+        let streams = Streams::new(1000);
+        for chunk in 0..400 {
+            put_aside(&streams, &budget, chunk, 10);
         }
-        assert_eq!(streams.idle(), MOST_IDLE as u64);
-        assert!(streams.can_branch(key(99), &(0..0)).is_some());
-        assert!(streams.can_branch(key(35), &(0..0)).is_none());
+        assert_eq!(streams.idle(), 1000);
+        let has = |chunk| streams.can_branch(key(chunk), &(0..0)).is_some();
+        assert!(has(300) && has(399) && !has(299));
+
+        // Used again, and left for good.
+        assert!(streams.branch(key(300), &(0..0), false).is_some());
+        assert!(streams.branch(key(399), &(0..0), true).is_some());
+        assert!(streams.evict_one() && streams.evict_one());
+        assert!(has(300) && !has(399) && !has(301) && has(302));
+
+        put_aside(&streams, &budget, 400, 5000);
+        assert!(has(400) && !has(300), "the last one stays however large");
     }
 }
