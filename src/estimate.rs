@@ -34,7 +34,7 @@ const TIME_OF_A_SLOW_ONE: Duration = Duration::from_millis(800);
 /// What was found.
 #[derive(Debug, Clone)]
 pub struct Estimate {
-    /// How many files there are.
+    /// How many files there are, without those of which nothing can be read.
     pub files: u64,
     /// Their size, in bytes.
     pub size: u64,

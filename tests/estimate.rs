@@ -9,11 +9,13 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::users::{SOMEBODY, as_user, place_of_somebody};
 use common::{Random, run, sample, shell, warpfs};
 use warpfs::estimate::{Estimate, Trial, estimate};
 use warpfs::job::{Control, Unobserved};
@@ -216,6 +218,58 @@ fn a_tree_packs_to_what_was_estimated_with_its_copies_and_links() {
     let before = estimated(&root).size;
     fs::hard_link(root.join("larger"), root.join("d/same")).unwrap();
     assert_eq!(estimated(&root).size, before);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_of_once_however_large_it_is() {
+    let (place, program) = place_of_somebody();
+    let tree = place.source();
+    fs::remove_file(tree.join("x.warp")).unwrap();
+    fs::write(tree.join("readable"), mixed(200_000)).unwrap();
+    let secret = tree.join("secret");
+    fs::write(&secret, vec![1; 5 << 20]).unwrap();
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
+    // A few regions, all of which are looked at, and so many that only some are.
+    for size in ["5M", "400M"] {
+        shell(&tree, &format!("fallocate -l {size} secret"));
+        let words = [program.as_os_str(), "estimate".as_ref(), tree.as_os_str()];
+        let output = as_user(SOMEBODY, &words);
+        let told = String::from_utf8(output.stderr).unwrap();
+        let lines = told.lines().filter(|line| line.contains("cannot open"));
+        assert_eq!(lines.count(), 1, "{told}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains(" in 1 file, "), "{said}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+    fs::remove_file(tree.join("readable")).unwrap();
+    let words = [program.as_os_str(), "estimate".as_ref(), tree.as_os_str()];
+    let told = String::from_utf8(as_user(SOMEBODY, &words).stderr).unwrap();
+    assert!(told.contains("nothing here can be read"), "{told}");
+}
+
+#[test]
+fn a_log_that_grows_meanwhile_is_estimated() {
+    let own = tempfile::tempdir().unwrap();
+    let path = own.path().join("log");
+    fs::write(&path, mixed(5 << 20)).unwrap();
+    let mut log = File::options().append(true).open(&path).unwrap();
+    let done = AtomicBool::new(false);
+    let found = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                log.write_all(b"x").unwrap();
+            }
+        });
+        let control = Control {
+            observer: &Unobserved,
+            cancelled: &NEVER,
+        };
+        let found = estimate(&[path], control);
+        done.store(true, Ordering::Relaxed);
+        found.unwrap()
+    });
+    assert_eq!(found.failed, 0);
+    assert!(found.sampled >= 5 << 20, "{}", found.sampled);
 }
 
 #[test]

@@ -108,8 +108,12 @@ impl Samples {
         }
         taken.files.retain(|file| file.size > 0);
         taken.read(control)?;
-        if taken.samples.is_empty() && taken.files.iter().all(|file| file.data() > 0) {
-            return Err(Error::unusable("there is nothing to be packed here"));
+        let mut files = taken.files.iter().filter(|file| file.size > 0);
+        if taken.samples.is_empty() && files.all(|file| file.data() > 0) {
+            return Err(Error::unusable(match taken.failed {
+                0 => "there is nothing to be packed here",
+                _ => "nothing here can be read",
+            }));
         }
         Ok(taken)
     }
@@ -128,20 +132,18 @@ impl Samples {
 
     fn read(&mut self, control: Control<'_>) -> Result<()> {
         let started = Instant::now();
-        let mut ends = Vec::with_capacity(self.files.len());
-        let mut total = 0;
-        for file in &self.files {
-            total += file.data();
-            ends.push(total);
-        }
+        let mut given_up: HashSet<usize> = HashSet::new();
+        let mut ends = self.ends(&given_up);
+        let total = ends.last().copied().unwrap_or(0);
         let everything = total <= MOST_BYTES && self.files.len() <= MOST_SAMPLES;
-        let mut taken: HashMap<(usize, u64), Option<usize>> = HashMap::new();
+        let mut taken: HashMap<(usize, u64), usize> = HashMap::new();
         let mut bytes = 0;
         let mut position = 0;
         for turn in 0..2 * MOST_SAMPLES as u64 {
             if control.cancelled.load(Ordering::Relaxed) {
                 return Err(ErrorKind::Cancelled.into());
             }
+            let total = ends.last().copied().unwrap_or(0);
             if total == 0 || bytes >= MOST_BYTES || self.samples.len() >= MOST_SAMPLES {
                 break;
             }
@@ -154,10 +156,18 @@ impl Samples {
                 break;
             }
             let file = ends.partition_point(|&end| end <= position);
-            let Some(candidate) = self.files.get(file) else {
+            let Some((candidate, &end)) = self.files.get(file).zip(ends.get(file)) else {
                 break;
             };
-            let begin = ends.get(file).map_or(0, |end| end - candidate.data());
+            if given_up.contains(&file) {
+                // The turns of a large one are the others' from here on; that of a small one hardly comes again.
+                match everything {
+                    true => position = end,
+                    false => ends = self.ends(&given_up),
+                }
+                continue;
+            }
+            let begin = end - candidate.data();
             let Some(region) = region_at(candidate, position - begin, REGION_LEN) else {
                 break;
             };
@@ -165,38 +175,54 @@ impl Samples {
             if everything {
                 position += len;
             }
-            match taken.get(&(file, region.start)) {
-                Some(Some(again)) => {
-                    if let Some(sample) = self.samples.get_mut(*again) {
-                        sample.weight += 1.0;
-                    }
+            if let Some(&again) = taken.get(&(file, region.start)) {
+                if let Some(sample) = self.samples.get_mut(again) {
+                    sample.weight += 1.0;
                 }
-                Some(None) => {}
-                None => {
-                    let read = read_region(candidate, &region);
-                    let number = match read {
-                        Ok((data, copied)) => {
-                            bytes += len;
-                            self.samples.push(Sample {
-                                bytes: data,
-                                offset: region.start,
-                                file_size: candidate.size,
-                                file,
-                                weight: if everything { len as f64 } else { 1.0 },
-                                copied: copied && candidate.in_tree,
-                            });
-                            Some(self.samples.len() - 1)
-                        }
-                        Err(error) => {
-                            self.fail(&error, control);
-                            None
-                        }
-                    };
-                    taken.insert((file, region.start), number);
+                continue;
+            }
+            match read_region(candidate, &region) {
+                Ok((data, copied)) => {
+                    bytes += len;
+                    taken.insert((file, region.start), self.samples.len());
+                    self.samples.push(Sample {
+                        bytes: data,
+                        offset: region.start,
+                        file_size: candidate.size,
+                        file,
+                        weight: if everything { len as f64 } else { 1.0 },
+                        copied: copied && candidate.in_tree,
+                    });
+                }
+                Err(error) => {
+                    self.fail(&error, control);
+                    given_up.insert(file);
                 }
             }
         }
+        // What cannot be read is not packed either.
+        let read: HashSet<usize> = self.samples.iter().map(|sample| sample.file).collect();
+        for &file in given_up.difference(&read) {
+            if let Some(candidate) = self.files.get_mut(file) {
+                candidate.size = 0;
+                candidate.runs.clear();
+            }
+        }
         Ok(())
+    }
+
+    /// Where each file's data ends, all data laid end to end but that of files given up.
+    fn ends(&self, given_up: &HashSet<usize>) -> Vec<u64> {
+        let mut total = 0;
+        let files = self.files.iter().enumerate();
+        files
+            .map(|(number, file)| {
+                if !given_up.contains(&number) {
+                    total += file.data();
+                }
+                total
+            })
+            .collect()
     }
 
     /// The size of the largest file, in bytes.
@@ -267,7 +293,7 @@ impl Samples {
     }
 
     pub(super) fn files(&self) -> u64 {
-        self.files.len() as u64
+        self.files.iter().filter(|file| file.size > 0).count() as u64
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -407,7 +433,8 @@ fn read_region(candidate: &Candidate, region: &Range<u64>) -> Result<(Vec<u8>, b
     let path = &candidate.path;
     let file: File = open_regular(path)?;
     let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
-    if u64::try_from(stat.st_size) != Ok(candidate.size) {
+    // It may have grown, as logs do; but behind the end of a sparse one would be taken for a hole.
+    if u64::try_from(stat.st_size).unwrap_or(0) < region.end {
         return Err(Error::new(ErrorKind::InputChanged).in_file(path));
     }
     let packed = is_packed(&file, &stat, path)?;
