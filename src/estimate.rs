@@ -99,6 +99,16 @@ fn settings(largest: u64) -> Vec<(Codec, i32, u64)> {
     settings
 }
 
+/// The settings of this level, or of this quality.
+fn settings_at(level: i32) -> Settings {
+    Settings {
+        zstd_level: level,
+        zstd_threads: 0,
+        brotli_quality: u32::try_from(level).unwrap_or(0),
+        lz4_thoroughness: None,
+    }
+}
+
 /// Estimates what packing these files and trees comes to.
 ///
 /// # Errors
@@ -111,12 +121,7 @@ pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
     let mut ranks: Vec<usize> = (0..samples.all().len()).collect();
     let mut order = ranks.clone();
     for (codec, level, chunk_size) in settings(samples.largest()) {
-        let settings = Settings {
-            zstd_level: level,
-            zstd_threads: 0,
-            brotli_quality: u32::try_from(level).unwrap_or(0),
-            lz4_thoroughness: None,
-        };
+        let settings = settings_at(level);
         let slow = (codec == Codec::Zstd && level > 9) || (codec == Codec::Brotli && level > 5);
         let time = match (costs.first(), slow) {
             (None, _) => Duration::MAX,
@@ -151,7 +156,7 @@ pub fn estimate(paths: &[PathBuf], control: Control<'_>) -> Result<Estimate> {
         });
         costs.push(found);
     }
-    let purposes = purposes(&samples, &trials, &costs);
+    let purposes = purposes(&samples, &trials, &costs, control)?;
     trials.sort_by_key(|trial| (trial.codec as u8, trial.level, trial.chunk_size));
     Ok(Estimate {
         files: samples.files(),
@@ -175,7 +180,12 @@ fn spread_out(ranks: &[usize]) -> Vec<usize> {
         .collect()
 }
 
-fn purposes(samples: &Samples, trials: &[Trial], costs: &[Costs]) -> Vec<Trial> {
+fn purposes(
+    samples: &Samples,
+    trials: &[Trial],
+    costs: &[Costs],
+    control: Control<'_>,
+) -> Result<Vec<Trial>> {
     let with = |purpose: Purpose| {
         let chunk_size = taken(purpose.chunk_size, samples.largest());
         let level = Some(purpose.zstd_level);
@@ -187,7 +197,7 @@ fn purposes(samples: &Samples, trials: &[Trial], costs: &[Costs]) -> Vec<Trial> 
     let balanced = trials.iter().zip(costs).take(2).collect::<Vec<_>>();
     let balanced = match balanced.as_slice() {
         &[(zstd, zstd_costs), (snappy, snappy_costs)] => {
-            let (costs, mostly_zstd) = samples.auto(zstd_costs, snappy_costs);
+            let (costs, mostly_zstd) = samples.auto(zstd_costs, snappy_costs, control)?;
             let mostly = if mostly_zstd { zstd } else { snappy };
             Some(Trial {
                 packed_size: samples.packed_size(&costs),
@@ -196,10 +206,8 @@ fn purposes(samples: &Samples, trials: &[Trial], costs: &[Costs]) -> Vec<Trial> 
         }
         _ => None,
     };
-    [with(ARCHIVE), balanced, with(RANDOM)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let purposes = [with(ARCHIVE), balanced, with(RANDOM)];
+    Ok(purposes.into_iter().flatten().collect())
 }
 
 /// Whether a path is a tree, of which files that do not shrink are copied.

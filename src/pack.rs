@@ -21,7 +21,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 #[cfg(feature = "files")]
-pub(crate) use choice::{ARCHIVE, Purpose, RANDOM, usual_chunk_size};
+pub(crate) use choice::{ARCHIVE, Purpose, RANDOM, SAMPLE_LEN, smaller_of_two, usual_chunk_size};
 pub use choice::{
     DEFAULT_BROTLI_QUALITY, DEFAULT_CHUNK_SIZE, DEFAULT_ZSTD_LEVEL, Level, MAX_CHUNK_SIZE,
     MIN_CHUNK_SIZE,

@@ -178,6 +178,21 @@ fn what_few_samples_miss_is_not_missing_in_what_was_estimated() {
 }
 
 #[test]
+fn the_codec_is_the_one_that_the_file_s_beginning_decides_for() {
+    // As a tar whose first member is a picture.
+    let mut random = Random(7);
+    let noise: Vec<u8> = (0..1 << 20).map(|_| random.next() as u8).collect();
+    let own = tempfile::tempdir().unwrap();
+    let path = own.path().join("file");
+    fs::write(&path, [noise, sample(30 << 20, 3)].concat()).unwrap();
+    let found = estimated(&path);
+    let balanced = &found.purposes[1];
+    assert_eq!(balanced.codec.to_string(), "snappy");
+    let packed = packed(&path, &["--for".to_owned(), "balanced".to_owned()]);
+    assert_close("file", balanced.packed_size, packed, found.size, 0.03);
+}
+
+#[test]
 fn holes_are_counted_for_what_they_take_and_islands_are_found() {
     let own = tempfile::tempdir().unwrap();
     let path = own.path().join("sparse");

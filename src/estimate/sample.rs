@@ -1,5 +1,7 @@
 //! The samples: which bytes of which files, and what they stand for.
 
+use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
@@ -9,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Stat};
 
-use super::is_tree;
 use super::measure::Costs;
+use super::{is_tree, settings_at};
 use crate::archive::open_regular;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::format::Codec;
 use crate::job::Control;
-use crate::pack::{SizedInput, is_packed};
+use crate::pack::{DEFAULT_ZSTD_LEVEL, SAMPLE_LEN, SizedInput, is_packed, smaller_of_two};
 use crate::place::{allocated, inode_of};
 use crate::walk::{Step, Walk};
 
@@ -336,25 +339,55 @@ impl Samples {
         (of_data * data as f64 + costs.of_a_hole * holes as f64) as u64
     }
 
-    /// What auto would have: of every file the second's costs, unless the first's are a tenth less; and whether that is the
-    /// first's for most of the data.
-    pub(super) fn auto(&self, first: &Costs, second: &Costs) -> (Costs, bool) {
-        let (by_first, by_second) = (self.by_file(first), self.by_file(second));
-        let mut firsts = 0.0;
-        let mut others = 0.0;
+    /// What auto would have: of every file the costs of Zstandard or of Snappy, as its beginning decides; and whether that is
+    /// Zstandard for most of the data.
+    pub(super) fn auto(
+        &self,
+        zstd: &Costs,
+        snappy: &Costs,
+        control: Control<'_>,
+    ) -> Result<(Costs, bool)> {
+        let mut choices: HashMap<usize, Codec> = HashMap::new();
+        let mut zstds = 0.0;
+        let mut snappies = 0.0;
         let mut samples = Vec::new();
-        let both = first.samples.iter().zip(&second.samples);
-        for (sample, (first, second)) in self.samples.iter().zip(both) {
-            let costs = by_first.get(&sample.file).zip(by_second.get(&sample.file));
-            let pays = costs.is_none_or(|((first, _), (second, _))| first * 10.0 <= second * 9.0);
-            *(if pays { &mut firsts } else { &mut others }) += sample.weight;
-            samples.push(if pays { *first } else { *second });
+        let both = zstd.samples.iter().zip(&snappy.samples);
+        for (sample, (zstd, snappy)) in self.samples.iter().zip(both) {
+            if control.cancelled.load(Ordering::Relaxed) {
+                return Err(ErrorKind::Cancelled.into());
+            }
+            let choice = match choices.entry(sample.file) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => *new.insert(self.choice(sample.file)?),
+            };
+            let is_zstd = choice == Codec::Zstd;
+            *(if is_zstd { &mut zstds } else { &mut snappies }) += sample.weight;
+            samples.push(if is_zstd { *zstd } else { *snappy });
         }
         let costs = Costs {
             samples,
-            of_a_hole: first.of_a_hole,
+            of_a_hole: zstd.of_a_hole,
         };
-        (costs, firsts >= others)
+        Ok((costs, zstds >= snappies))
+    }
+
+    /// What auto would take for a file.
+    fn choice(&self, file: usize) -> Result<Codec> {
+        let mut samples = self.samples.iter();
+        let sampled = samples.find(|sample| (sample.file, sample.offset) == (file, 0));
+        let read = || {
+            let candidate = self.files.get(file)?;
+            read_region(candidate, &(0..candidate.size.min(SAMPLE_LEN as u64))).ok()
+        };
+        let beginning = match sampled {
+            Some(sample) => Some(Cow::from(&sample.bytes)),
+            None => read().map(|(bytes, _)| Cow::from(bytes)),
+        };
+        // A moment ago it could be read, or there were no samples of it.
+        let Some(beginning) = beginning else {
+            return Ok(Codec::Zstd);
+        };
+        smaller_of_two(&beginning, &settings_at(DEFAULT_ZSTD_LEVEL))
     }
 
     /// What the samples of each file come to, and their size, in bytes.

@@ -22,7 +22,7 @@ pub const MIN_CHUNK_SIZE: u64 = SMALLEST_CHUNK;
 /// The largest chunk size one can ask for, in bytes: a chunk is decoded as a whole, in memory.
 pub const MAX_CHUNK_SIZE: u64 = 1 << 30;
 /// How much of a file [`Level::Auto`] tries the codecs on, in bytes.
-pub(super) const SAMPLE_LEN: usize = 1 << 20;
+pub(crate) const SAMPLE_LEN: usize = 1 << 20;
 /// What one of Zstandard's own threads takes at a time at the default level, in bytes: four of its 2 MiB windows.
 const ZSTD_JOB_LEN: u64 = 8 << 20;
 /// Zstandard's default level, as in the Python package.
@@ -184,7 +184,8 @@ pub(super) fn choose(
     })
 }
 
-fn smaller_of_two(sample: &[u8], settings: &Settings) -> Result<Codec> {
+/// What [`Level::Auto`] takes for a file that begins like this.
+pub(crate) fn smaller_of_two(sample: &[u8], settings: &Settings) -> Result<Codec> {
     let mut zstd = Vec::new();
     let mut snappy = Vec::new();
     codec::encode(Codec::Zstd, sample, settings, &mut zstd)?;
