@@ -1,4 +1,5 @@
-//! Jobs on trees get by with few descriptors and little memory, and one that gets too little fails without loss.
+//! Jobs on trees get by with few descriptors and little memory, and one that gets too little fails without loss; samples are
+//! tried on one thread where there is no other.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +10,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -17,6 +19,7 @@ use std::process::{Command, Output};
 use common::group::Group;
 use common::jobs::{decoded, strays};
 use common::sample;
+use common::users::{as_user, place_of_somebody};
 
 /// Runs a script with the program as `$WARPFS`.
 fn script(directory: &Path, script: &str) -> Output {
@@ -102,6 +105,23 @@ fn too_few_descriptors_for_anything_are_an_error_and_nothing_is_lost() {
         }
     }
     assert!(failed > 0);
+}
+
+#[test]
+fn where_no_more_threads_may_be_had_files_are_estimated_all_the_same() {
+    // Nobody else's, so that no other process counts.
+    const NOBODY_S: u32 = 54_321;
+    let (place, program) = place_of_somebody();
+    let file = place.source().join("file");
+    fs::write(&file, sample(5 << 20, 1)).unwrap();
+    let script = format!(
+        "ulimit -u 1; exec {} estimate -q {} >/dev/null",
+        program.display(),
+        file.display()
+    );
+    let done = as_user(NOBODY_S, &["bash", "-euc", &script].map(OsStr::new));
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{:?} {said}", done.status);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! One setting tried on the samples: what it makes of them, and how fast.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use super::sample::{Sample, Samples, spread};
@@ -187,13 +189,16 @@ pub(super) fn probe(
     Ok((pieces >= PROBES.0 / 2).then_some(cost / pieces as f64))
 }
 
-/// Runs the same on several threads.
+/// Runs the same on several threads, of which this is one. Where no more may be had, those there are do the work.
 fn on_threads<T: Send>(threads: usize, work: impl Fn() -> Result<T> + Sync) -> Result<Vec<T>> {
     std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(&work)).collect();
-        let joined = running.into_iter().map(|thread| thread.join());
-        joined
-            .map(|joined| joined.unwrap_or_else(|_| Err(Error::new(ErrorKind::Panicked))))
+        let others = (1..threads).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok());
+        let others: Vec<_> = others.collect();
+        let own = catch_unwind(AssertUnwindSafe(&work));
+        let joined = others.into_iter().map(|thread| thread.join());
+        std::iter::once(own)
+            .chain(joined)
+            .map(|done| done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Panicked))))
             .collect()
     })
 }
