@@ -263,6 +263,20 @@ fn a_file_that_cannot_be_read_is_told_of_once_however_large_it_is() {
 }
 
 #[test]
+fn a_file_deeper_than_a_path_may_be_long_is_sampled() {
+    let own = tempfile::tempdir().unwrap();
+    let name = "d".repeat(200);
+    let script = format!(
+        "mkdir tree; cd tree; for level in $(seq 25); do mkdir {name}; cd -P {name}; done
+        seq 100000 > file; cp file sparse; truncate -s 10M sparse"
+    );
+    shell(own.path(), &script);
+    let found = estimated(&own.path().join("tree"));
+    assert_eq!((found.failed, found.files), (0, 2));
+    assert!(found.sampled > 1_000_000, "{}", found.sampled);
+}
+
+#[test]
 fn a_log_that_grows_meanwhile_is_estimated() {
     let own = tempfile::tempdir().unwrap();
     let path = own.path().join("log");

@@ -6,10 +6,11 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{CWD, FileType, OFlags, Stat};
 
 use super::measure::Costs;
 use super::{is_tree, settings_at};
@@ -17,8 +18,10 @@ use crate::archive::open_regular;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::Codec;
 use crate::job::Control;
-use crate::pack::{DEFAULT_ZSTD_LEVEL, SAMPLE_LEN, SizedInput, is_packed, smaller_of_two};
-use crate::place::{allocated, inode_of};
+use crate::pack::{
+    DEFAULT_ZSTD_LEVEL, SAMPLE_LEN, SizedInput, is_packed, open_entry, smaller_of_two,
+};
+use crate::place::{allocated, inode_of, open_beneath, open_directory};
 use crate::walk::{Step, Walk};
 
 /// The length of a sample, in bytes, where its file is not shorter: a multiple of all chunk sizes that are tried.
@@ -38,13 +41,40 @@ struct Candidate {
     size: u64,
     /// Which bytes have data, in whole regions.
     runs: Vec<Range<u64>>,
-    /// Whether it is copied if it does not shrink.
-    in_tree: bool,
+    /// The tree it is in, where it is copied if it does not shrink.
+    tree: Option<Arc<Tree>>,
+}
+
+/// A tree that was gone through.
+struct Tree {
+    root: PathBuf,
+    inode: (u64, u64),
 }
 
 impl Candidate {
     fn data(&self) -> u64 {
         self.runs.iter().map(|run| run.end - run.start).sum()
+    }
+
+    /// Opens it, in a tree through no symbolic link below the root: what was done to the tree since it was gone through leads
+    /// nowhere else.
+    fn open(&self) -> Result<(File, Stat)> {
+        let path = &self.path;
+        let Some(tree) = &self.tree else {
+            let file = open_regular(path)?;
+            let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
+            return Ok((file, stat));
+        };
+        let root = open_directory(CWD, &tree.root, OFlags::empty()).context("cannot open", path)?;
+        let found = rustix::fs::fstat(&root).context("cannot examine", path)?;
+        let below = path.strip_prefix(&tree.root).ok();
+        match below.and_then(|below| Some((below.parent()?, below.file_name()?))) {
+            Some((parent, name)) if inode_of(&found) == tree.inode => {
+                let directory = open_beneath(&root, parent).context("cannot open", path)?;
+                open_entry(directory, name, path)
+            }
+            _ => Err(Error::new(ErrorKind::InputChanged).in_file(path)),
+        }
     }
 }
 
@@ -88,9 +118,10 @@ impl Samples {
             if !is_tree(path) {
                 let file = open_regular(path)?;
                 let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
-                taken.files.push(candidate(path, &stat, false)?);
+                taken.files.push(candidate(path, &stat, None, || Ok(file))?);
                 continue;
             }
+            let mut tree = None;
             for step in Walk::new(path, None) {
                 if control.cancelled.load(Ordering::Relaxed) {
                     return Err(ErrorKind::Cancelled.into());
@@ -101,7 +132,15 @@ impl Samples {
                         if !first || entry.stat.st_size == 0 {
                             continue;
                         }
-                        candidate(&entry.path, &entry.stat, true)
+                        let open = || open_entry(&*entry.directory, &entry.name, &entry.path);
+                        candidate(&entry.path, &entry.stat, tree.clone(), || Ok(open()?.0))
+                    }
+                    Ok(Step::Enter(root)) if tree.is_none() => {
+                        tree = Some(Arc::new(Tree {
+                            root: path.to_owned(),
+                            inode: inode_of(&root.stat),
+                        }));
+                        continue;
                     }
                     Ok(_) => continue,
                     Err(error) => Err(error),
@@ -194,7 +233,7 @@ impl Samples {
                         file_size: candidate.size,
                         file,
                         weight: if everything { len as f64 } else { 1.0 },
-                        copied: copied && candidate.in_tree,
+                        copied: copied && candidate.tree.is_some(),
                     });
                 }
                 Err(error) => {
@@ -323,7 +362,8 @@ impl Samples {
             let shrinks = by_file
                 .get(&sample.file)
                 .is_none_or(|(cost, size)| cost < size);
-            let in_tree = self.files.get(sample.file).is_some_and(|file| file.in_tree);
+            let file = self.files.get(sample.file);
+            let in_tree = file.is_some_and(|file| file.tree.is_some());
             let part = match sample.copied || (in_tree && !shrinks) {
                 true => 1.0,
                 false => cost.unwrap_or(0.0) / sample.bytes.len().max(1) as f64,
@@ -409,18 +449,22 @@ pub(super) fn spread(turn: u64, end: u64) -> u64 {
     ((u128::from(fraction) * u128::from(end)) >> 64) as u64
 }
 
-fn candidate(path: &Path, stat: &Stat, in_tree: bool) -> Result<Candidate> {
+fn candidate(
+    path: &Path,
+    stat: &Stat,
+    tree: Option<Arc<Tree>>,
+    open: impl FnOnce() -> Result<File>,
+) -> Result<Candidate> {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let mut runs = Vec::from_iter((size > 0).then_some(0..size));
     if allocated(stat) < size && size > REGION_LEN {
-        let file = open_regular(path)?;
-        runs = data_runs(&SizedInput::new(&file, path, *stat))?;
+        runs = data_runs(&SizedInput::new(&open()?, path, *stat))?;
     }
     Ok(Candidate {
         path: path.to_owned(),
         size,
         runs,
-        in_tree,
+        tree,
     })
 }
 
@@ -464,8 +508,7 @@ fn region_at(candidate: &Candidate, mut position: u64, len: u64) -> Option<Range
 /// Reads a region, and says whether the file is packed already.
 fn read_region(candidate: &Candidate, region: &Range<u64>) -> Result<(Vec<u8>, bool)> {
     let path = &candidate.path;
-    let file: File = open_regular(path)?;
-    let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
+    let (file, stat) = candidate.open()?;
     // It may have grown, as logs do; but behind the end of a sparse one would be taken for a hole.
     if u64::try_from(stat.st_size).unwrap_or(0) < region.end {
         return Err(Error::new(ErrorKind::InputChanged).in_file(path));
@@ -475,4 +518,38 @@ fn read_region(candidate: &Candidate, region: &Range<u64>) -> Result<(Vec<u8>, b
     let mut bytes = vec![0; usize::try_from(region.end - region.start).unwrap_or(0)];
     input.read(region, &mut bytes)?;
     Ok((bytes, packed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_directory_that_became_a_link_meanwhile_leads_nowhere() {
+        let own = tempfile::tempdir().unwrap();
+        let (root, outside) = (own.path().join("tree"), own.path().join("outside"));
+        for directory in [&root.join("d"), &outside.join("d")] {
+            fs::create_dir_all(directory).unwrap();
+            fs::write(directory.join("x"), "x").unwrap();
+        }
+        let tree = Tree {
+            root: root.clone(),
+            inode: inode_of(&rustix::fs::stat(&root).unwrap()),
+        };
+        let candidate = Candidate {
+            path: root.join("d/x"),
+            size: 1,
+            runs: std::iter::once(0..1).collect(),
+            tree: Some(Arc::new(tree)),
+        };
+        read_region(&candidate, &(0..1)).unwrap();
+        fs::remove_dir_all(root.join("d")).unwrap();
+        std::os::unix::fs::symlink(outside.join("d"), root.join("d")).unwrap();
+        assert!(read_region(&candidate, &(0..1)).is_err());
+        // Nor does another root in the place of the tree's.
+        fs::rename(&root, own.path().join("aside")).unwrap();
+        fs::rename(&outside, &root).unwrap();
+        assert!(read_region(&candidate, &(0..1)).is_err());
+    }
 }
