@@ -128,3 +128,23 @@ fn info_of_a_version_1_bomb_decodes_nothing() {
         serde_json::Value::Null
     );
 }
+
+#[test]
+fn a_table_of_many_chunks_is_printed_as_json_without_being_held_as_such() {
+    const CHUNKS: u32 = 1 << 18;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.warp");
+    let sizes = vec![9; CHUNKS as usize * 2];
+    let len = 18 + u64::from(CHUNKS) * (16 + 9);
+    let original_size = u64::from(CHUNKS) * 9;
+    write_sparse(&path, len, [2, 1], original_size, CHUNKS, &sizes, &[]);
+    let output = within_64_mib(&["info", "--chunks", "--json"], &path);
+    assert!(output.status.success(), "{:?}", output.status);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let table = json[0]["chunk_table"].as_array().unwrap();
+    assert_eq!(table.len(), CHUNKS as usize);
+    assert_eq!(
+        table[CHUNKS as usize - 1]["original_offset"],
+        original_size - 9
+    );
+}

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use warpfs::Error;
 use warpfs::error::OneLine;
@@ -193,7 +194,10 @@ impl<W: Write> Printer<W> {
 
     fn print(&mut self, info: &Info) -> io::Result<()> {
         match self.style {
-            Style::Json => self.print_object(&as_json(info, self.chunks))?,
+            Style::Json => self.print_object(&FileObject {
+                fields: as_json(info),
+                chunk_table: self.chunks.then_some(ChunkTable(info)),
+            })?,
             Style::Lines => self.print_lines(info)?,
             Style::Columns => self.print_columns(info)?,
         }
@@ -209,7 +213,7 @@ impl<W: Write> Printer<W> {
         self.out.flush()
     }
 
-    fn print_object(&mut self, object: &Value) -> io::Result<()> {
+    fn print_object(&mut self, object: &impl Serialize) -> io::Result<()> {
         let start = if self.printed == 0 { "[\n" } else { ",\n" };
         self.out.write_all(start.as_bytes())?;
         serde_json::to_writer(&mut self.out, object)?;
@@ -340,7 +344,33 @@ fn version(container: Container) -> String {
     format!("that of {releases} of the Python package")
 }
 
-fn as_json(info: &Info, chunks: bool) -> Value {
+/// A file's object.
+#[derive(Serialize)]
+struct FileObject<'a> {
+    #[serde(flatten)]
+    fields: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunk_table: Option<ChunkTable<'a>>,
+}
+
+/// Its chunks, of which there may be millions: made as they are printed.
+struct ChunkTable<'a>(&'a Info);
+
+impl Serialize for ChunkTable<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.chunks().map(|chunk| {
+            json!({
+                "codec": chunk.encoding.name(),
+                "packed_offset": chunk.packed_offset,
+                "packed_size": chunk.packed_size,
+                "original_offset": chunk.original_offset,
+                "original_size": chunk.original_size,
+            })
+        }))
+    }
+}
+
+fn as_json(info: &Info) -> Value {
     let (checksum, digest) = match info.checksum() {
         Some((checksum, digest)) => (checksum.name(), Some(digest)),
         None => ("none", None),
@@ -349,7 +379,7 @@ fn as_json(info: &Info, chunks: bool) -> Value {
         0 => None,
         original => Some(info.packed_size() as f64 / original as f64),
     };
-    let mut object = json!({
+    json!({
         "file": name_of(info.path()),
         "version": match info.container() {
             Container::Table(version) => json!(version.number()),
@@ -367,20 +397,7 @@ fn as_json(info: &Info, chunks: bool) -> Value {
         "record_damage": info.record_damage().map(|error| error.kind().to_string()),
         "cut": info.cut().map(|error| error.kind().to_string()),
         "held": info.held(),
-    });
-    if chunks && let Some(object) = object.as_object_mut() {
-        let table = info.chunks().map(|chunk| {
-            json!({
-                "codec": chunk.encoding.name(),
-                "packed_offset": chunk.packed_offset,
-                "packed_size": chunk.packed_size,
-                "original_offset": chunk.original_offset,
-                "original_size": chunk.original_size,
-            })
-        });
-        object.insert("chunk_table".to_owned(), table.collect());
-    }
-    object
+    })
 }
 
 /// A name for JSON, which has no bytes that are not UTF-8.
