@@ -262,6 +262,7 @@ fn of_a_file_cut_short_what_is_there_is_shown() {
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert!(json[0]["cut"].is_string(), "{json}");
     assert_eq!(json[0]["held"], 1_638_400);
+    assert_eq!(json[0]["checksum"], Value::Null);
 }
 
 #[test]

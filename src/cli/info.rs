@@ -372,8 +372,9 @@ impl Serialize for ChunkTable<'_> {
 
 fn as_json(info: &Info) -> Value {
     let (checksum, digest) = match info.checksum() {
-        Some((checksum, digest)) => (checksum.name(), Some(digest)),
-        None => ("none", None),
+        Some((checksum, digest)) => (Some(checksum.name()), Some(digest)),
+        None if lacks_its_end(info) => (None, None),
+        None => (Some("none"), None),
     };
     let ratio = match info.original_size() {
         0 => None,
