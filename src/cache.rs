@@ -304,7 +304,7 @@ impl Cache {
         self.lock().ready.contains(key)
     }
 
-    /// How many units are being decoded.
+    /// How many units are under way: being decoded, or waiting for what that takes.
     pub(crate) fn decoding(&self) -> u64 {
         self.lock().in_flight.len() as u64
     }

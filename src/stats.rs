@@ -62,7 +62,8 @@ macro_rules! counters {
             pub memory_names: u64,
             /// Files open now.
             pub open_files: u64,
-            /// Chunks and pieces being decoded now.
+            /// Chunks and pieces under way into the cache now, where other reads find them: being decoded, or waiting for memory or
+            /// a network. What is decoded straight into an answer, and pieces decoded ahead in order, are not among them.
             pub decoding: u64,
             /// Seconds since the mount began.
             pub uptime: u64,

@@ -151,13 +151,8 @@ impl Collector for Exposition {
         let help = "Memory beside the budget, for the names that the kernel knows or has listed";
         gauge(to, "memory_names", help, bytes(), stats.memory_names)?;
         gauge(to, "open_files", "Files open now", None, stats.open_files)?;
-        gauge(
-            to,
-            "decoding",
-            "Chunks and pieces being decoded now",
-            None,
-            stats.decoding,
-        )
+        let help = "Chunks and pieces under way into the cache now, being decoded or waiting for memory or a network";
+        gauge(to, "decoding", help, None, stats.decoding)
     }
 }
 

@@ -341,7 +341,7 @@ impl fmt::Display for Report<'_> {
             count(now.open_files, "file"),
             match now.decoding {
                 0 => String::new(),
-                decoding => format!(", {decoding} being decoded"),
+                decoding => format!(", {} under way", count(decoding, "unit")),
             }
         )?;
         self.write_reads(f)?;
