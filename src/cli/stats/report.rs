@@ -175,9 +175,16 @@ impl<'a> Report<'a> {
             f,
             "ahead",
             format_args!(
-                "{} decoded, {} then read, {} wasted, {} refused",
+                "{} decoded, {} then read",
                 grouped(ahead),
-                grouped(done.prefetch_hits),
+                grouped(done.prefetch_hits)
+            ),
+        )?;
+        field(
+            f,
+            "",
+            format_args!(
+                "{} wasted, {} refused",
                 grouped(done.prefetch_wasted),
                 grouped(done.prefetch_refused)
             ),
@@ -237,9 +244,16 @@ impl<'a> Report<'a> {
             f,
             "written",
             format_args!(
-                "{}, {} dropped, {} segments given up, {} errors",
+                "{}, {} dropped",
                 human(done.disk_cache_bytes_written),
-                grouped(done.disk_cache_dropped),
+                grouped(done.disk_cache_dropped)
+            ),
+        )?;
+        field(
+            f,
+            "",
+            format_args!(
+                "{} segments given up, {} errors",
                 grouped(done.disk_cache_evictions),
                 grouped(done.disk_cache_errors)
             ),
@@ -257,9 +271,16 @@ impl<'a> Report<'a> {
             f,
             "requests",
             format_args!(
-                "{} ({:.0}/s), {} of them further tries, {} given up",
+                "{} ({:.0}/s)",
                 grouped(done.remote_requests),
-                self.per_second(done.remote_requests),
+                self.per_second(done.remote_requests)
+            ),
+        )?;
+        field(
+            f,
+            "",
+            format_args!(
+                "{} of them further tries, {} given up",
                 grouped(done.remote_retries),
                 grouped(done.remote_failures)
             ),
@@ -456,15 +477,46 @@ mod tests {
     #[test]
     fn a_report_fits_into_80_columns_whatever_the_numbers() {
         let large: u64 = 987_654_321_012;
-        let stats: Stats = serde_json::from_value(serde_json::json!({
+        let many = large / 1000;
+        let some = many / 1000;
+        let faults = serde_json::json!({
+            "damage": some, "changed": some, "memory": some, "descriptors": some, "system": some,
+            "other": some,
+        });
+        let mut stats: Stats = serde_json::from_value(serde_json::json!({
             "reads": large, "bytes_read": large, "decoded_bytes": large, "cache_hits": large,
-            "evicted_chunks": large / 1000, "handed_over": large / 1000, "memory_used": large,
-            "memory_budget": large, "uptime": 86400,
-            "codecs": {"zstd": {"chunks": large / 1000, "decoded_bytes": large, "decode_ns": large}},
-            "latency": {"all": {"sum_ns": large, "max_ns": 99_000, "buckets": [[100_000, large / 1000]]}},
+            "memory_used": large, "memory_held": large, "memory_names": large, "memory_budget": large,
+            "uptime": 86400, "open_files": 99_999, "decoding": 999,
+            "errors": {"read": faults, "open": faults},
+            "codecs": {"zstd": {"chunks": many, "pieces": many, "decoded_bytes": large, "decode_ns": large}},
+            "latency": {"all": {"sum_ns": large, "max_ns": 99_000, "buckets": [[100_000, many]]}},
             "files": [{"file": "/a/very/long/name".repeat(20), "reads": 9, "bytes_read": large}],
         }))
         .unwrap();
+        for count in [
+            &mut stats.cache_misses,
+            &mut stats.cache_joined,
+            &mut stats.evicted_chunks,
+            &mut stats.handed_over,
+            &mut stats.prefetched_chunks,
+            &mut stats.prefetched_pieces,
+            &mut stats.prefetch_hits,
+            &mut stats.prefetch_wasted,
+            &mut stats.prefetch_refused,
+            &mut stats.remote_requests,
+            &mut stats.remote_bytes_received,
+            &mut stats.remote_retries,
+            &mut stats.remote_failures,
+            &mut stats.disk_cache_hits,
+            &mut stats.disk_cache_misses,
+            &mut stats.disk_cache_bytes_read,
+            &mut stats.disk_cache_bytes_written,
+            &mut stats.disk_cache_dropped,
+            &mut stats.disk_cache_evictions,
+            &mut stats.disk_cache_errors,
+        ] {
+            *count = many;
+        }
         let report = Report::of_all(Path::new("/mnt"), &stats);
         for line in report
             .to_string()
@@ -481,7 +533,9 @@ mod tests {
             "READS",
             "LATENCY",
             "BUSIEST",
-            "errors      none",
+            "NETWORK",
+            "DISK CACHE",
+            "open: other 987,654",
         ] {
             assert!(text.contains(words), "{words} in\n{text}");
         }
