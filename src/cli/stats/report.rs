@@ -215,7 +215,7 @@ impl<'a> Report<'a> {
             f,
             "names",
             format_args!(
-                "{:<10} beside the budget, of files the kernel knows",
+                "{:<10} beside the budget, known to the kernel or being listed",
                 human(now.memory_names)
             ),
         )
