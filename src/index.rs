@@ -4,7 +4,7 @@
 //! file. It is written by `pack -r --index` into the tree it is of, and read by a mount of that tree's URL. What it says is only
 //! believed as far as it costs nothing: a wrong size shows, but a file that is opened is asked for itself.
 
-use std::io::{BufRead, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use rustix::fs::FileType;
@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::archive::glance;
 use crate::error::{Error, IoContext, Result};
 use crate::format::Container;
-use crate::output::temporary_of;
+use crate::output::{check_room as check_name, temporary_of};
 use crate::pack::open_entry;
+use crate::place::Place;
 use crate::recursive::is_named_packed;
 use crate::walk::{Entry, Step, Walk};
 
@@ -50,12 +51,44 @@ pub(crate) struct Indexed {
     pub(crate) original: Option<u64>,
 }
 
+/// Checks that the tree that `root` is packed to, in `output` or beside itself, can have an index. An older index makes room for it;
+/// what else has its name, by `replace` alone.
+///
+/// # Errors
+/// [`crate::ErrorKind::Exists`], or a directory is there; or something in `root` would be missing in `output`, for its name is the index's there.
+pub fn check_room(root: &Path, output: Option<&Path>, replace: bool) -> Result<()> {
+    // Where there is no such directory yet, nothing is in the way.
+    if let Ok(place) = Place::of(&output.unwrap_or(root).join(INDEX_NAME)) {
+        check_name(&place, replace || is_index(&place))?;
+    }
+    if output.is_some()
+        && let Ok(place) = Place::of(&root.join(INDEX_NAME))
+        && place.stat().is_ok()
+        && !is_index(&place)
+    {
+        let why = "is no index, and what it would become has the name of one: rename it, or leave --index out";
+        return Err(Error::unusable(why).in_file(&place.path));
+    }
+    Ok(())
+}
+
+/// Whether an index is there, of whatever version.
+fn is_index(place: &Place) -> bool {
+    let Ok((file, _)) = open_entry(&*place.directory, &place.name, &place.path) else {
+        return false;
+    };
+    let mut line = Vec::new();
+    let read = BufReader::new(file.take(LONGEST_LINE)).read_until(b'\n', &mut line);
+    read.is_ok() && serde_json::from_slice::<First>(&line).is_ok()
+}
+
 /// Writes the index of the tree at `root` into it, in the place of an older one, and says how many files it names. What is neither
 /// file nor directory is not named, links above all, nor is what has a name that is no UTF-8: `left_out` is told of each.
 ///
 /// # Errors
-/// The tree cannot be read, or the index cannot be written.
-pub fn write(root: &Path, mut left_out: impl FnMut(&Path)) -> Result<u64> {
+/// As [`check_room`]; the tree cannot be read, or the index cannot be written.
+pub fn write(root: &Path, replace: bool, mut left_out: impl FnMut(&Path)) -> Result<u64> {
+    check_room(root, None, replace)?;
     let target = root.join(INDEX_NAME);
     let cannot = "cannot write the index";
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
@@ -147,7 +180,7 @@ pub(crate) fn read(
     let mut number = 0;
     loop {
         line.clear();
-        let mut limited = std::io::Read::take(&mut input, LONGEST_LINE);
+        let mut limited = input.by_ref().take(LONGEST_LINE);
         limited
             .read_until(b'\n', &mut line)
             .context("cannot read", path)?;
@@ -173,6 +206,7 @@ pub(crate) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn parsed(text: &str) -> Result<Vec<Indexed>> {
         let mut all = Vec::new();
@@ -196,7 +230,7 @@ mod tests {
         std::os::unix::fs::symlink("d", tree.path().join("link")).unwrap();
         for _ in 0..2 {
             let mut left_out = Vec::new();
-            let count = write(tree.path(), |path| left_out.push(path.to_owned()));
+            let count = write(tree.path(), false, |path| left_out.push(path.to_owned()));
             assert_eq!(count.unwrap(), 4);
             assert_eq!(left_out, [tree.path().join("link")]);
         }
@@ -207,6 +241,37 @@ mod tests {
         let originals: Vec<_> = all.iter().map(|indexed| indexed.original).collect();
         assert_eq!(originals, [None, Some(100_003), None, None]);
         assert_eq!(all[0].size, 5);
+    }
+
+    #[test]
+    fn what_has_the_name_of_an_index_and_is_none_stays_unless_it_may_be_replaced() {
+        let tree = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let target = tree.path().join(INDEX_NAME);
+        for (found, is_index) in [
+            ("", false),
+            ("{\"name\":\"mine\"}\n", false),
+            ("[\n{\"warpfs_index\":1}\n]", false),
+            ("{\"warpfs_index\":1}\n", true),
+            ("{\"warpfs_index\":2,\"of\":\"later\"}\n{}\n", true),
+        ] {
+            std::fs::write(&target, found).unwrap();
+            let into = check_room(tree.path(), Some(other.path()), true);
+            assert_eq!(into.is_ok(), is_index, "{found}");
+            let written = write(tree.path(), false, |_| ());
+            let is_refused =
+                matches!(&written, Err(error) if matches!(error.kind(), ErrorKind::Exists));
+            assert_eq!(is_refused, !is_index, "{found}");
+            let text = std::fs::read_to_string(&target).unwrap();
+            assert_eq!(text == found, !is_index || found.len() == 19, "{found}");
+            write(tree.path(), true, |_| ()).unwrap();
+            let text = std::fs::read_to_string(&target).unwrap();
+            assert_eq!(text, "{\"warpfs_index\":1}\n");
+        }
+        let missing = tree.path().join("missing");
+        check_room(other.path(), Some(&missing), false).unwrap();
+        std::os::unix::fs::symlink(&target, other.path().join(INDEX_NAME)).unwrap();
+        assert!(check_room(other.path(), None, false).is_err());
     }
 
     #[test]

@@ -100,7 +100,7 @@ fn good_and_damaged_files_of_a_published_tree_read_as_they_do_from_a_disk() {
     for name in vectors::names() {
         site.put(&name, &fs::read(vector(&name)).unwrap());
     }
-    warpfs::index::write(&site.root(), |path| panic!("{path:?}")).unwrap();
+    warpfs::index::write(&site.root(), false, |path| panic!("{path:?}")).unwrap();
     let mounted = site.mount("", &[]);
     vectors::read_as_their_originals(&mounted);
     vectors::cannot_be_opened(&mounted);
@@ -115,7 +115,7 @@ fn a_published_tree_agrees_with_the_originals() {
         let path = entry.unwrap().path();
         fs::copy(&path, site.root().join(path.file_name().unwrap())).unwrap();
     }
-    warpfs::index::write(&site.root(), |path| panic!("{path:?}")).unwrap();
+    warpfs::index::write(&site.root(), false, |path| panic!("{path:?}")).unwrap();
     model::agree(OPERATIONS / 4, &originals, || {
         site.mount("", &["--cache-size", "4M"])
     });
@@ -135,6 +135,48 @@ fn an_index_names_what_there_is_after_every_run_and_is_never_packed_itself() {
             "{index}"
         );
     }
+}
+
+#[test]
+fn a_file_that_has_the_name_of_an_index_and_is_none_is_neither_replaced_nor_left_out() {
+    let own = "{\"mine\":true}\n";
+    let with = |content: &str| {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join("x"), sample(300_000, 1)).unwrap();
+        fs::write(tree.path().join("warpfs-index.json"), content).unwrap();
+        tree
+    };
+    let index_in = |tree: &Path| fs::read_to_string(tree.join("warpfs-index.json")).unwrap();
+    let packing = |words: &[&str], paths: &[&Path]| {
+        let mut command = warpfs();
+        command.args(["pack", "-q", "-r", "--index"]).args(words);
+        let output = command.args(paths).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    let (tree, index) = (with(own), "{\"warpfs_index\":1}\n");
+    let (code, said) = packing(&["--in-place"], &[tree.path()]);
+    assert!(
+        code == Some(1) && said.contains("warpfs-index.json: exists already"),
+        "{said}"
+    );
+    assert!(index_in(tree.path()) == own && tree.path().join("x").exists());
+
+    let out = with(own);
+    let other = with(index);
+    let (code, said) = packing(&["-o"], &[out.path(), other.path()]);
+    assert!(code == Some(1) && said.contains("exists already"), "{said}");
+    assert!(index_in(out.path()) == own && !out.path().join("x.warp").exists());
+    let forced = packing(&["-f", "-o"], &[out.path(), other.path()]);
+    assert_eq!(forced, (Some(0), String::new()));
+    assert!(index_in(out.path()).contains("x.warp"));
+
+    // What would be missing in the other tree.
+    let (code, said) = packing(&["-f", "-o"], &[out.path(), tree.path()]);
+    assert!(code == Some(1) && said.contains("is no index"), "{said}");
+    let forced = packing(&["-f", "--in-place"], &[tree.path()]);
+    assert_eq!(forced, (Some(0), String::new()));
+    assert!(index_in(tree.path()).contains("x.warp"));
 }
 
 #[test]

@@ -256,6 +256,10 @@ fn tree_of(
     index: bool,
     task: &Task<'_>,
 ) -> warpfs::Result<Outcome> {
+    if index {
+        // Before there is anything to undo.
+        index::check_room(task.input, task.output, options.force)?;
+    }
     let summary = pack_tree(task.input, task.output, options, tree, task.control)?;
     if index {
         let mut others = 0_u64;
@@ -267,7 +271,7 @@ fn tree_of(
             )),
         };
         let root = task.output.unwrap_or(task.input);
-        index::write(root, left_out)?;
+        index::write(root, options.force, left_out)?;
         if others > 0 {
             task.progress.line(&format!(
                 "warpfs: {}: {others} links, or what else is no file, are not in the index",
