@@ -6,14 +6,16 @@
 
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::glance;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::Container;
-use crate::output::{check_room as check_name, temporary_of};
+use crate::job::Control;
+use crate::output::{NewFile, check_room as check_name, temporary_of};
 use crate::pack::open_entry;
 use crate::place::Place;
 use crate::recursive::is_named_packed;
@@ -21,8 +23,6 @@ use crate::walk::{Entry, Step, Walk};
 
 /// The name of an index, in the directory it is of.
 pub const INDEX_NAME: &str = "warpfs-index.json";
-/// What the name of one begins with that is being written.
-const OWN_TEMPORARY: &str = ".warpfs-index.";
 /// The version that is written and read.
 const VERSION: u32 = 1;
 /// How long a line may be, in bytes: the longest path there can be, each letter written as an escape.
@@ -55,7 +55,7 @@ pub(crate) struct Indexed {
 /// what else has its name, by `replace` alone.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Exists`], or a directory is there; or something in `root` would be missing in `output`, for its name is the index's there.
+/// [`ErrorKind::Exists`], or a directory is there; or something in `root` would be missing in `output`, for its name is the index's there.
 pub fn check_room(root: &Path, output: Option<&Path>, replace: bool) -> Result<()> {
     // Where there is no such directory yet, nothing is in the way.
     if let Ok(place) = Place::of(&output.unwrap_or(root).join(INDEX_NAME)) {
@@ -86,32 +86,29 @@ fn is_index(place: &Place) -> bool {
 /// file nor directory is not named, links above all, nor is what has a name that is no UTF-8: `left_out` is told of each.
 ///
 /// # Errors
-/// As [`check_room`]; the tree cannot be read, or the index cannot be written.
-pub fn write(root: &Path, replace: bool, mut left_out: impl FnMut(&Path)) -> Result<u64> {
-    check_room(root, None, replace)?;
-    let target = root.join(INDEX_NAME);
+/// As [`check_room`]; the tree cannot be read, or the index cannot be written; or cancellation.
+pub fn write(
+    root: &Path,
+    replace: bool,
+    control: Control<'_>,
+    mut left_out: impl FnMut(&Path),
+) -> Result<u64> {
+    let target = Place::of(&root.join(INDEX_NAME))?;
+    let replace = replace || is_index(&target);
+    let new = NewFile::create(target, replace, None)?;
     let cannot = "cannot write the index";
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    let file = tempfile::Builder::new()
-        .prefix(OWN_TEMPORARY)
-        .suffix(".part")
-        .permissions(mode)
-        .tempfile_in(root)
-        .context(cannot, &target)?;
-    let mut output = BufWriter::new(file);
+    let mut output = BufWriter::new(new.file());
     let first = First {
         warpfs_index: VERSION,
     };
     let mut count = 0;
-    put(&mut output, &first).context(cannot, &target)?;
+    put(&mut output, &first).context(cannot, new.target())?;
     for step in Walk::new(root, None) {
+        if control.cancelled.load(Ordering::Relaxed) {
+            return Err(ErrorKind::Cancelled.into());
+        }
         let Step::Other(entry) = step? else { continue };
-        let is_temporary = temporary_of(&entry.name).is_some()
-            || entry
-                .name
-                .as_encoded_bytes()
-                .starts_with(OWN_TEMPORARY.as_bytes());
-        if is_temporary || entry.relative == Path::new(INDEX_NAME) {
+        if temporary_of(&entry.name).is_some() || entry.relative == Path::new(INDEX_NAME) {
             continue;
         }
         if entry.kind() != FileType::RegularFile {
@@ -120,18 +117,15 @@ pub fn write(root: &Path, replace: bool, mut left_out: impl FnMut(&Path)) -> Res
         }
         match indexed(&entry) {
             Some(indexed) => {
-                put(&mut output, &indexed).context(cannot, &target)?;
+                put(&mut output, &indexed).context(cannot, new.target())?;
                 count += 1;
             }
             None => left_out(&entry.path),
         }
     }
-    let file = output.into_inner().map_err(|error| error.into_error());
-    let file = file.context(cannot, &target)?;
-    file.as_file().sync_all().context(cannot, &target)?;
-    file.persist(&target)
-        .map_err(|error| error.error)
-        .context(cannot, &target)?;
+    output.flush().context(cannot, new.target())?;
+    drop(output);
+    new.publish()?;
     Ok(count)
 }
 
@@ -206,7 +200,7 @@ pub(crate) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use std::sync::atomic::AtomicBool;
 
     fn parsed(text: &str) -> Result<Vec<Indexed>> {
         let mut all = Vec::new();
@@ -230,7 +224,9 @@ mod tests {
         std::os::unix::fs::symlink("d", tree.path().join("link")).unwrap();
         for _ in 0..2 {
             let mut left_out = Vec::new();
-            let count = write(tree.path(), false, |path| left_out.push(path.to_owned()));
+            let count = write(tree.path(), false, Control::default(), |path| {
+                left_out.push(path.to_owned())
+            });
             assert_eq!(count.unwrap(), 4);
             assert_eq!(left_out, [tree.path().join("link")]);
         }
@@ -258,13 +254,13 @@ mod tests {
             std::fs::write(&target, found).unwrap();
             let into = check_room(tree.path(), Some(other.path()), true);
             assert_eq!(into.is_ok(), is_index, "{found}");
-            let written = write(tree.path(), false, |_| ());
+            let written = write(tree.path(), false, Control::default(), |_| ());
             let is_refused =
                 matches!(&written, Err(error) if matches!(error.kind(), ErrorKind::Exists));
             assert_eq!(is_refused, !is_index, "{found}");
             let text = std::fs::read_to_string(&target).unwrap();
             assert_eq!(text == found, !is_index || found.len() == 19, "{found}");
-            write(tree.path(), true, |_| ()).unwrap();
+            write(tree.path(), true, Control::default(), |_| ()).unwrap();
             let text = std::fs::read_to_string(&target).unwrap();
             assert_eq!(text, "{\"warpfs_index\":1}\n");
         }
@@ -272,6 +268,19 @@ mod tests {
         check_room(other.path(), Some(&missing), false).unwrap();
         std::os::unix::fs::symlink(&target, other.path().join(INDEX_NAME)).unwrap();
         assert!(check_room(other.path(), None, false).is_err());
+    }
+
+    #[test]
+    fn one_who_is_told_to_stop_writes_no_index_and_leaves_nothing_of_it() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::write(tree.path().join("x"), "12345").unwrap();
+        let control = Control {
+            cancelled: &AtomicBool::new(true),
+            ..Control::default()
+        };
+        let stopped = write(tree.path(), false, control, |_| ()).unwrap_err();
+        assert!(matches!(stopped.kind(), ErrorKind::Cancelled), "{stopped}");
+        assert_eq!(std::fs::read_dir(tree.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use std::path::Path;
 use common::model::{self, OPERATIONS, source};
 use common::remote::Site;
 use common::vectors;
-use common::{run, sample, shell, vector, warpfs};
+use common::{names, run, sample, shell, system_calls, vector, warpfs};
+use warpfs::job::Control;
 
 /// Packs a tree into what a web server serves, with an index.
 fn publish(site: &Site, tree: &Path) {
@@ -100,7 +101,10 @@ fn good_and_damaged_files_of_a_published_tree_read_as_they_do_from_a_disk() {
     for name in vectors::names() {
         site.put(&name, &fs::read(vector(&name)).unwrap());
     }
-    warpfs::index::write(&site.root(), false, |path| panic!("{path:?}")).unwrap();
+    warpfs::index::write(&site.root(), false, Control::default(), |path| {
+        panic!("{path:?}")
+    })
+    .unwrap();
     let mounted = site.mount("", &[]);
     vectors::read_as_their_originals(&mounted);
     vectors::cannot_be_opened(&mounted);
@@ -115,7 +119,10 @@ fn a_published_tree_agrees_with_the_originals() {
         let path = entry.unwrap().path();
         fs::copy(&path, site.root().join(path.file_name().unwrap())).unwrap();
     }
-    warpfs::index::write(&site.root(), false, |path| panic!("{path:?}")).unwrap();
+    warpfs::index::write(&site.root(), false, Control::default(), |path| {
+        panic!("{path:?}")
+    })
+    .unwrap();
     model::agree(OPERATIONS / 4, &originals, || {
         site.mount("", &["--cache-size", "4M"])
     });
@@ -134,6 +141,39 @@ fn an_index_names_what_there_is_after_every_run_and_is_never_packed_itself() {
             index.contains("\"path\":\"x.warp\"") && index.contains("\"original\":300000"),
             "{index}"
         );
+    }
+}
+
+#[test]
+fn what_a_killed_run_leaves_of_an_index_is_removed_by_the_next_and_never_packed() {
+    if !system_calls::can_trace() {
+        return;
+    }
+    let in_place = &["--in-place", "tree"][..];
+    for (result, words) in [("tree", in_place), ("out", &["-o", "out", "tree"])] {
+        let own = tempfile::tempdir().unwrap();
+        let again = || {
+            for name in ["out", "tree"] {
+                let _ = fs::remove_dir_all(own.path().join(name));
+            }
+            fs::create_dir(own.path().join("tree")).unwrap();
+            fs::write(own.path().join("tree/x"), sample(300_000, 1)).unwrap();
+        };
+        let words = [&["pack", "-q", "-r", "--index", "--threads", "1"], words].concat();
+        let traced = |kill: Option<&str>| {
+            system_calls::traced(own.path(), "renameat,renameat2", kill, &words)
+        };
+        again();
+        let (_, calls) = traced(None);
+        let (call, number) = *system_calls::numbered(&calls, &[""]).last().unwrap();
+        again();
+        let kill = format!("{call}:signal=KILL:when={number}");
+        traced(Some(&kill));
+        let result = own.path().join(result);
+        let left = names(&result);
+        assert!(left.len() == 2 && left[0].ends_with(".part"), "{left:?}");
+        assert!(traced(None).0.status.success());
+        assert_eq!(names(&result), ["warpfs-index.json", "x.warp"]);
     }
 }
 

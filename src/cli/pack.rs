@@ -271,7 +271,7 @@ fn tree_of(
             )),
         };
         let root = task.output.unwrap_or(task.input);
-        index::write(root, options.force, left_out)?;
+        index::write(root, options.force, task.control, left_out)?;
         if others > 0 {
             task.progress.line(&format!(
                 "warpfs: {}: {others} links, or what else is no file, are not in the index",

@@ -17,6 +17,7 @@ use rustix::fs::{
 
 use super::{Task, Tree, Work};
 use crate::error::Result;
+use crate::index::INDEX_NAME;
 use crate::output::{check_room, is_whole_name, set_user_attribute, temporary_of};
 use crate::pack::{is_packed, open_entry, packed_description};
 use crate::place::{Place, inode_of};
@@ -163,7 +164,7 @@ pub(super) fn remove_leftovers(task: Task<'_>, source: &OwnedFd, target: &OwnedF
     }
 }
 
-/// Whether the task makes something of that name, of something in this directory.
+/// Whether the task makes something of that name, of something in this directory or, as an index, of all there is.
 fn is_made(task: Task<'_>, source: &OwnedFd, name: &OsStr) -> bool {
     let is_there = |name: &Path| {
         !name.as_os_str().is_empty()
@@ -175,6 +176,7 @@ fn is_made(task: Task<'_>, source: &OwnedFd, name: &OsStr) -> bool {
             .map(OsStr::from_bytes)
     };
     let made_from = match task {
+        Task::Pack(..) if name == INDEX_NAME => return true,
         Task::Pack(..) => packed_from().map(PathBuf::from),
         Task::Unpack(_) => Some(crate::pack::packed_name(Path::new(name))),
         Task::Verify(_) => return false,
