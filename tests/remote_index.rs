@@ -93,6 +93,11 @@ fn what_an_index_leaves_out_and_where_there_is_none_is_said() {
     let packing = ["pack", "-r", "--index", "-o"].map(std::ffi::OsStr::new);
     let told = said(&[&packing[..], &[root.as_os_str(), tree.path().as_os_str()]].concat());
     assert!(told.contains("1 links, or what else is no file"), "{told}");
+    let quiet = [
+        &packing[..],
+        &[root.as_os_str(), tree.path().as_os_str(), "-q".as_ref()],
+    ];
+    assert_eq!(said(&quiet.concat()), "");
 }
 
 #[test]

@@ -263,20 +263,16 @@ fn tree_of(
     let summary = pack_tree(task.input, task.output, options, tree, task.control)?;
     if index {
         let mut others = 0_u64;
+        let observer = task.control.observer;
         let left_out = |path: &Path| match path.to_str() {
             Some(_) => others += 1,
-            None => task.progress.line(&format!(
-                "warpfs: {}: not in the index, for its name is no UTF-8",
-                path.display()
-            )),
+            None => observer.skipped(path, "not in the index, for its name is no UTF-8"),
         };
         let root = task.output.unwrap_or(task.input);
         index::write(root, options.force, task.control, left_out)?;
         if others > 0 {
-            task.progress.line(&format!(
-                "warpfs: {}: {others} links, or what else is no file, are not in the index",
-                root.display()
-            ));
+            let why = format!("{others} links, or what else is no file, are not in the index");
+            observer.skipped(root, &why);
         }
     }
     task.progress.summarize_tree(task.input, "packed", &summary);
