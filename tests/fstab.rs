@@ -276,6 +276,12 @@ fn what_cannot_be_is_refused_in_one_line_with_the_codes_of_mount() {
         1,
         "-o no_such_option: unknown option",
     );
+    // Not even when sloppy: it is known, and would let in whom it is to keep out.
+    machine.must_not(
+        "mount.fuse.warpfs -s $S $M -o allow_other=no",
+        1,
+        "-o allow_other=no: takes no value",
+    );
     // mount(8) keeps these for itself, as what is so without saying; elsewhere they are asked for.
     machine.must_not(
         "mount.fuse.warpfs $S $M -o suid",

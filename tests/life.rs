@@ -445,7 +445,15 @@ fn options_can_be_given_in_the_words_of_mount() {
         "{log}"
     );
 
-    for wrong in ["rw", "no_such_option", "cache_size=1", "ttl=-1"] {
+    for wrong in [
+        "rw",
+        "no_such_option",
+        "cache_size=1",
+        "ttl=-1",
+        "allow_other=no",
+        "auto-unmount=",
+        "noexec,exec=0",
+    ] {
         let output = place.mount(&["-o", wrong]);
         assert_eq!(output.status.code(), Some(2), "{wrong}: {}", said(&output));
     }

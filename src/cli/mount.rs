@@ -284,6 +284,12 @@ impl Mount {
         let (name, quoted) = option.split_once('=').unwrap_or((option, ""));
         let value = mount_words::unquote(quoted);
         match name.replace('-', "_").as_str() {
+            // `allow_other=no` is meant to keep others out.
+            "allow_other" | "auto_unmount" | "exec" | "noexec" | "symfollow" | "nosymfollow"
+                if option.contains('=') =>
+            {
+                return Err("takes no value: give the word alone, or leave it out".to_owned());
+            }
             "allow_other" => self.allow_other = true,
             "auto_unmount" => self.auto_unmount = true,
             "cache_size" => self.cache_size = Some(cache_size(value)?),
