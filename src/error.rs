@@ -173,6 +173,9 @@ pub enum ErrorKind {
         /// The whole budget, in bytes.
         budget: u64,
     },
+    /// Something needs more memory than the process can have; the text says what.
+    #[error("{0} is more than there is memory for")]
+    NoMemory(String),
     /// A mount has as many files open as its server can have.
     #[error(
         "{open} files are open, and the server may have {limit} descriptors: close some, or allow it more (ulimit -n, \
@@ -328,6 +331,7 @@ impl Error {
             K::Changed
             | K::InputChanged
             | K::OverBudget { .. }
+            | K::NoMemory(_)
             | K::Unstreamable { .. }
             | K::TooManyOpen { .. }
             | K::Exists

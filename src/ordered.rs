@@ -303,11 +303,7 @@ pub(crate) fn resize(buffer: &mut Vec<u8>, len: u64) -> Result<()> {
 /// # Errors
 /// There is not.
 pub(crate) fn check_available(len: u64) -> Result<usize> {
-    let too_large = || {
-        crate::Error::unusable(format!(
-            "a chunk of {len} bytes is more than there is memory for"
-        ))
-    };
+    let too_large = || ErrorKind::NoMemory(format!("a chunk of {len} bytes"));
     let len = usize::try_from(len).map_err(|_| too_large())?;
     Vec::<u8>::new()
         .try_reserve_exact(len)

@@ -469,6 +469,26 @@ fn what_has_to_be_measured_takes_its_window_within_the_budget() {
 }
 
 #[test]
+fn what_no_memory_has_room_for_cannot_be_opened_as_if_it_were_damaged() {
+    // A chunk of version 1, which may be anything, in a hole.
+    let len = 1_u64 << 42;
+    let mut header = b"PRAW\x01".to_vec();
+    header.push(BROTLI);
+    header.extend(len.to_le_bytes());
+    header.extend(1_u32.to_le_bytes());
+    header.extend(len.to_le_bytes());
+    let directory = tempfile::tempdir().unwrap();
+    let file = File::create(directory.path().join("x.warp")).unwrap();
+    file.write_all_at(&header, 0).unwrap();
+    file.set_len(header.len() as u64 + len).unwrap();
+    let mounted = Mounted::new(directory.path(), &["--cache-size", "64M"]);
+    let error = File::open(mounted.path("x")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+    let errors = &mounted.stats()["errors"]["open"];
+    assert!(errors["memory"].as_u64() >= Some(1), "{errors}");
+}
+
+#[test]
 fn what_has_to_be_measured_is_decoded_no_further_than_the_header_announces() {
     // Each chunk of this file of version 1 decodes to all that the file is said to have.
     const CHUNKS: u32 = 3000;

@@ -269,9 +269,7 @@ fn room_for<T>(pages: u64) -> Result<Vec<T>> {
 }
 
 fn too_many(pages: u64) -> Error {
-    Error::unusable(format!(
-        "a record of digests of {pages} pages is more than there is memory for"
-    ))
+    ErrorKind::NoMemory(format!("a record of digests of {pages} pages")).into()
 }
 
 /// The directory of a record, being read.

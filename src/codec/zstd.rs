@@ -57,13 +57,17 @@ pub(super) fn decoded_len(beginning: &[u8]) -> Option<u64> {
     zstd_safe::get_frame_content_size(beginning).ok().flatten()
 }
 
+/// Not even the little that a decoder takes by itself could be had.
+fn no_memory() -> Error {
+    ErrorKind::NoMemory("a decoder of Zstandard".to_owned()).into()
+}
+
 pub(super) fn measure(payload: &[u8], limit: u64, cancelled: &AtomicBool) -> Result<u64> {
     let mut window = vec![0; DCtx::out_size()];
     let mut input = InBuffer::around(payload);
     let mut len = 0_u64;
     // Its own, since it keeps a window as large as a frame asks for as long as it lives.
-    let mut decoder =
-        DCtx::try_create().ok_or_else(|| Error::unusable("there is no memory to decode with"))?;
+    let mut decoder = DCtx::try_create().ok_or_else(no_memory)?;
     decoder
         .set_parameter(DParameter::WindowLogMax(MEASURED_WINDOW_LOG_MAX))
         .map_err(|code| damaged(Codec::Zstd, get_error_name(code)))?;

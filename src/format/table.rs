@@ -347,9 +347,7 @@ fn room_for<T>(count: u32) -> Result<Vec<T>> {
 }
 
 fn no_memory(chunks: usize) -> Error {
-    Error::unusable(format!(
-        "a table of {chunks} chunks is more than there is memory for"
-    ))
+    ErrorKind::NoMemory(format!("a table of {chunks} chunks")).into()
 }
 
 /// Hands the next `count` sizes of a table to `take`.

@@ -32,6 +32,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         | ErrorKind::DamagedBeginning
         | ErrorKind::DamagedRecord(_)
         | ErrorKind::OverBudget { .. }
+        | ErrorKind::NoMemory(_)
         | ErrorKind::Unstreamable { .. }
         | ErrorKind::Panicked => Errno::IO,
         // The kernel looks the name up again and, on open, tries once more.
@@ -78,6 +79,7 @@ mod tests {
             errno(&ErrorKind::Changed.into()).raw_os_error(),
             Errno::STALE.raw_os_error()
         );
+        assert_eq!(errno(&ErrorKind::NoMemory(String::new()).into()), Errno::IO);
         assert_eq!(
             errno(&ErrorKind::NotWarp.into()).raw_os_error(),
             Errno::IO.raw_os_error()

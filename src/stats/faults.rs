@@ -43,7 +43,7 @@ faults! {
     damage,
     /// The source changed under an open file. Of an open, the kernel tries again by itself.
     changed,
-    /// It takes more memory than the budget has room for.
+    /// It takes more memory than the budget has room for, or than there is.
     memory,
     /// The server has as many files open as it may.
     descriptors,
@@ -59,7 +59,7 @@ impl FaultCounters {
         let counter = match error.kind() {
             _ if error.is_damage() => &self.damage,
             ErrorKind::Changed | ErrorKind::InputChanged => &self.changed,
-            ErrorKind::OverBudget { .. } => &self.memory,
+            ErrorKind::OverBudget { .. } | ErrorKind::NoMemory(_) => &self.memory,
             ErrorKind::TooManyOpen { .. } => &self.descriptors,
             ErrorKind::Io { .. } => &self.system,
             _ => &self.other,
@@ -116,9 +116,10 @@ mod tests {
             "cannot read",
             std::io::Error::from_raw_os_error(5),
         ));
+        counters.add(&ErrorKind::NoMemory("a table".to_owned()).into());
         counters.add(&ErrorKind::Panicked.into());
         let stats = counters.snapshot();
-        let counted = [stats.damage, stats.changed, stats.system, stats.other];
-        assert_eq!((counted, stats.total()), ([1; 4], 4));
+        let counted = [stats.damage, stats.changed, stats.memory, stats.system];
+        assert_eq!((counted, stats.other, stats.total()), ([1; 4], 1, 5));
     }
 }

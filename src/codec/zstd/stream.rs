@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
 
-use super::FRAME_MAGIC;
+use super::{FRAME_MAGIC, no_memory};
 use crate::codec::damaged;
 use crate::codec::stream::{Input, Payload, STEP_LEN, beginning};
 use crate::error::{Error, ErrorKind, Result};
@@ -80,7 +80,7 @@ impl Decoder {
         let mut context = idle_context(promised).map_or_else(DCtx::try_create, Some);
         context
             .as_mut()
-            .ok_or_else(|| Error::unusable("there is no memory to decode with"))?
+            .ok_or_else(no_memory)?
             .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
             .map_err(|code| refused(get_error_name(code)))?;
         Ok(Self {
