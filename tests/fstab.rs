@@ -291,6 +291,17 @@ fn what_cannot_be_is_refused_in_one_line_with_the_codes_of_mount() {
     machine.must_not("mount.fuse.warpfs $S $M -o dev", 1, "-o dev: ");
     machine.must_not("mount.fuse.warpfs $S", 1, "mount.fuse.warpfs: ");
     machine.must_not("mount.fuse.warpfs -x $S $M", 1, "-x");
+    machine.must_not(&mount("disk_cache_size=64M"), 1, "disk_cache=");
+    machine.must_not(
+        "mount.fuse.warpfs -f $S $M -o disk_cache_size=64M",
+        1,
+        "disk_cache=",
+    );
+    machine.must_not(
+        "mount.fuse.warpfs $S https://example.org/",
+        1,
+        "a mount point is",
+    );
     machine.must_not("mount -t fuse.warpfs $S/missing $M", 32, "missing");
     machine.must_not("mount -t fuse.warpfs $S/../fstab $M", 32, "fstab");
     // The kernel is asked, and has no security module that would know what this means.

@@ -197,17 +197,28 @@ impl Mount {
                 }
             }
         }
+        if let Err(why) = self.check() {
+            wrong_usage("mount", why);
+        }
         self.serve(volume)
+    }
+
+    /// Checks what no option says by itself.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if is_url(&self.mountpoint) {
+            return Err("a mount point is a directory or file of this machine".to_owned());
+        }
+        #[cfg(feature = "remote")]
+        if self.disk_cache_size.is_some() && self.disk_cache.is_none() {
+            let why =
+                "--disk-cache-size (-o disk_cache_size=) wants --disk-cache DIR (-o disk_cache=)";
+            return Err(why.to_owned());
+        }
+        Ok(())
     }
 
     /// Mounts, and serves until the mount ends.
     pub(super) fn serve(self, volume: Volume) -> warpfs::Result<Outcome> {
-        if is_url(&self.mountpoint) {
-            wrong_usage(
-                "mount",
-                "a mount point is a directory or file of this machine",
-            );
-        }
         if !volume.quiet
             && is_empty(&self.source)
             && self.mountpoint.is_dir()
@@ -233,16 +244,16 @@ impl Mount {
             None => None,
         };
         #[cfg(feature = "remote")]
-        let disk_cache = match (self.disk_cache, self.disk_cache_size) {
-            (Some(directory), size) => {
+        let disk_cache = match self.disk_cache {
+            Some(directory) => {
                 // The mount leaves the directory it was started in.
                 let found = std::path::absolute(&directory);
                 let directory = found
                     .map_err(|error| warpfs::Error::io("cannot use", error).in_file(&directory))?;
+                let size = self.disk_cache_size;
                 Some(DiskCacheOptions { directory, size })
             }
-            (None, Some(_)) => wrong_usage("mount", "--disk-cache-size wants --disk-cache DIR"),
-            (None, None) => None,
+            None => None,
         };
         give_large_buffers_back();
         let foreground = self.foreground;

@@ -144,6 +144,10 @@ impl Helper {
                 ));
             }
         }
+        if let Err(why) = mount.check() {
+            let mountpoint = urls::shown(&self.mountpoint);
+            return wrongly_called(format_args!("{}: {why}", mountpoint.display()));
+        }
         if self.fake {
             return ExitCode::SUCCESS;
         }
