@@ -12,13 +12,14 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use common::place::said;
 use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::vectors::{self, EIO, PAGE, errno, forget_pages, read_by};
-use common::{Mounted, Random, mixed, pack, sample, shell, vector, wait_until};
+use common::{Mounted, Random, mixed, pack, run, sample, shell, vector, wait_until};
 use serde_json::Value;
 
 fn mount_vectors(arguments: &[&str]) -> (tempfile::TempDir, Mounted) {
@@ -150,6 +151,77 @@ fn a_chunk_in_the_middle_that_ends_inside_a_page_costs_that_page_too_but_no_more
         } else {
             assert_eq!(outcome.unwrap(), end - page);
             assert!(bytes[..end - page] == original[page..end], "page {page}");
+        }
+    }
+}
+
+/// A chunk's payload as other programs write it, in the codec of that number.
+fn payload(codec: u8, piece: &[u8]) -> Vec<u8> {
+    match codec {
+        0 => {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(piece).unwrap();
+            encoder.finish().unwrap()
+        }
+        1 => zstd::bulk::compress(piece, 3).unwrap(),
+        2 => snap::raw::Encoder::new().compress_vec(piece).unwrap(),
+        _ => {
+            let mut packed = Vec::new();
+            let quality = brotli::enc::BrotliEncoderParams::default();
+            brotli::BrotliCompress(&mut &*piece, &mut packed, &quality).unwrap();
+            packed
+        }
+    }
+}
+
+#[test]
+fn chunks_of_any_sizes_read_as_their_original_empty_ones_among_them() {
+    let sizes = [0, 5000, 0, 1, 70_000, 0, 0, 4096, 0];
+    let original = sample(sizes.iter().sum(), 11);
+    let source = tempfile::tempdir().unwrap();
+    for codec in 0..4 {
+        let (mut packed_sizes, mut payloads) = (Vec::new(), Vec::new());
+        let mut rest = &original[..];
+        for size in sizes {
+            let (piece, behind) = rest.split_at(size);
+            rest = behind;
+            let payload = payload(codec, piece);
+            packed_sizes.extend((payload.len() as u64).to_le_bytes());
+            payloads.extend(payload);
+        }
+        let mut bytes = b"PRAW\x02".to_vec();
+        bytes.push(codec);
+        bytes.extend((original.len() as u64).to_le_bytes());
+        bytes.extend((sizes.len() as u32).to_le_bytes());
+        bytes.extend(packed_sizes);
+        bytes.extend(sizes.iter().flat_map(|&size| (size as u64).to_le_bytes()));
+        bytes.extend(payloads);
+        fs::write(source.path().join(format!("{codec}.warp")), bytes).unwrap();
+    }
+    let mounted = Mounted::new(source.path(), &[]);
+    for codec in 0..4 {
+        let file = File::open(mounted.path(codec.to_string())).unwrap();
+        for piece in [257, PAGE, original.len() + 1] {
+            forget_pages(&file);
+            assert!(
+                read_by(&file, piece).unwrap() == original,
+                "{codec}: {piece}"
+            );
+        }
+        let packed = source.path().join(format!("{codec}.warp"));
+        run([OsStr::new("verify"), packed.as_os_str()]);
+        for (start, end) in [
+            (0, original.len()),
+            (4999, 5002),
+            (5000, 5001),
+            (5001, 5001),
+            (5001, 75_001),
+            (75_000, 79_097),
+        ] {
+            let range = format!("{start}..{end}");
+            let words = ["unpack", "-c", "--range", &range].map(OsStr::new);
+            let part = run([&words[..], &[packed.as_os_str()]].concat());
+            assert!(part.stdout == original[start..end], "{codec}: {range}");
         }
     }
 }
