@@ -508,6 +508,49 @@ fn info_speaks_json() {
     assert!(values[1]["ratio"].is_null());
 }
 
+#[test]
+fn a_verbose_job_tells_of_every_chunk_in_a_form_that_scripts_can_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (plain, packed) = (directory.path().join("x"), directory.path().join("x.warp"));
+    fs::write(&plain, text(300_000)).unwrap();
+    for (command, path) in [("pack", &plain), ("verify", &packed), ("unpack", &packed)] {
+        let words: &[&str] = match command {
+            "verify" => &["-v"],
+            _ => &["-fv"],
+        };
+        let words = [&[command], words].concat();
+        let mut words: Vec<_> = words.into_iter().map(OsStr::new).collect();
+        words.push(path.as_os_str());
+        let output = warpfs(&words);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let (_, _, json) = run!("info", "--json", "--chunks", &packed);
+        let info: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let table = info[0]["chunk_table"].as_array().unwrap();
+        assert_eq!(table.len(), 3);
+        let lines: Vec<_> = said
+            .lines()
+            .filter(|line| line.contains(": chunk "))
+            .collect();
+        assert_eq!(lines.len(), 3, "{said}");
+        for (number, (line, chunk)) in lines.into_iter().zip(table).enumerate() {
+            let (original, packed) = (&chunk["original_size"], &chunk["packed_size"]);
+            let begins = format!(
+                "{}: chunk {number}: {original} original, {packed} packed, ",
+                path.display()
+            );
+            let rest = line
+                .strip_prefix(&begins)
+                .unwrap_or_else(|| panic!("{line}"));
+            let (time, rate) = rest.split_once(" ms, ").unwrap();
+            let (_, tenths) = time.split_once('.').unwrap();
+            assert!(time.parse::<f64>().is_ok() && tenths.len() == 1, "{line}");
+            let rate = rate.strip_suffix(" MB/s").unwrap();
+            assert!(rate.parse::<u64>().is_ok(), "{line}");
+        }
+    }
+}
+
 /// A tree with something of everything.
 fn make_tree(root: &Path) {
     let at = |name: &str| root.join(name);
