@@ -551,6 +551,31 @@ fn a_verbose_job_tells_of_every_chunk_in_a_form_that_scripts_can_read() {
     }
 }
 
+#[test]
+fn a_level_gives_the_codec_it_is_said_to_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x");
+    let first = 1 << 20;
+    let alike = text(2 * first);
+    // What comes behind the first MiB does not count.
+    let noise_first = [noise(first), text(4 * first)].concat();
+    let text_first = [text(first), noise(4 * first)].concat();
+    for (level, content, codec) in [
+        ("fastest", &alike, "snappy"),
+        ("max", &alike, "brotli"),
+        ("auto", &alike, "zstd"),
+        ("auto", &noise_first, "snappy"),
+        ("auto", &text_first, "zstd"),
+    ] {
+        fs::write(&path, content).unwrap();
+        let packed = run!("pack", "-qf", "--level", level, &path);
+        assert_eq!(packed.0, Some(0), "{}", packed.1);
+        let (_, _, json) = run!("info", "--json", &directory.path().join("x.warp"));
+        let info: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(info[0]["codec"], codec, "{level}");
+    }
+}
+
 /// A tree with something of everything.
 fn make_tree(root: &Path) {
     let at = |name: &str| root.join(name);

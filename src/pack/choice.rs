@@ -190,10 +190,15 @@ pub(crate) fn smaller_of_two(sample: &[u8], settings: &Settings) -> Result<Codec
     let mut snappy = Vec::new();
     codec::encode(Codec::Zstd, sample, settings, &mut zstd)?;
     codec::encode(Codec::Snappy, sample, settings, &mut snappy)?;
-    Ok(match zstd.len() * 10 <= snappy.len() * 9 {
+    Ok(worthwhile(zstd.len(), snappy.len()))
+}
+
+/// Of what takes so many bytes by the two: Zstandard takes longer to decode, and must be at least a tenth smaller for that.
+fn worthwhile(zstd: usize, snappy: usize) -> Codec {
+    match zstd * 10 <= snappy * 9 {
         true => Codec::Zstd,
         false => Codec::Snappy,
-    })
+    }
 }
 
 /// The chunk size asked for, if there are chunks of that size and those of a file can then be counted in 32 bits; or the
@@ -309,6 +314,27 @@ mod tests {
                 assert!(lz4.settings.lz4_thoroughness.is_some());
             }
         }
+    }
+
+    #[test]
+    fn the_levels_for_size_and_speed_have_each_their_codec() {
+        for (level, codec) in [(Level::Fastest, Codec::Snappy), (Level::Max, Codec::Brotli)] {
+            let options = PackOptions {
+                level,
+                ..PackOptions::default()
+            };
+            for size in [M, 10 << 30] {
+                assert_eq!(chosen(&options, size, 2).codec, codec);
+            }
+        }
+    }
+
+    #[test]
+    fn a_tenth_is_what_zstd_must_save() {
+        assert_eq!(worthwhile(90, 100), Codec::Zstd);
+        assert_eq!(worthwhile(91, 100), Codec::Snappy);
+        assert_eq!(worthwhile(943_718, 1 << 20), Codec::Zstd);
+        assert_eq!(worthwhile(943_719, 1 << 20), Codec::Snappy);
     }
 
     #[test]
