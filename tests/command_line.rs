@@ -167,6 +167,28 @@ fn a_standard_error_that_takes_nothing_is_no_failure() {
 }
 
 #[test]
+fn a_bar_on_a_terminal_shows_how_a_job_goes_on_unless_it_is_to_be_quiet() {
+    let directory = tempfile::tempdir().unwrap();
+    // The writer waits, so that the bar moves meanwhile.
+    let on_a_terminal = |words: &str| {
+        let job =
+            format!("{{ seq 100000; sleep 0.7; seq 100000; }} | warpfs pack {words} -fo x.warp -");
+        let shown = script(
+            directory.path(),
+            &format!("script -qec \"stty cols 100; {job}\" /dev/null"),
+        );
+        assert_eq!(shown.status.code(), Some(0), "{}", said(&shown));
+        String::from_utf8_lossy(&shown.stdout).into_owned()
+    };
+    let shown = on_a_terminal("");
+    assert!(
+        shown.contains("/s, packed ") && shown.contains(" left"),
+        "{shown}"
+    );
+    assert_eq!(on_a_terminal("-q"), "");
+}
+
+#[test]
 fn a_signal_ends_a_job_that_waits_for_a_pipe() {
     let directory = tempfile::tempdir().unwrap();
     let prepare = "mkfifo f p.warp; seq 9000000 >s; warpfs pack -q s";
