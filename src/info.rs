@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::archive::{Conditions, Cut, Input, Outline, Record, Verify, ends_early};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Checksum, Container, Encoding, Encodings};
+use crate::format::{Checksum, Container, Encoding, Encodings, FIXED_HEADER_LEN, RELEASE_MAGIC};
 use crate::memory::Budget;
 use crate::zeros::may_be_zeros;
 
@@ -54,6 +54,14 @@ fn is_of_record(error: &Error) -> bool {
         error.kind(),
         ErrorKind::DamagedRecord(_) | ErrorKind::DamagedBeginning
     )
+}
+
+/// Whether a file may have had a table, by its length and its first bytes, which may be damaged themselves: those of older
+/// releases have none.
+pub fn may_have_a_table(path: impl AsRef<Path>) -> bool {
+    let mut header = [0; FIXED_HEADER_LEN];
+    let read = Input::open(path.as_ref()).map(|input| input.content.read_at(&mut header, 0));
+    matches!(read, Ok(Ok(FIXED_HEADER_LEN))) && !header.starts_with(&RELEASE_MAGIC)
 }
 
 impl Info {

@@ -193,6 +193,21 @@ fn objects_are_described_and_verified_as_files_are() {
 }
 
 #[test]
+fn who_cannot_save_a_damaged_object_is_told_how_to_do_without_its_beginning() {
+    let mut packed = fs::read(vector("v2-zstd-blake3.warp")).unwrap();
+    packed[18..60].fill(0xff);
+    let site = Site::new();
+    site.put("x.warp", &packed);
+    // The name in the URL is of no file here.
+    let url = site.url("x.warp?key=secret");
+    let output = output(warpfs(), &["verify", "--keep-going", url.to_str().unwrap()]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("A damaged beginning"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+}
+
+#[test]
 fn a_whole_object_is_read_in_few_requests() {
     let own = tempfile::tempdir().unwrap();
     let (_, packed) = large(own.path());

@@ -21,8 +21,7 @@ mod unpack;
 mod urls;
 mod verify;
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,7 +31,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use warpfs::error::{OneLine, Part};
-use warpfs::format::{FIXED_HEADER_LEN, RELEASE_MAGIC};
+use warpfs::info::may_have_a_table;
 use warpfs::job::{Control, is_ignored};
 use warpfs::{Error, ErrorKind};
 
@@ -210,7 +209,7 @@ fn save_what_can_be(
             task.control.observer.failed(error);
             task.progress.line(&format!(
                 "warpfs: {}: --keep-going needs header and table: {WITHOUT_THEM}",
-                task.input.display()
+                urls::shown(task.input).display()
             ));
         }
         _ => return done,
@@ -238,14 +237,6 @@ fn may_be_saved(error: &Error) -> bool {
                 | ErrorKind::DamagedRecord(_)
                 | ErrorKind::ChecksumMismatch { .. }
         )
-}
-
-/// Whether a file may have had a table, by its length and its first bytes, which may be damaged themselves: those of older
-/// releases have none.
-fn may_have_a_table(input: &Path) -> bool {
-    let mut header = [0; FIXED_HEADER_LEN];
-    let read = File::open(input).and_then(|mut file| file.read_exact(&mut header));
-    read.is_ok() && !header.starts_with(&RELEASE_MAGIC)
 }
 
 /// Shows an error. A reader of our output that has gone away is not one.
