@@ -1,6 +1,7 @@
 """Mounts of warpfs and of its peers, each ended with the block that began it, whatever happens there."""
 
 import contextlib
+import copy
 import os
 import shutil
 import subprocess
@@ -58,6 +59,29 @@ def mount_point(work, user=None):
             if machine.is_mounted(path):
                 time.sleep(0.05)
         path.rmdir()
+
+
+@contextlib.contextmanager
+def open_to_all(bench):
+    """The bench where every user can come: the checkout may lie in a home that is closed to others, and then neither the
+    program nor the inputs are within their reach."""
+    there = copy.copy(bench)
+    there.work = Path(tempfile.mkdtemp(prefix="warpfs-bench-"))
+    there.warpfs = there.work / bench.warpfs.name
+    try:
+        there.work.chmod(0o755)
+        shutil.copyfile(bench.warpfs, there.warpfs)
+        there.warpfs.chmod(0o755)
+        with mount_point(there.work) as inputs:
+            # Private, or else each mount beneath would show in the other place as well.
+            machine.run("mount", "--bind", "--make-private", bench.inputs.directory, inputs)
+            there.inputs = copy.copy(bench.inputs)
+            there.inputs.directory = inputs
+            yield there
+    finally:
+        # Nothing but these: should the inputs still be mounted, they are not to be removed along with it.
+        there.warpfs.unlink(missing_ok=True)
+        there.work.rmdir()
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def compare(bench, contenders):
                 sample = contender.run()
                 samples[contender.name].append(sample)
                 bench.say(f"round {number + 1}: {contender.name}: {next(iter(sample.values())):.4g}")
-            except RuntimeError as error:
+            except (OSError, RuntimeError) as error:
                 if contender.ours:
                     raise
                 absent[contender.name] = error

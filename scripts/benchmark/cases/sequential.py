@@ -40,8 +40,8 @@ def as_ordinary_user(bench, section):
     """An ordinary user's mount keeps the kernel's readahead of 128 KiB. The peers are FUSE servers of the same user,
     and what root mounted for everybody, read by that user."""
     user = machine.ORDINARY_USER
-    read = sequential(bench)
-    with machine.fuse_for_everybody():
+    with machine.fuse_for_everybody(), mounts.open_to_all(bench) as bench:
+        read = sequential(bench)
         for codec in ("zstd", "lz4"):
             ours = [warpfs(bench, codec, chunk_size, read, user=user) for chunk_size in CHUNKS]
             others = []
