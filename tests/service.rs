@@ -13,9 +13,10 @@ mod common;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::place::{Place, umount};
+use common::place::{Place, said, umount};
 use common::{Mounted, PATIENCE, is_mounted, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -91,6 +92,56 @@ fn a_mount_in_the_background_tells_nobody_and_a_deaf_manager_is_no_hindrance() {
         assert!(fs::read_dir(place.mount_point()).is_ok());
         assert!(umount(&place.mount_point()).status.success());
         assert!(service.0.wait().unwrap().success(), "{deaf}");
+    }
+}
+
+/// Runs what a unit runs after its server's end, of which systemd tells by these words.
+fn after_the_end(unit: &str, place: &Place, result: &str, code: &str, status: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
+    let text = fs::read_to_string(path.join(unit)).unwrap();
+    let line = text.lines().find(|line| line.starts_with("ExecStopPost="));
+    let (_, script) = line.unwrap().split_once("/bin/sh -c '").unwrap();
+    let script = script.strip_suffix('\'').unwrap();
+    let script = script.replace("/usr/bin/warpfs", env!("CARGO_BIN_EXE_warpfs"));
+    let output = Command::new("/bin/sh")
+        .args(["-c", &script])
+        .env("MOUNTPOINT", place.mount_point())
+        .env("SERVICE_RESULT", result)
+        .env("EXIT_CODE", code)
+        .env("EXIT_STATUS", status)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn a_service_that_cannot_mount_leaves_anothers_mount_there_alone() {
+    for unit in ["system/warpfs@.service", "user/warpfs@.service"] {
+        let place = Place::new();
+        assert!(place.mount(&[]).status.success());
+        // It is refused, was stopped before it mounted, and was stopped after it had.
+        for (result, code, status) in [
+            ("exit-code", "exited", "1"),
+            ("timeout", "killed", "TERM"),
+            ("success", "exited", "0"),
+        ] {
+            after_the_end(unit, &place, result, code, status);
+            assert!(is_mounted(&place.mount_point()), "{unit}: {result}");
+        }
+        // Its own, of a server that was killed, goes.
+        for (result, code, status) in [
+            ("signal", "killed", "KILL"),
+            ("core-dump", "dumped", "SEGV"),
+        ] {
+            place.signal(Signal::KILL);
+            wait_until("the end of the server", || place.servers().is_empty());
+            assert!(is_mounted(&place.mount_point()));
+            after_the_end(unit, &place, result, code, status);
+            assert!(!is_mounted(&place.mount_point()), "{unit}: {result}");
+            assert!(place.mount(&[]).status.success());
+        }
+        assert!(umount(&place.mount_point()).status.success());
+        place.wait_for_the_end();
     }
 }
 
