@@ -113,6 +113,22 @@ fn it_leaves_an_ordinary_user_with_a_mount_of_a_sample_and_the_way_to_clean_up()
 }
 
 #[test]
+fn interrupted_it_leaves_neither_a_mount_nor_a_sample() {
+    let _fuse = FuseForAll::new(false);
+    let checkout = Checkout::new();
+    for signal in ["INT", "TERM", "HUP"] {
+        // As a terminal does it: to all of its group.
+        checkout.stand_in("diff", &format!("kill -{signal} 0"));
+        let output = checkout.user("exec setsid --wait checkout/scripts/quickstart");
+        assert!(!output.status.success());
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(told.contains("$ diff -r"), "{told}{}", said(&output));
+        let left = (checkout.mounts().len(), checkout.samples());
+        assert_eq!(left, (0, 0), "{signal}: {}", said(&output));
+    }
+}
+
+#[test]
 fn it_mounts_a_users_own_tree() {
     let _fuse = FuseForAll::new(false);
     let checkout = Checkout::new();
