@@ -21,6 +21,7 @@ import json
 import mmap
 import multiprocessing
 import os
+import queue
 import random
 import shutil
 import signal
@@ -367,6 +368,12 @@ def descriptors(pid):
     return sorted(found)
 
 
+def is_mounted(path):
+    """Whether anything is mounted there, be its server dead."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split(" ")[4] == str(path) for line in lines)
+
+
 def wait_until(condition, seconds):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
@@ -375,6 +382,10 @@ def wait_until(condition, seconds):
 
 
 def main(warpfs, minutes):
+    # So that the server and the mount end also then. Under nohup, the one stays ignored.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     faults, lines = collections.Counter(), []
     sanitized = os.environ.get("WARPFS_SOAK_SANITIZED") == "1"
     work = tempfile.mkdtemp(prefix="warpfs-soak.")
@@ -385,7 +396,7 @@ def main(warpfs, minutes):
         log = world.work / "log"
         command = [warpfs, "mount", "-f", "--cache-size", str(CACHE), "--ttl", str(TIME_TO_LIVE), "--log-file", log]
         server = subprocess.Popen([*command, world.source, world.mounted])
-        if not wait_until(lambda: os.path.ismount(world.mounted) or server.poll() is not None, 20) or server.poll() is not None:
+        if not wait_until(lambda: is_mounted(world.mounted) or server.poll() is not None, 20) or server.poll() is not None:
             sys.exit("soak: the mount did not come up")
 
         def stats():
@@ -410,19 +421,35 @@ def main(warpfs, minutes):
         pause = max(0.25, minutes * 60 / 240)
         while time.monotonic() < end and server.poll() is None:
             time.sleep(pause)
-            now = stats()
-            samples.append((time.monotonic() - began, status(server.pid, "VmRSS:")))
-            most_files = max(most_files, len(descriptors(server.pid)))
+            try:
+                now = stats()
+                samples.append((time.monotonic() - began, status(server.pid, "VmRSS:")))
+                most_files = max(most_files, len(descriptors(server.pid)))
+            except (OSError, KeyError, subprocess.CalledProcessError):
+                # A server that has crashed cannot be asked; what there is to say of it is said below.
+                if not wait_until(lambda: server.poll() is not None, 5):
+                    raise
+                break
             if now["memory_used"] > now["memory_budget"]:
                 faults["the budget was exceeded"] += 1
         world.stop.set()
         counts = collections.Counter()
-        for _ in processes:
-            done, failed = results.get(timeout=120)
+        end, told = time.monotonic() + 120, 0
+        while told < len(processes):
+            running = any(process.is_alive() for process in processes)
+            try:
+                done, failed = results.get(timeout=1)
+            except queue.Empty:
+                if running and time.monotonic() < end:
+                    continue
+                # A map of a dead mount kills who reads it.
+                faults["processes of the load that told nothing of what they saw"] += len(processes) - told
+                break
+            told += 1
             counts += done
             faults += failed
         for process in processes:
-            process.join()
+            process.join(10)
         if server.poll() is not None:
             faults[f"the server ended with {server.returncode}"] += 1
             return report(minutes, seed, counts, faults, lines, world)
@@ -443,7 +470,7 @@ def main(warpfs, minutes):
         subprocess.run([warpfs, "umount", world.mounted], check=True)
         if not wait_until(lambda: server.poll() is not None, 20) or server.returncode != 0:
             faults[f"the server did not end by the unmount: {server.poll()}"] += 1
-        if os.path.ismount(world.mounted):
+        if is_mounted(world.mounted):
             faults["something is still mounted"] += 1
         wrong = [line for line in log.read_text().splitlines() if " ERROR " in line or " WARN " in line]
         if wrong:
@@ -455,8 +482,10 @@ def main(warpfs, minutes):
             process.join(10)
             if process.is_alive():
                 process.kill()
+        # Of a server that has crashed, too.
+        while is_mounted(world.mounted) and subprocess.run(["umount", "-l", world.mounted], check=False).returncode == 0:
+            pass
         if server and server.poll() is None:
-            subprocess.run(["umount", "-l", world.mounted], check=False)
             server.terminate()
             server.wait(20)
         shutil.rmtree(work, ignore_errors=True)
