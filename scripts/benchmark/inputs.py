@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import machine
@@ -20,7 +21,8 @@ class Inputs:
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def data(self):
-        """The input: a tar of the Rust toolchain's and the system's libraries, cut off at its size."""
+        """The input: a tar of the Rust toolchain's and the system's libraries, cut off at its size; where a small system has too
+        few of them, of its programs and the toolchain's as well."""
         return self.data_directory() / "data.tar"
 
     def data_directory(self):
@@ -30,9 +32,10 @@ class Inputs:
             # First as much of the toolchain's as there is of it up to half the size, then the system's.
             with open(target / "data.tar", "wb") as file:
                 _tar(file, Path(sysroot) / "lib", self.bench.size // 2)
-                _tar(file, Path("/usr/lib"), self.bench.size - file.tell())
+                for directory in ("/usr/lib", "/usr/bin", "/usr/share", sysroot):
+                    _tar(file, Path(directory), self.bench.size - file.tell())
                 if file.tell() != self.bench.size:
-                    raise RuntimeError("this machine has not enough libraries: use a smaller --size")
+                    sys.exit("scripts/bench: this machine has not enough libraries and programs: use a smaller --size")
 
         return self._once("plain", make)
 
