@@ -60,7 +60,8 @@ def run(*command, user=None, output=None, sync=None, status=(0,)):
             child.wait()
             raise
         cpu = usage.ru_utime + usage.ru_stime
-        if sync:
+        # Who failed has perhaps written nothing.
+        if sync and child.returncode in status:
             before = time.process_time()
             with open(sync, "rb") as file:
                 os.fsync(file.fileno())
