@@ -48,7 +48,8 @@ class Section:
         self._target(figure, ours, other, key, show, at_least, lambda one, two: one / two, "at least", cpu)
 
     def _target(self, figure, ours, other, key, show, wanted, ratio_of, bound, cpu="cpu"):
-        if ours is None or other is None:
+        # Either may have been left out.
+        if not (ours and other and ours.median and other.median):
             return
         one, two = ours.median[key], other.median[key]
         ratio = ratio_of(one, two)

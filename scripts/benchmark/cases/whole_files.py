@@ -112,7 +112,7 @@ def unpack(codec):
         _table(section, discarded, HEADER[:-1])
         _chart(section, f"unpack-{codec}", f"Unpacking {codec} to a file, to the disk: seconds", to_file)
         section.faster(f"unpack, {codec}, before `{peers[0].name}`", ours, peers[0], 1.4 if codec == "zstd" else 1)
-        fastest = min((each for each in images if each.median), key=lambda each: each.median["seconds"])
+        fastest = min((each for each in images if each.median), key=lambda each: each.median["seconds"], default=None)
         section.faster(f"unpack, {codec}, before `unsquashfs`", ours, fastest, 1)
         section.slower(f"unpack -c, {codec}, over decoding in memory", ours_discarding, limit, 1.1)
 
