@@ -52,7 +52,7 @@ def arguments():
                         help="how often each contender runs (3); 0 makes the inputs and measures nothing")
     parser.add_argument("--size", type=size, help="bytes of the input, or with M or G (1G)")
     parser.add_argument("--pairs", type=int,
-                        help="how many pairs decide by processor seconds where the clock is too close to a peer (15)")
+                        help="how many pairs of runs tell of processor seconds as well, where warpfs is close to a peer (15)")
     parser.add_argument("--work", type=Path, help="where inputs and mounts are (target/bench)")
     parser.add_argument("--warpfs", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)

@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-# Where two figures differ by less, the machine's noise may be larger: processor seconds of pairs decide.
+# Where two figures differ by less, the machine's noise may be larger: processor seconds of pairs are told as well.
 CLOSE = 1.15
 
 # How many times the smallest peer's file another's is when they are no longer alike.

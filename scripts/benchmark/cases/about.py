@@ -7,8 +7,10 @@ import subprocess
 import machine
 from report import megabytes
 
-PACKAGES = ("zstd", "lz4", "squashfs-tools", "squashfuse", "erofs-utils", "btrfs-progs")
-MODULES = ("warpcompress", "ratarmount")
+PACKAGES = ("zstd", "lz4", "squashfs-tools", "squashfuse", "erofs-utils", "btrfs-progs", "rclone", "s3fs")
+MODULES = ("ratarmount", "warpcompress")
+# What the last of them encodes, decodes and hashes by.
+CODECS = ("zstandard", "lz4", "blake3")
 
 
 def about(bench, section):
@@ -19,6 +21,7 @@ def about(bench, section):
         # Without the distribution's part of it.
         versions.append(f"{package} {re.sub(r'^[0-9]+:|[+-].*', '', found) or '?'}")
     versions += [f"{module} {importlib.metadata.version(module)}" for module in MODULES]
+    versions[-1] += f" (with {', '.join(f'{module} {importlib.metadata.version(module)}' for module in CODECS)})"
     packed = {codec: sum(file.stat().st_size for file in bench.inputs.packed(codec, None).iterdir())
               for codec in ("zstd", "lz4")}
     shares = ", ".join(f"{100 * size / bench.size:.0f} % with {codec}" for codec, size in packed.items())
