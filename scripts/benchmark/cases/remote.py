@@ -2,6 +2,7 @@
 told of requests and bytes is what has passed the link."""
 
 import base64
+import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -9,7 +10,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 
 import machine
@@ -36,29 +36,34 @@ class Store:
         self.files = files
 
     def __enter__(self):
-        self.stack = contextlib.ExitStack()
-        root = self.stack.enter_context(tempfile.TemporaryDirectory(dir=self.bench.work))
+        # Should it not come up, what was begun ends all the same.
+        with contextlib.ExitStack() as stack:
+            self.address = self._start(stack)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *failure):
+        return self.stack.__exit__(*failure)
+
+    def _start(self, stack):
+        root = stack.enter_context(tempfile.TemporaryDirectory(dir=self.bench.work))
         os.mkdir(f"{root}/{BUCKET}")
         for file in self.files:
             os.link(file, f"{root}/{BUCKET}/{file.name}")
             _tell_etag(root, file)
-        log = self.stack.enter_context(tempfile.NamedTemporaryFile("r"))
+        log = stack.enter_context(tempfile.NamedTemporaryFile("r"))
         program = subprocess.run(["scripts/object-server"], check=True, capture_output=True, text=True).stdout.strip()
         server = subprocess.Popen(
             [*FIRST, program, "--host", "127.0.0.1", "--port", "0", "--access-key", KEYS["AWS_ACCESS_KEY_ID"],
              "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"], root],
             stdin=subprocess.DEVNULL, stdout=open(log.name, "w"), env={**os.environ, "RUST_LOG": "s3s_fs=info"})
-        self.stack.callback(machine.end, server)
+        stack.callback(machine.end, server)
         deadline = time.monotonic() + 30
         while "running at http://" not in (said := open(log.name).read()):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the object store does not start: {said}")
             time.sleep(0.01)
-        self.address = said.split("running at http://")[1].split()[0].strip(",\x1b")
-        return self
-
-    def __exit__(self, *failure):
-        return self.stack.__exit__(*failure)
+        return said.split("running at http://")[1].split()[0].strip(",\x1b")
 
 
 def _tell_etag(root, file):
@@ -238,14 +243,10 @@ def several(bench, section):
                 with Link(bench, store, 10) as link, contextlib.ExitStack() as stack:
                     mounted = [stack.enter_context(warpfs(bench, link)) for _ in range(count)]
                     start = time.perf_counter()
-                    readers = [
-                        threading.Thread(target=machine.run, args=("cat", each.file()), kwargs={"output": "/dev/null"})
-                        for each in mounted
-                    ]
-                    for reader in readers:
-                        reader.start()
-                    for reader in readers:
-                        reader.join()
+                    # A reader's error is the case's.
+                    with concurrent.futures.ThreadPoolExecutor(count) as readers:
+                        for _ in readers.map(lambda each: machine.run("cat", each.file(), output="/dev/null"), mounted):
+                            pass
                     took = time.perf_counter() - start
                     return {"rate": count * bench.size / took, **link.passed()}
 
