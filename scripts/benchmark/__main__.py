@@ -76,10 +76,15 @@ def main():
     unknown = [only for only in chosen.only if not any(name.startswith(only) for name in CASES)]
     if unknown:
         sys.exit(f"scripts/bench: no such case: {' '.join(unknown)}; --list names them")
-    # So that mounts, loop devices and servers end also then.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if os.geteuid() != 0:
         sys.exit("scripts/bench: only root can drop caches and mount file systems")
+    if not chosen.warpfs:
+        # What is asked for can be had; scripts/bench has nothing installed and built yet.
+        return
+    # So that mounts, loop devices and servers end also then. Under nohup, the one stays ignored.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     bench = Bench(chosen)
     try:
         measure(bench, names)
