@@ -103,6 +103,8 @@ def main():
                 total += 1
         why = f" (else {', '.join(sorted(failures))})" if failures else ""
         print(f"interop: {release}: {len(jobs)} files read whole; by itself, it reads {own} of them{why}")
+    if not total:
+        sys.exit("interop: there is no other release to read the files of")
     print(f"interop: {total} files of other releases were read whole (seed {seed}); none of the releases takes one of ours")
 
 
