@@ -13,32 +13,15 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use common::place::{Place, said, umount};
 use common::users::{FuseForAll, mount_as_somebody, place_of_somebody};
-use common::{is_mounted, names, shell, wait_until, warpfs};
+use common::{Bound, Running, is_mounted, names, shell, wait_until, warpfs};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn kill(process: i32, signal: Signal) {
     kill_process(Pid::from_raw(process).unwrap(), signal).unwrap();
-}
-
-/// A program that works in a directory; it ends with the test.
-struct Worker(Child);
-
-impl Worker {
-    fn inside(directory: &Path) -> Self {
-        let mut command = Command::new("sleep");
-        Self(command.arg("100").current_dir(directory).spawn().unwrap())
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -49,7 +32,7 @@ fn a_killed_server_in_use_leaves_no_mount_point_and_what_was_beneath_shows() {
         fs::write(place.mount_point().join("beneath"), "").unwrap();
         assert!(place.mount(&["--auto-unmount"]).status.success());
         let open = File::open(place.mount_point().join("x")).unwrap();
-        let _worker = Worker::inside(&place.mount_point());
+        let _worker = Running::inside(&place.mount_point());
         assert_eq!((place.servers().len(), place.guards().len()), (1, 1));
         place.signal(signal);
         place.wait_for_the_end();
@@ -73,6 +56,7 @@ fn it_works_for_files_for_a_mount_over_its_own_source_and_in_the_foreground() {
     let bytes = fs::read(&packed).unwrap();
     for (source, mount_point) in cases {
         for foreground in [&[][..], &["-f"]] {
+            let _mounted = Bound(&mount_point);
             let mut command = warpfs();
             command.args(["mount", "--auto-unmount"]).args(foreground);
             let mut server = command
@@ -255,6 +239,7 @@ fn a_mount_is_found_where_it_has_come_to_lie() {
         assert!(output.status.success(), "{}", said(&output));
         fs::rename(&before, &after).unwrap();
         let moved = after.join("mounted");
+        let _mounts = [Bound(&moved), Bound(&copy)];
         shell(
             Path::new("/"),
             &format!("mount --bind {} {}", moved.display(), copy.display()),
@@ -292,15 +277,12 @@ fn a_mount_whose_connection_is_broken_off_goes_without_being_asked() {
         .arg(control.path())
         .status();
     assert!(mount.unwrap().success());
+    let control_files = Bound(control.path());
     let place = Place::new();
     assert!(place.mount(&[]).status.success());
     let device = fs::metadata(place.mount_point()).unwrap().dev();
     let connection = rustix::fs::minor(device).to_string();
-    let broken = fs::write(control.path().join(connection).join("abort"), "1");
-    shell(
-        Path::new("/"),
-        &format!("umount {}", control.path().display()),
-    );
-    broken.unwrap();
+    fs::write(control.path().join(connection).join("abort"), "1").unwrap();
+    drop(control_files);
     place.wait_for_the_end();
 }

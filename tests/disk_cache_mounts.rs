@@ -147,7 +147,6 @@ fn mounts_killed_while_they_fill_a_cache_leave_no_wrong_byte() {
                 assert!(read == original, "kill {kill}");
             }
         });
-        let _ = rustix::mount::unmount(&mount.mount_point, rustix::mount::UnmountFlags::DETACH);
         drop(mount);
         let again = bucket.mount("x.warp", &arguments(place.path()));
         read_at_random(&again.path("x"), &original, 40, kill);

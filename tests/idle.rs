@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Bound, Mounted, is_mounted, sample, shell, vector, wait_until};
+use common::{Bound, Mounted, Running, is_mounted, sample, shell, vector, wait_until};
 
 fn source() -> tempfile::TempDir {
     let source = tempfile::tempdir().unwrap();
@@ -68,33 +68,27 @@ fn a_mount_in_use_stays_however_quiet_it_is() {
     };
     let open = File::open(mounted.path("x")).unwrap();
     stays(&mounted, "an open file");
-    let mut worker = Command::new("sleep")
-        .arg("60")
-        .current_dir(&mounted.mount_point)
-        .spawn()
-        .unwrap();
+    let worker = Running::inside(&mounted.mount_point);
     drop(open);
     stays(&mounted, "a working directory");
     let map = "import mmap,os,sys,time
 f = os.open(sys.argv[1], os.O_RDONLY); m = mmap.mmap(f, 0, prot=mmap.PROT_READ); os.close(f); print(m[0], flush=True)
 time.sleep(60)";
-    let mut mapper = Command::new("python3")
+    let mapper = Command::new("python3")
         .args(["-c", map])
         .arg(mounted.path("x"))
         .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::io::Read::read_exact(mapper.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
-    worker.kill().unwrap();
-    worker.wait().unwrap();
+        .spawn();
+    let mut mapper = Running(mapper.unwrap());
+    std::io::Read::read_exact(mapper.0.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
+    drop(worker);
     stays(&mounted, "a mapped file");
     let over = mounted.mount_point.clone();
     shell(
         Path::new("/"),
         &format!("mount -t tmpfs over {}", over.display()),
     );
-    mapper.kill().unwrap();
-    mapper.wait().unwrap();
+    drop(mapper);
     let covered = mounted.logged().matches("is in use").count();
     wait_until("staying beneath another", || {
         mounted.logged().matches("is in use").count() > covered + 1

@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use common::place::{Place, said, umount};
 use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
-use common::{Mounted, is_mounted, policies, run, sample, shell, vector, wait_until, warpfs};
+use common::{
+    Mounted, Running, is_mounted, policies, run, sample, shell, vector, wait_until, warpfs,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
@@ -106,18 +108,12 @@ fn signals_end_an_idle_mount_and_a_busy_one() {
 
         assert!(place.mount(&[]).status.success());
         let mut open = File::open(place.mount_point().join("x")).unwrap();
-        let mut worker = Command::new("sleep")
-            .arg("100")
-            .current_dir(place.mount_point())
-            .spawn()
-            .unwrap();
+        let _worker = Running::inside(&place.mount_point());
         open.read_exact(&mut [0; 10]).unwrap();
         place.signal(signal);
         place.wait_for_the_end();
         // Pages the kernel has may still be read; nothing hangs.
         let _ = open.read_to_end(&mut Vec::new());
-        worker.kill().unwrap();
-        worker.wait().unwrap();
     }
 }
 

@@ -477,3 +477,22 @@ fn children_of_a_reader_share_its_file_and_read_right() {
     }
     wait_until("all to be closed", || mounted.stats()["open_files"] == 0);
 }
+
+/// Tests that failed between the end of a server and the unmounting of its mount left it on the machine.
+#[test]
+fn a_mount_whose_server_was_killed_goes_with_the_test_also_from_beneath_another() {
+    for is_covered in [false, true] {
+        let source = tempfile::tempdir().unwrap();
+        let mut mounted = Mounted::new(source.path(), &[]);
+        let mount_point = mounted.mount_point.clone();
+        if is_covered {
+            let cover = format!("mount -t tmpfs cover {}", mount_point.display());
+            common::shell(Path::new("/"), &cover);
+        }
+        mounted.server.kill().unwrap();
+        mounted.server.wait().unwrap();
+        assert!(is_mounted(&mount_point));
+        drop(mounted);
+        assert!(!is_mounted(&mount_point));
+    }
+}

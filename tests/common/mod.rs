@@ -84,6 +84,24 @@ pub fn policies(server: u32) -> BTreeSet<u32> {
     found
 }
 
+/// A process that ends with the test, if it has not before.
+pub struct Running(pub Child);
+
+impl Running {
+    /// One that has its working directory there, and does nothing.
+    pub fn inside(directory: &Path) -> Self {
+        let mut command = Command::new("sleep");
+        Self(command.arg("100").current_dir(directory).spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A place that something is mounted on by a test; unmounted when dropped.
 pub struct Bound<'a>(pub &'a Path);
 
@@ -241,7 +259,7 @@ impl Mounted {
     ) -> Self {
         let mount_point = mount_point.canonicalize().unwrap();
         let log = own.path().join("log");
-        let mut server = command
+        let server = command
             .args(["mount", "-f"])
             .args(arguments)
             .arg(source)
@@ -250,19 +268,20 @@ impl Mounted {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        wait_until("the mount", || {
-            if let Some(status) = server.try_wait().unwrap() {
-                let said = fs::read_to_string(&log).unwrap();
-                panic!("the mount ended with {status}: {said}");
-            }
-            fs::read_to_string(&log).unwrap().contains("is mounted on")
-        });
-        Self {
+        // From here on both go with it, also when the wait is in vain.
+        let mut mounted = Self {
             mount_point,
             log,
             server,
             _own: own,
-        }
+        };
+        wait_until("the mount", || {
+            if let Some(status) = mounted.server.try_wait().unwrap() {
+                panic!("the mount ended with {status}: {}", mounted.logged());
+            }
+            mounted.logged().contains("is mounted on")
+        });
+        mounted
     }
 
     /// A path inside the mount.
@@ -304,22 +323,31 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // By its own means first; whatever happens, nothing stays.
-        let _ = rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.server),
-            rustix::process::Signal::TERM,
-        );
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            if let Ok(Some(_)) = self.server.try_wait() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        // By its own means first; whatever happens, nothing stays. What is not there any more is not signalled: its number may be
+        // another's by now.
+        let mut ended = self.server.try_wait().ok().flatten();
+        if ended.is_none() {
+            let _ = rustix::process::kill_process(
+                rustix::process::Pid::from_child(&self.server),
+                rustix::process::Signal::TERM,
+            );
         }
-        if self.server.try_wait().ok().flatten().is_none() {
+        let start = Instant::now();
+        while ended.is_none() && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+            ended = self.server.try_wait().ok().flatten();
+        }
+        if ended.is_none() {
             let _ = self.server.kill();
             let _ = self.server.wait();
-            let _ = rustix::mount::unmount(&self.mount_point, rustix::mount::UnmountFlags::DETACH);
+        }
+        // A server that ended well has unmounted. Of another's the mount stays, and something may lie over it.
+        let ended_well = ended.is_some_and(|status| status.success());
+        while !ended_well && is_mounted(&self.mount_point) {
+            let flags = rustix::mount::UnmountFlags::DETACH;
+            if rustix::mount::unmount(&self.mount_point, flags).is_err() {
+                break;
+            }
         }
         if std::thread::panicking() {
             eprintln!("the mount's log:\n{}", self.logged());

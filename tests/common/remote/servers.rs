@@ -3,26 +3,16 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use super::super::wait_until;
+use super::super::{Running, wait_until};
 use super::{ACCESS_KEY, SECRET};
-
-/// A process that ends with the test.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// An object store that speaks S3. Objects are files of its directory, but for what it remembers of them beside.
 pub struct S3 {
     pub address: SocketAddr,
-    _server: Server,
+    _server: Running,
     own: tempfile::TempDir,
 }
 
@@ -41,7 +31,7 @@ impl S3 {
             .stdout(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let server = Server(server);
+        let server = Running(server);
         let mut address = None;
         wait_until("the object store", || {
             let said = fs::read_to_string(&log).unwrap();
@@ -134,7 +124,7 @@ fn object_server() -> &'static Path {
 /// A web server.
 pub struct Web {
     pub address: SocketAddr,
-    _server: Server,
+    _server: Running,
     own: tempfile::TempDir,
 }
 
@@ -161,7 +151,7 @@ impl Web {
             .expect("a web server")
     }
 
-    fn start_at(own: &Path, address: SocketAddr) -> Option<Server> {
+    fn start_at(own: &Path, address: SocketAddr) -> Option<Running> {
         let place = own.display();
         let configuration = format!(
             "daemon off; master_process off; pid {place}/pid; error_log stderr;
@@ -187,7 +177,7 @@ impl Web {
             .stdin(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn();
-        let mut server = Server(started.expect("nginx (scripts/install-packages nginx-light)"));
+        let mut server = Running(started.expect("nginx (scripts/install-packages nginx-light)"));
         let mut ended = false;
         wait_until("the web server", || {
             ended = server.0.try_wait().unwrap().is_some();
