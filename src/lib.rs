@@ -65,6 +65,14 @@ mod identity;
 pub mod index;
 pub mod info;
 pub mod job;
+#[cfg(test)]
+#[path = "../tests/common/left_out.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the tests of some features alone leave anything out"
+)]
+mod left_out;
 mod machine;
 mod memory;
 #[cfg(feature = "fuse")]

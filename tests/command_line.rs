@@ -7,6 +7,8 @@
     reason = "a test may panic"
 )]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -268,7 +270,7 @@ fn a_hangup_and_a_limit_on_files_leave_nothing_behind() {
 #[test]
 fn a_job_that_gets_no_threads_is_done_by_one() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: taking threads away takes root");
+        common::left_out("taking threads away takes root");
         return;
     }
     let directory = tempfile::tempdir().unwrap();

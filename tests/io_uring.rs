@@ -171,6 +171,7 @@ fn who_is_moved_by_each_answer_has_his_processor_to_himself_at_once() {
 fn an_ordinary_users_mount_takes_requests_by_read_where_the_switch_is_off() {
     let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
     if allowed() == Some(true) {
+        common::left_out("io_uring is switched on");
         return;
     }
     let _all = FuseForAll::new(false);
@@ -198,20 +199,26 @@ impl Drop for Until<'_> {
     }
 }
 
-/// Turns the switch on and off again and again, as root's mounts do.
-fn flip(until: &AtomicBool) {
+/// The switch, to be turned; `None`, which is said, where there is none.
+fn switch() -> Option<File> {
     let path = "/sys/module/fuse/parameters/enable_uring";
-    let Ok(parameter) = File::options().read(true).write(true).open(path) else {
-        return;
-    };
+    let switch = File::options().read(true).write(true).open(path);
+    if switch.is_err() {
+        common::left_out("the kernel has no io_uring for FUSE that could be switched on");
+    }
+    switch.ok()
+}
+
+/// Turns the switch on and off again and again, as root's mounts do.
+fn flip(parameter: &File, until: &AtomicBool) {
     while !until.load(Ordering::Relaxed) {
-        rustix::fs::flock(&parameter, FlockOperation::LockExclusive).unwrap();
+        rustix::fs::flock(parameter, FlockOperation::LockExclusive).unwrap();
         let mut before = [0];
         parameter.read_at(&mut before, 0).unwrap();
         parameter.write_all_at(b"Y", 0).unwrap();
         std::thread::sleep(Duration::from_micros(500));
         parameter.write_all_at(&before, 0).unwrap();
-        rustix::fs::flock(&parameter, FlockOperation::Unlock).unwrap();
+        rustix::fs::flock(parameter, FlockOperation::Unlock).unwrap();
         std::thread::sleep(Duration::from_micros(500));
     }
 }
@@ -221,11 +228,14 @@ fn flip(until: &AtomicBool) {
 #[test]
 fn a_users_mount_that_is_made_at_the_same_time_as_roots_stays() {
     let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(parameter) = switch() else {
+        return;
+    };
     let _all = FuseForAll::new(false);
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _until = Until(&ended);
-        scope.spawn(|| flip(&ended));
+        scope.spawn(|| flip(&parameter, &ended));
         for _ in 0..40 {
             let (place, program) = place_of_somebody();
             let output = mount_as_somebody(&place, &program, &[]);
@@ -262,8 +272,7 @@ impl Drop for SwitchedOn<'_> {
 #[test]
 fn a_mount_that_cannot_hold_the_switch_takes_requests_by_read() {
     let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = "/sys/module/fuse/parameters/enable_uring";
-    let Ok(parameter) = File::options().read(true).write(true).open(path) else {
+    let Some(parameter) = switch() else {
         return;
     };
     rustix::fs::flock(&parameter, FlockOperation::LockExclusive).unwrap();

@@ -19,7 +19,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use common::names;
+use common::{left_out, names};
 use warpfs::ErrorKind;
 use warpfs::format::{Checksum, Codec};
 use warpfs::job::{ChunkReport, Control, Observer};
@@ -794,7 +794,7 @@ fn a_file_with_an_access_list_does_not_come_to_be_read_by_its_group() {
     let flags = rustix::fs::XattrFlags::empty();
     let (access, inherited) = ("system.posix_acl_access", "system.posix_acl_default");
     if rustix::fs::setxattr(at("x"), access, &list, flags).is_err() {
-        println!("skipped: the temporary directory's file system has no access lists");
+        left_out("the temporary directory's file system has no access lists");
         return;
     }
     fs::create_dir(at("shared")).unwrap();
@@ -809,6 +809,7 @@ fn a_file_with_an_access_list_does_not_come_to_be_read_by_its_group() {
     assert_eq!(mode(&at("shared/plain.warp")), 0o640);
     // Where there are no access lists, the mode's group bits are the group's again.
     let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else {
+        left_out("no /dev/shm");
         return;
     };
     let copy = elsewhere.path().join("x.warp");
@@ -822,7 +823,7 @@ fn a_file_with_an_access_list_does_not_come_to_be_read_by_its_group() {
 #[test]
 fn a_group_that_cannot_be_kept_is_not_exchanged_for_another() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can make files of other groups");
+        left_out("only root can make files of other groups");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -1177,7 +1178,7 @@ fn pipes_in_a_tree_are_counted_as_left_out() {
 #[test]
 fn a_directory_that_cannot_be_read_can_be_written_into() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can become somebody who may not read");
+        left_out("only root can become somebody who may not read");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -1227,7 +1228,7 @@ fn a_file_that_did_not_get_its_name_is_not_counted_as_packed() {
 #[test]
 fn a_full_disk_is_told_of_the_file_that_does_not_fit() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can mount a small disk");
+        left_out("only root can mount a small disk");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -1245,7 +1246,7 @@ fn a_full_disk_is_told_of_the_file_that_does_not_fit() {
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     if said.contains("unshare") || said.contains("mount:") {
-        println!("skipped: {said}");
+        left_out(&said);
         return;
     }
     assert_eq!(output.status.code(), Some(1));

@@ -1,5 +1,6 @@
 use super::listing::ListedEntry;
 use super::*;
+use crate::left_out::left_out;
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::fs;
@@ -639,7 +640,7 @@ fn user_attributes_and_access_lists_pass_through_and_no_others() {
     let flags = rustix::fs::XattrFlags::empty();
     let path = fixture.path("x.warp");
     if rustix::fs::setxattr(&path, "user.note", b"value", flags).is_err() {
-        println!("skipped: the temporary directory's file system has no extended attributes");
+        left_out("the temporary directory's file system has no extended attributes");
         return;
     }
     let trusted = rustix::fs::setxattr(&path, "trusted.note", b"hidden", flags).is_ok();
@@ -762,7 +763,7 @@ impl Cover {
     fn over(path: &Path) -> Option<Self> {
         use rustix::mount::{MountFlags, mount};
         if let Err(error) = mount("tmpfs", path, "tmpfs", MountFlags::empty(), c"size=64k") {
-            println!("skipped: mounting a tmpfs takes root: {error}");
+            left_out(&format!("mounting a tmpfs takes root: {error}"));
             return None;
         }
         Some(Self(path.to_path_buf()))

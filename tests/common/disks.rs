@@ -1,6 +1,7 @@
 //! Disks of the tests' own that get full, fail and lose their power: ext4 on a loop device over a file.
 //!
-//! They go away with the test, also when it fails.
+//! They go away with the test, also when it fails. Where there are no loop devices, there are none, and that is said; whatever
+//! else goes wrong with one is a failure.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::mount::{UnmountFlags, unmount};
+
+use super::left_out;
 
 /// See the module's description.
 pub struct Disk {
@@ -22,7 +25,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk of so many bytes; `None`, which is said, where there can be none.
+    /// A disk of so many bytes; `None` where there can be none.
     pub fn new(size: u64) -> Option<Self> {
         Self::make(size, false)
     }
@@ -33,6 +36,9 @@ impl Disk {
     }
 
     fn make(size: u64, in_memory: bool) -> Option<Self> {
+        if !can_be_had() {
+            return None;
+        }
         let own = tempfile::tempdir().unwrap();
         let root = own.path().join("disk");
         fs::create_dir(&root).unwrap();
@@ -52,7 +58,8 @@ impl Disk {
                 Command::new("mount")
                     .args(["-t", "tmpfs", "-o", &size, "warpfs-test"])
                     .arg(&beneath),
-            )?;
+            )
+            .unwrap();
             disk.backing = beneath.join("backing");
             disk.beneath = Some(beneath);
         }
@@ -63,32 +70,32 @@ impl Disk {
             "-q", "-F", "-m", "0", "-b", "4096", "-I", "256", "-N", "512", "-J", "size=4",
         ]);
         format.args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"]);
-        succeeds(format.arg(&disk.backing))?;
+        succeeds(format.arg(&disk.backing)).unwrap();
         // Somebody else may take the device that was found free.
         let device = (0..20).find_map(|_| {
             let mut setup = Command::new("losetup");
             succeeds(setup.args(["--find", "--show"]).arg(&disk.backing))
-        })?;
-        disk.device = PathBuf::from(device.trim());
+        });
+        disk.device = PathBuf::from(device.unwrap().trim());
         if in_memory {
             // All blocks are there, those too that were found to be zero already.
             let flags = rustix::fs::FallocateFlags::empty();
             rustix::fs::fallocate(&backing, flags, 0, size).unwrap();
         }
-        disk.mount()?;
+        disk.mount();
         Some(disk)
     }
 
-    fn mount(&mut self) -> Option<()> {
+    fn mount(&mut self) {
         let mut mount = Command::new("mount");
         succeeds(
             mount
                 .args(["-t", "ext4", "-o", "acl,user_xattr"])
                 .arg(&self.device)
                 .arg(&self.root),
-        )?;
+        )
+        .unwrap();
         self.mounted = true;
-        Some(())
     }
 
     /// A path on the disk.
@@ -163,7 +170,7 @@ impl Disk {
     /// Mounts it again, as after a restart of the machine.
     pub fn restart(&mut self) {
         self.unmount();
-        self.mount().unwrap();
+        self.mount();
     }
 
     fn unmount(&mut self) {
@@ -223,6 +230,15 @@ pub fn forget(path: &Path) {
     let file = File::open(path).unwrap();
     file.sync_all().unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+/// Whether there are loop devices; if not, that is said.
+pub fn can_be_had() -> bool {
+    let found = succeeds(Command::new("losetup").arg("--find"));
+    if found.is_none() {
+        left_out("no loop devices");
+    }
+    found.is_some()
 }
 
 /// What a command printed, if it succeeded; what it said, said.

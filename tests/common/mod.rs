@@ -18,6 +18,7 @@
 pub mod disks;
 pub mod group;
 pub mod jobs;
+mod left_out;
 pub mod model;
 pub mod place;
 pub mod remote;
@@ -27,10 +28,11 @@ pub mod system_calls;
 pub mod users;
 pub mod vectors;
 
+pub use left_out::left_out;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -52,17 +54,6 @@ pub fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
         String::from_utf8_lossy(&output.stderr)
     );
     output
-}
-
-/// Says that a test, or a part of it, is left out, and why: here, and in the list that `scripts/test` shows at its end.
-pub fn left_out(why: &str) {
-    let test = std::thread::current();
-    let line = format!("{}: {why}", test.name().unwrap_or("a test"));
-    eprintln!("left out: {line}");
-    if let Some(list) = std::env::var_os("WARPFS_LEFT_OUT") {
-        let mut list = File::options().append(true).open(list).unwrap();
-        writeln!(list, "{line}").unwrap();
-    }
 }
 
 /// The scheduling policies, as sched(7) numbers them, of the threads that answer requests and decode.
