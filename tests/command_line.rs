@@ -252,7 +252,9 @@ fn a_pipe_that_gets_its_writer_late_is_packed_whole() {
 fn a_hangup_and_a_limit_on_files_leave_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     // Whoever runs the tests may have it ignored, as nohup does.
-    let work = "mkfifo f; env --default-signal=HUP warpfs pack -o x.warp f & sleep 0.5; ls -A | grep -q part; kill -HUP $!; wait $!";
+    let work = "mkfifo f; env --default-signal=HUP warpfs pack -o x.warp f &
+        for i in {1..200}; do ls -A | grep -q part && break; sleep 0.05; done
+        ls -A | grep -q part || exit 9; kill -HUP $!; wait $!";
     let output = script(directory.path(), work);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let work = "seq 900000 >s; ulimit -f 100; warpfs pack --codec snappy -o x.warp s";
