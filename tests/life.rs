@@ -479,6 +479,42 @@ fn the_log_file_is_added_to_and_tells_of_damage() {
 }
 
 #[test]
+fn a_mount_that_is_to_be_quiet_logs_errors_alone_and_says_nothing_of_what_is_odd() {
+    for is_quiet in [true, false] {
+        let place = Place::new();
+        let log = place.own.path().join("log");
+        let source = tempfile::tempdir().unwrap();
+        // It covers another mount, and the two may have been exchanged: this one is empty, and that is not.
+        assert!(place.mount(&[]).status.success());
+        let mut command = warpfs();
+        command
+            .args(["mount", "--ttl", "0", "--log-file"])
+            .arg(&log);
+        if is_quiet {
+            command.arg("-q");
+        }
+        let output = command
+            .args([source.path(), &place.mount_point()])
+            .output()
+            .unwrap();
+        let told = said(&output);
+        assert!(output.status.success(), "{told}");
+        assert_eq!(told.lines().count(), if is_quiet { 0 } else { 2 }, "{told}");
+        fs::copy(vector("bad-payload.warp"), source.path().join("x.warp")).unwrap();
+        assert!(fs::read(place.mount_point().join("x")).is_err());
+        for _ in 0..2 {
+            assert!(umount(&place.mount_point()).status.success());
+        }
+        place.wait_for_the_end();
+        let log = fs::read_to_string(log).unwrap();
+        let (errors, others): (Vec<_>, Vec<_>) =
+            log.lines().partition(|line| line.contains(" ERROR "));
+        assert!(errors[0].contains("x.warp: chunk 0"), "{log}");
+        assert_eq!(others.is_empty(), is_quiet, "{log}");
+    }
+}
+
+#[test]
 fn an_ordinary_user_mounts_through_fusermount3_and_nobody_else_sees_it() {
     let _fuse = FuseForAll::new(false);
     let (place, program) = place_of_somebody();
