@@ -18,10 +18,11 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Mounted, Random, pack, sample, wait_until};
+use common::{Mounted, Random, Running, pack, sample, wait_until};
 use rustix::fs::Advice;
 
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
 const CHUNK: usize = 128 << 10;
 /// Long enough that nothing in a test happens because it ran out.
@@ -744,6 +745,49 @@ while True:
             b"plain".as_slice()
         };
         assert!(found.unwrap() == *expected, "{name}");
+    }
+}
+
+#[test]
+fn a_lease_that_is_not_let_go_is_an_error_after_half_a_second() {
+    let source = tempfile::tempdir().unwrap();
+    let original = sample(3 * CHUNK, 1);
+    fs::write(source.path().join("x.warp"), small_chunks(&original)).unwrap();
+    fs::write(source.path().join("plain"), "plain").unwrap();
+    let mounted = Mounted::new(source.path(), LONG);
+    let script = "import fcntl, os, signal
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+held = [os.open(name, os.O_RDWR) for name in ('x.warp', 'plain')]
+for f in held:
+    fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('held', flush=True)
+while True:
+    signal.pause()";
+    for name in ["plain", "x"] {
+        // Known before: who asks what it is waits as well.
+        fs::metadata(mounted.path(name)).unwrap();
+        let holder = std::process::Command::new("python3")
+            .args(["-c", script])
+            .current_dir(source.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let mut holder = Running(holder.unwrap());
+        let mut said = [0; 4];
+        let output = holder.0.stdout.as_mut().unwrap();
+        output.read_exact(&mut said).unwrap();
+        let asked = Instant::now();
+        let refused = File::open(mounted.path(name));
+        let waited = asked.elapsed();
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(EAGAIN), "{name}");
+        // The kernel gives who holds it 45 seconds.
+        let half_a_second = Duration::from_millis(500)..Duration::from_secs(10);
+        assert!(half_a_second.contains(&waited), "{name}: {waited:?}");
+        drop(holder);
+        let found = fs::read(mounted.path(name)).unwrap();
+        assert!(
+            found == *if name == "x" { &original[..] } else { b"plain" },
+            "{name}"
+        );
     }
 }
 

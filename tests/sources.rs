@@ -134,6 +134,30 @@ fn one_file_onto_a_regular_file() {
 }
 
 #[test]
+fn one_file_onto_a_regular_file_is_stale_when_its_source_is_removed() {
+    for ttl in ["0", "600"] {
+        let source = tempfile::tempdir().unwrap();
+        let at = |name: &str| source.path().join(name);
+        packed(&at("x.warp"));
+        fs::write(at("place"), "what was here").unwrap();
+        let mounted = Mounted::at(&at("x.warp"), &at("place"), &["--ttl", ttl]);
+        assert_eq!(fs::read(at("place")).unwrap(), original());
+        for is_removed in [true, false] {
+            match is_removed {
+                true => fs::remove_file(at("x.warp")).unwrap(),
+                false => fs::rename(at("x.warp"), at("elsewhere")).unwrap(),
+            }
+            let refused = fs::File::open(at("place")).unwrap_err();
+            let stale = rustix::io::Errno::STALE.raw_os_error();
+            assert_eq!(refused.raw_os_error(), Some(stale), "{is_removed}, {ttl}");
+            packed(&at("x.warp"));
+            assert_eq!(fs::read(at("place")).unwrap(), original(), "{ttl}");
+        }
+        drop(mounted);
+    }
+}
+
+#[test]
 fn one_file_onto_itself() {
     let source = tempfile::tempdir().unwrap();
     let file = source.path().join("x.warp");
