@@ -731,41 +731,6 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_directory_swapped_for_a_link_while_its_tree_is_unpacked_leads_nowhere() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name);
-    fs::create_dir_all(at("tree/d")).unwrap();
-    fs::create_dir(at("outside")).unwrap();
-    for file in 0..300 {
-        fs::write(at(&format!("tree/d/{file}")), text(1_000)).unwrap();
-    }
-    assert_eq!(run!("pack", "-rq", "--rm", &at("tree")).0, Some(0));
-    for _ in 0..5 {
-        let mut unpacking = Command::new(env!("CARGO_BIN_EXE_warpfs"))
-            .args(["unpack", "-rqf"])
-            .arg(at("tree"))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        while unpacking.try_wait().unwrap().is_none() {
-            fs::rename(at("tree/d"), at("tree/held")).unwrap();
-            symlink(at("outside"), at("tree/d")).unwrap();
-            std::thread::sleep(Duration::from_micros(300));
-            fs::remove_file(at("tree/d")).unwrap();
-            fs::rename(at("tree/held"), at("tree/d")).unwrap();
-            std::thread::sleep(Duration::from_micros(300));
-        }
-        assert!(
-            names(&at("outside")).is_empty(),
-            "{:?}",
-            names(&at("outside"))
-        );
-        let stray = |name: &String| name.ends_with(".part");
-        assert!(!names(&at("tree/d")).iter().any(stray));
-    }
-}
-
-#[test]
 fn a_file_with_an_access_list_does_not_come_to_be_read_by_its_group() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
