@@ -1,4 +1,5 @@
-//! Every row of docs/WORKS_WITH.md names tests that exist, and every test of tests/works_with_*.rs has its row.
+//! Every row of docs/WORKS_WITH.md names tests that exist, and every test of tests/works_with_*.rs has its row. Of the other pages
+//! too, what they say is proved by exists.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -72,4 +73,58 @@ fn every_row_has_a_test_and_every_test_a_row() {
             }
         }
     }
+}
+
+/// The files in a directory, and beneath it, whose names end like this.
+fn files(directory: &str, end: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => directories.push(path),
+                false if path.to_str().unwrap().ends_with(end) => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn what_pages_say_is_proved_by_a_test_is() {
+    let is_in_a_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let sources = [files("tests", ".rs"), files("src", ".rs")].concat();
+    let sources = sources.iter().map(|path| fs::read_to_string(path).unwrap());
+    let sources = sources.collect::<String>();
+    let functions: BTreeSet<&str> = sources
+        .split("fn ")
+        .filter_map(|rest| rest.split(|letter| !is_in_a_name(letter)).next())
+        .collect();
+    let mut named = 0;
+    for page in files("docs", ".md") {
+        // It names numbers of the statistics, which are as long.
+        if page.ends_with("STATISTICS.md") {
+            continue;
+        }
+        let text = fs::read_to_string(&page).unwrap();
+        let page = page.display();
+        // Nothing but tests has names of so many words.
+        for name in text.split(|letter| !is_in_a_name(letter)) {
+            let inner = name.trim_matches('_');
+            if inner.matches('_').count() >= 4 && !name.contains(char::is_uppercase) {
+                assert!(functions.contains(name), "{page}: there is no {name}");
+                named += 1;
+            }
+        }
+        for path in text.split(|letter| !is_in_a_name(letter) && !"./".contains(letter)) {
+            let is_of_ours = path.starts_with("tests/") || path.starts_with("src/");
+            if is_of_ours && path.ends_with(".rs") {
+                let there = Path::new(env!("CARGO_MANIFEST_DIR")).join(path).is_file();
+                assert!(there, "{page}: there is no {path}");
+            }
+        }
+    }
+    assert!(named > 200, "{named} tests");
 }
