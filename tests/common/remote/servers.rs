@@ -130,18 +130,30 @@ pub struct Web {
 
 impl Web {
     pub fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// One that speaks nothing but https, with a certificate of its own, and redirects whoever asks for `/redirected?URL` there.
+    pub fn start_secure() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(secure: bool) -> Self {
         let own = tempfile::tempdir().unwrap();
         fs::create_dir(own.path().join("root")).unwrap();
         // Its workers may be another user.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(own.path(), open).unwrap();
+        if secure {
+            make_certificate(own.path());
+        }
         // Somebody else may take the port that was found free.
         (0..10)
             .find_map(|_| {
                 let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
                 let address = free.local_addr().unwrap();
                 drop(free);
-                Some((address, Self::start_at(own.path(), address)?))
+                Some((address, Self::start_at(own.path(), address, secure)?))
             })
             .map(|(address, server)| Self {
                 address,
@@ -151,8 +163,15 @@ impl Web {
             .expect("a web server")
     }
 
-    fn start_at(own: &Path, address: SocketAddr) -> Option<Running> {
+    fn start_at(own: &Path, address: SocketAddr, secure: bool) -> Option<Running> {
         let place = own.display();
+        let (ssl, certificate) = match secure {
+            true => (
+                " ssl",
+                format!("ssl_certificate {place}/certificate; ssl_certificate_key {place}/key;"),
+            ),
+            false => ("", String::new()),
+        };
         let configuration = format!(
             "daemon off; master_process off; pid {place}/pid; error_log stderr;
             events {{ worker_connections 256; }}
@@ -161,8 +180,10 @@ impl Web {
                 client_body_temp_path {place}/client; proxy_temp_path {place}/proxy;
                 fastcgi_temp_path {place}/fastcgi; uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;
                 server {{
-                    listen {address}; root {place}/root;
+                    listen {address}{ssl}; root {place}/root;
+                    {certificate}
                     location /untold/ {{ etag off; add_header Last-Modified ''; }}
+                    location /redirected {{ return 307 $args; }}
                 }}
             }}"
         );
@@ -193,4 +214,36 @@ impl Web {
     pub fn root(&self) -> PathBuf {
         self.own.path().join("root")
     }
+
+    /// The certificate that it shows to who speaks https to it.
+    pub fn certificate(&self) -> PathBuf {
+        self.own.path().join("certificate")
+    }
+}
+
+/// Makes a certificate that vouches for this machine, and its key.
+fn make_certificate(directory: &Path) {
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-nodes",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ])
+        .args([
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", "key", "-out", "certificate"])
+        .current_dir(directory)
+        .output();
+    let made = made.expect("openssl (scripts/install-packages openssl)");
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
 }
