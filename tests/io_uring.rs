@@ -46,8 +46,12 @@ fn threads(server: u32, beginning: &str) -> usize {
     names.filter(|name| name.starts_with(beginning)).count()
 }
 
-fn processors() -> usize {
-    std::thread::available_parallelism().unwrap().get()
+/// The processors that this thread may run on, which need not be the first ones.
+fn processors() -> Vec<usize> {
+    let ours = rustix::thread::sched_getaffinity(None).unwrap();
+    (0..CpuSet::MAX_CPU)
+        .filter(|processor| ours.is_set(*processor))
+        .collect()
 }
 
 /// A packed file in a directory of its own, and its original.
@@ -98,16 +102,16 @@ fn roots_mount_has_a_queue_for_each_processor_and_leaves_the_switch_as_it_was() 
         let queues = threads(mounted.server.id(), "queue-");
         let by_read = threads(mounted.server.id(), "requests-");
         match before {
-            Some(_) => queues >= processors() && by_read == 1,
+            Some(_) => queues >= processors().len() && by_read == 1,
             None => queues == 0 && by_read >= 2,
         }
     });
     assert_eq!(allowed(), before);
-    let file = mounted.path("x");
+    let (file, processors) = (mounted.path("x"), processors());
     std::thread::scope(|scope| {
-        for reader in 0..3 * processors() {
+        for processor in processors.repeat(3) {
             let (file, original) = (&file, &original);
-            scope.spawn(move || read_on(reader % processors(), file, original));
+            scope.spawn(move || read_on(processor, file, original));
         }
     });
 }
@@ -127,9 +131,7 @@ const SCHED_IDLE: u32 = 5;
 #[test]
 fn who_is_moved_by_each_answer_has_his_processor_to_himself_at_once() {
     let _alone = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
-    let ours = rustix::thread::sched_getaffinity(None).unwrap();
-    let ours = (0..CpuSet::MAX_CPU).filter(|processor| ours.is_set(*processor));
-    let mut ours = ours.collect::<Vec<_>>().into_iter().cycle();
+    let mut ours = processors().into_iter().cycle();
     let (first, second) = (ours.next(), ours.next());
     if allowed().is_none() || !may_come_back() || first == second {
         common::left_out("threads may not change how they are scheduled, or nobody can be moved");
