@@ -11,7 +11,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use common::remote::proxy::{Fault, Rule};
 use common::remote::{ACCESS_KEY, Bucket, SECRET, Site};
 use common::vectors::forget_pages;
-use common::{Mounted, is_mounted, pack, sample, wait_until, warpfs};
+use common::{Mounted, Running, is_mounted, pack, sample, wait_until, warpfs};
 
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
@@ -549,17 +549,25 @@ fn who_looks_up_opens_or_lists_on_a_dead_server_can_be_killed() {
 fn a_signal_that_is_only_noticed_fails_nothing_on_a_server_that_answers() {
     let far = Far::new("120");
     far.bucket.proxy.set_delay(Duration::from_millis(500));
-    let script =
-        "$SIG{USR1} = sub { $noticed = 1 }; stat($ARGV[0]) or die $!; $noticed or die 'no signal'";
-    let mut asking = Command::new("perl")
+    let script = "$SIG{USR1} = sub { $noticed = 1 }; $| = 1; print 'ready';
+        stat($ARGV[0]) or die $!; $noticed or die 'no signal'";
+    let asking = Command::new("perl")
         .args(["-e", script])
         .arg(far.mounted.path("x"))
-        .spawn()
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(250));
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut asking = Running(asking.unwrap());
+    let said = asking.0.stdout.as_mut().unwrap();
+    said.read_exact(&mut [0; 5]).unwrap();
+    // From here on it sleeps only to wait for the server.
+    let stat = format!("/proc/{}/stat", asking.0.id());
+    wait_until("somebody who waits", || {
+        let stat = fs::read_to_string(&stat).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with(['S', 'D'])
+    });
     let signal = rustix::process::Signal::USR1;
-    rustix::process::kill_process(rustix::process::Pid::from_child(&asking), signal).unwrap();
-    assert!(asking.wait().unwrap().success());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&asking.0), signal).unwrap();
+    assert!(asking.0.wait().unwrap().success());
 }
 
 #[test]
