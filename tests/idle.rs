@@ -58,7 +58,7 @@ fn a_mount_in_use_stays_however_quiet_it_is() {
     let source = source();
     let original = sample(1 << 20, 3);
     fs::write(source.path().join("y"), &original).unwrap();
-    let mut mounted = Mounted::new(source.path(), &["-v", "--idle-timeout", "0.2"]);
+    let mut mounted = Mounted::new(source.path(), &["-v", "--idle-timeout", "0.5"]);
     let stays = |mounted: &Mounted, what: &str| {
         let before = mounted.logged().matches("is in use").count();
         wait_until(what, || {
@@ -100,7 +100,9 @@ time.sleep(60)";
 #[test]
 fn a_bind_mount_and_a_file_open_through_an_overlay_are_use() {
     let source = source();
-    let mut mounted = Mounted::new(source.path(), &["-v", "--idle-timeout", "0.2"]);
+    let mut mounted = Mounted::new(source.path(), &["-v", "--idle-timeout", "0.5"]);
+    // Until the next holds it.
+    let held = File::open(&mounted.mount_point).unwrap();
     let place = tempfile::tempdir().unwrap();
     let stays = |mounted: &Mounted, what: &str| {
         let before = mounted.logged().matches("is in use").count();
@@ -114,6 +116,7 @@ fn a_bind_mount_and_a_file_open_through_an_overlay_are_use() {
     let [bound, over] = ["bound", "over"].map(|name| place.path().join(name));
     shell(place.path(), &format!("mount --bind {original} bound"));
     let bind_mount = Bound(&bound);
+    drop(held);
     stays(&mounted, "a bind mount");
     assert!(is_mounted(&bound));
     let options = format!("lowerdir={original},upperdir=upper,workdir=work");

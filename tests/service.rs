@@ -148,7 +148,7 @@ fn a_service_that_cannot_mount_leaves_anothers_mount_there_alone() {
 #[test]
 fn signals_have_the_log_say_more_and_less() {
     let source = tempfile::tempdir().unwrap();
-    let mounted = Mounted::new(source.path(), &["--idle-timeout", "0.2"]);
+    let mounted = Mounted::new(source.path(), &["--idle-timeout", "0.5"]);
     let busy = fs::File::open(&mounted.mount_point).unwrap();
     let server = Pid::from_child(&mounted.server);
     let step = |signal: Signal, line: &str| {
@@ -158,7 +158,7 @@ fn signals_have_the_log_say_more_and_less() {
     };
     let says_details = || {
         let before = mounted.logged().len();
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        std::thread::sleep(std::time::Duration::from_millis(1500));
         mounted.logged()[before..].contains("is in use")
     };
     assert!(!says_details());
