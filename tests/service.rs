@@ -12,12 +12,13 @@ mod common;
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use common::place::{Place, said, umount};
-use common::{Mounted, PATIENCE, is_mounted, wait_until};
+use common::{Mounted, PATIENCE, is_mounted, vector, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A service, ended with the test.
@@ -245,4 +246,97 @@ fn server_over_itself(mount_point: &std::path::Path) -> i32 {
         .trim()
         .parse()
         .unwrap()
+}
+
+/// Mounts in a mount namespace of its own, in which the system's journal is `socket`, by this program.
+fn with_journal(socket: &Path, program: &str) -> Command {
+    let prepare = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && touch /run/systemd/journal/socket &&
+        mount --bind \"$1\" /run/systemd/journal/socket && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c", prepare])
+        .arg("sh")
+        .arg(socket)
+        .arg(program);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What the journal is told of this, in systemd's native protocol.
+fn heard_of(journal: &UnixDatagram, what: &str) -> String {
+    loop {
+        let entry = heard(journal);
+        if entry.contains(what) {
+            return entry;
+        }
+    }
+}
+
+/// Demands that an entry of the journal has a field, which begins with its length.
+fn assert_field(entry: &str, name: &str, value: &str) {
+    let length = char::from(value.len() as u8);
+    let field = format!("{name}\n{length}\0\0\0\0\0\0\0{value}\n");
+    assert!(entry.contains(&field), "{entry}");
+}
+
+#[test]
+fn a_mount_in_the_background_tells_the_journal_what_happens_and_how_bad_it_is() {
+    let place = Place::new();
+    let own = place.own.path();
+    fs::copy(vector("bad-payload.warp"), place.source().join("bad.warp")).unwrap();
+    // As mount(8) calls it for a line of /etc/fstab.
+    let helper = own.join("mount.fuse.warpfs");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_warpfs"), &helper).unwrap();
+    let helper = helper.to_str().unwrap();
+    let journal = UnixDatagram::bind(own.join("journal")).unwrap();
+    for words in [&[env!("CARGO_BIN_EXE_warpfs"), "mount"][..], &[helper]] {
+        let mut command = with_journal(&own.join("journal"), words[0]);
+        command.args(&words[1..]);
+        let output = command
+            .args([place.source(), place.mount_point()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let entry = heard_of(&journal, "is mounted on");
+        assert_field(&entry, "PRIORITY", "5");
+        assert_field(&entry, "SYSLOG_IDENTIFIER", "warpfs");
+        let [server] = place.servers()[..] else {
+            panic!("{:?}", place.servers());
+        };
+        let root = format!("/proc/{server}/root");
+        let bad = Path::new(&root).join(place.mount_point().strip_prefix("/").unwrap());
+        assert!(fs::read(bad.join("bad")).is_err());
+        let entry = heard_of(&journal, "bad.warp: chunk");
+        assert_field(&entry, "PRIORITY", "3");
+        place.signal(Signal::TERM);
+        place.wait_for_the_end();
+    }
+}
+
+#[test]
+fn standard_error_that_leads_to_the_journal_is_not_written_to_and_any_other_is() {
+    let place = Place::new();
+    let socket = place.own.path().join("journal");
+    let journal = UnixDatagram::bind(&socket).unwrap();
+    let log = fs::File::create(place.own.path().join("log")).unwrap();
+    let identity = log.metadata().unwrap();
+    let stream = |inode: u64| format!("{}:{inode}", identity.dev());
+    for (inode, leads_there) in [(identity.ino(), true), (identity.ino() + 1, false)] {
+        let mut command = with_journal(&socket, env!("CARGO_BIN_EXE_warpfs"));
+        command
+            .args(["mount", "-f"])
+            .args([place.source(), place.mount_point()])
+            .env("JOURNAL_STREAM", stream(inode))
+            .stderr(log.try_clone().unwrap());
+        let mut service = Service(command.spawn().unwrap());
+        let logged = || fs::read_to_string(place.own.path().join("log")).unwrap();
+        if leads_there {
+            heard_of(&journal, "is mounted on");
+            assert_eq!(logged(), "");
+        } else {
+            wait_until("the mount", || logged().contains("is mounted on"));
+        }
+        kill_process(Pid::from_child(&service.0), Signal::TERM).unwrap();
+        assert!(service.0.wait().unwrap().success());
+    }
 }

@@ -131,6 +131,8 @@ pub(super) fn begin_logging(file: Option<LogFile>, foreground: bool, volume: Vol
     } else if foreground && !leads_to_journal() {
         subscriber.with(lines(io::stderr)).init();
     } else if let Ok(journal) = tracing_journald::layer() {
+        // Under whatever name it was started, mount(8)'s for example.
+        let journal = journal.with_syslog_identifier("warpfs".to_owned());
         subscriber.with(journal).init();
     } else if io::stderr().is_terminal() {
         say(
