@@ -520,6 +520,20 @@ mod tests {
         outcome.is_ok()
     }
 
+    /// Waits until somebody waits for this unit, which is in flight.
+    fn wait_for_who_joins(cache: &Cache, chunk: u32) {
+        let began = Instant::now();
+        let is_wanted = || {
+            let state = cache.lock();
+            let flight = state.in_flight.get(&key(chunk)).unwrap();
+            flight.wanted.load(Ordering::Relaxed)
+        };
+        while !is_wanted() {
+            assert!(began.elapsed() < Duration::from_secs(20), "nobody came");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     #[test]
     fn a_unit_is_decoded_once_however_many_wait() {
         let cache = cache(1 << 20);
@@ -563,7 +577,7 @@ mod tests {
             let decoder = scope.spawn(|| {
                 read_with(&cache, 0, 0, || {
                     started.wait();
-                    std::thread::sleep(Duration::from_millis(50));
+                    wait_for_who_joins(&cache, 0);
                     panic!("as the test wants it")
                 })
             });
@@ -647,7 +661,7 @@ mod tests {
             scope.spawn(|| {
                 ahead(&cache, 0, || {
                     started.wait();
-                    std::thread::sleep(Duration::from_millis(50));
+                    wait_for_who_joins(&cache, 0);
                     Ok(())
                 })
             });
