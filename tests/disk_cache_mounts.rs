@@ -18,16 +18,7 @@ use std::path::{Path, PathBuf};
 
 use common::remote::proxy::{Fault, Passed};
 use common::remote::{Bucket, Site};
-use common::{Mounted, Random, mixed, pack, sample, warpfs};
-
-/// Packs these bytes.
-fn packed(original: &[u8], arguments: &[&str]) -> Vec<u8> {
-    let own = tempfile::tempdir().unwrap();
-    let (input, output) = (own.path().join("x"), own.path().join("x.warp"));
-    fs::write(&input, original).unwrap();
-    pack(&input, &output, arguments);
-    fs::read(output).unwrap()
-}
+use common::{Mounted, Random, mixed, packed, sample, warpfs};
 
 fn arguments(place: &Path) -> [&str; 4] {
     [

@@ -18,7 +18,7 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Mounted, Random, Running, pack, sample, wait_until};
+use common::{Mounted, Random, Running, packed, sample, wait_until};
 use rustix::fs::Advice;
 
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
@@ -28,15 +28,6 @@ const CHUNK: usize = 128 << 10;
 /// Long enough that nothing in a test happens because it ran out.
 const LONG: &[&str] = &["--ttl", "600", "--cache-size", "1M", "--prefetch", "off"];
 const SHORT: &[&str] = &["--ttl", "0.2", "--cache-size", "1M", "--prefetch", "off"];
-
-/// Packs `original` and puts the result at `path`, as a rename or, if there is a file, into that file.
-fn packed(original: &[u8], arguments: &[&str]) -> Vec<u8> {
-    let directory = tempfile::tempdir().unwrap();
-    let (input, output) = (directory.path().join("i"), directory.path().join("o"));
-    fs::write(&input, original).unwrap();
-    pack(&input, &output, arguments);
-    fs::read(output).unwrap()
-}
 
 fn small_chunks(original: &[u8]) -> Vec<u8> {
     packed(original, &["--codec", "zstd", "--chunk-size", "128K"])

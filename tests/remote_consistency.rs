@@ -15,21 +15,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::remote::{Bucket, Site};
+use common::sample;
 use common::vectors::forget_pages;
-use common::{pack, sample};
 
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
 
 /// Packed bytes of these contents, in small chunks.
 fn packed(bytes: &[u8]) -> Vec<u8> {
-    let own = tempfile::tempdir().unwrap();
-    fs::write(own.path().join("x"), bytes).unwrap();
-    pack(
-        &own.path().join("x"),
-        &own.path().join("x.warp"),
-        &["--chunk-size", "64K"],
-    );
-    fs::read(own.path().join("x.warp")).unwrap()
+    common::packed(bytes, &["--chunk-size", "64K"])
 }
 
 fn read_at(file: &File, at: u64) -> io::Result<Vec<u8>> {

@@ -34,14 +34,7 @@ struct Far {
 }
 
 fn packed(bytes: &[u8]) -> Vec<u8> {
-    let own = tempfile::tempdir().unwrap();
-    fs::write(own.path().join("x"), bytes).unwrap();
-    pack(
-        &own.path().join("x"),
-        &own.path().join("x.warp"),
-        &["--chunk-size", "64K"],
-    );
-    fs::read(own.path().join("x.warp")).unwrap()
+    common::packed(bytes, &["--chunk-size", "64K"])
 }
 
 impl Far {

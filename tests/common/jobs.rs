@@ -8,7 +8,7 @@ use std::sync::Arc;
 use warpfs::job::Control;
 use warpfs::unpack::{UnpackOptions, unpack_to};
 
-use super::{pack, sample, warpfs};
+use super::{packed, sample, warpfs};
 
 /// A job: the command line without the program, and the files it is for.
 pub struct Job {
@@ -39,16 +39,13 @@ pub struct State {
 
 fn work(input: &'static str, output: &'static str, length: usize) -> Work {
     let original = sample(length, length as u64);
-    let directory = tempfile::tempdir().unwrap();
-    let (plain, warp) = (directory.path().join("x"), directory.path().join("x.warp"));
-    fs::write(&plain, &original).unwrap();
-    pack(&plain, &warp, &["--chunk-size", "64K"]);
+    let packed = packed(&original, &["--chunk-size", "64K"]);
     Work {
         input,
         output,
         link_of: None,
         original: Arc::new(original),
-        packed: Arc::new(fs::read(warp).unwrap()),
+        packed: Arc::new(packed),
         old: None,
     }
 }

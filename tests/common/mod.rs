@@ -177,6 +177,15 @@ pub fn pack(input: &Path, output: &Path, arguments: &[&str]) {
     );
 }
 
+/// These bytes, packed with further arguments.
+pub fn packed(original: &[u8], arguments: &[&str]) -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    let (input, output) = (directory.path().join("x"), directory.path().join("x.warp"));
+    fs::write(&input, original).unwrap();
+    pack(&input, &output, arguments);
+    fs::read(output).unwrap()
+}
+
 /// The names in a directory, in order.
 pub fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
