@@ -21,17 +21,9 @@ use std::process::{Command, Output, Stdio};
 
 use common::disks::{Disk, forget};
 use common::jobs::{Job, State, decoded, empty, jobs, strays};
-use common::{Random, sample, shell, system_calls, warpfs};
+use common::{noise, sample, shell, system_calls, warpfs};
 
 const MIB: u64 = 1 << 20;
-
-/// Bytes that do not compress.
-fn noise(length: u64, seed: u64) -> Vec<u8> {
-    let mut random = Random(seed);
-    (0..length / 8)
-        .flat_map(|_| random.next().to_le_bytes())
-        .collect()
-}
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
@@ -62,7 +54,7 @@ fn on_a_disk_that_gets_full_there_is_the_whole_output_or_none() {
     };
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    let original = noise(2 * MIB, 1);
+    let original = noise(2 << 20, 1);
     fs::write(at("x"), &original).unwrap();
     fs::create_dir(at("tree")).unwrap();
     fs::write(at("tree/x"), sample(6 << 20, 1)).unwrap();
@@ -142,7 +134,7 @@ fn on_a_disk_without_room_nothing_is_removed_and_a_second_try_with_room_succeeds
     let Some(disk) = Disk::new(24 * MIB) else {
         return;
     };
-    let original = noise(3 * MIB, 2);
+    let original = noise(3 << 20, 2);
     fs::write(disk.path("x"), &original).unwrap();
     disk.fill(MIB);
     let run = |words: &[&str]| {
@@ -199,7 +191,7 @@ fn what_cannot_be_read_any_more_is_not_packed_unpacked_or_removed() {
     let Some(disk) = Disk::new(40 * MIB) else {
         return;
     };
-    let original = noise(10 * MIB, 4);
+    let original = noise(10 << 20, 4);
     fs::create_dir_all(disk.path("tree")).unwrap();
     fs::write(disk.path("tree/0 sound"), sample(20_000, 5)).unwrap();
     fs::write(disk.path("tree/x"), &original).unwrap();
@@ -262,7 +254,7 @@ fn what_the_disk_did_not_keep_gets_no_name_and_its_input_stays() {
     let elsewhere = tempfile::tempdir().unwrap();
     let at = |name: &str| elsewhere.path().join(name);
     fs::create_dir(at("tree")).unwrap();
-    fs::write(at("tree/x"), noise(6 * MIB, 6)).unwrap();
+    fs::write(at("tree/x"), noise(6 << 20, 6)).unwrap();
     fs::write(at("tree/z"), sample(9 << 20, 7)).unwrap();
     common::pack(&at("tree/x"), &at("x.warp"), &[]);
     let work = disk.path("work");
@@ -323,7 +315,7 @@ fn a_stream_set_aside_on_a_disk_that_loses_it_is_an_error_and_not_other_bytes() 
         .spawn()
         .unwrap();
     let mut pipe = child.stdin.take().unwrap();
-    pipe.write_all(&noise(4 * MIB, 8)).unwrap();
+    pipe.write_all(&noise(4 << 20, 8)).unwrap();
     // What was set aside so far is written to the disk, which has no room for it, and forgotten.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let _ = Command::new("sync")

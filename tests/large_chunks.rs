@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use common::{Mounted, Random, pack, sample};
+use common::{Mounted, Random, noise, pack, sample};
 use rustix::fs::Advice;
 
 const MIB: usize = 1 << 20;
@@ -32,13 +32,6 @@ fn original(length: usize) -> Vec<u8> {
         }
     }
     bytes
-}
-
-/// Bytes that do not shrink.
-fn noise(length: usize) -> Vec<u8> {
-    let mut random = Random(length as u64);
-    let words = (0..length / 8).flat_map(|_| random.next().to_le_bytes());
-    words.collect()
 }
 
 /// A directory with `x.warp`, in which `original` is one chunk, or chunks of `chunk_size`.
@@ -119,7 +112,7 @@ fn an_lz4_chunk_of_independent_blocks_is_entered_anywhere() {
 
 #[test]
 fn a_zstd_chunk_of_noise_is_entered_anywhere() {
-    let original = noise(16 * MIB);
+    let original = noise(16 * MIB, 1);
     for chunk_size in ["512K", "1M", "16M"] {
         let source = packed(&original, "zstd", chunk_size);
         let mounted = Mounted::new(source.path(), &[]);
@@ -152,7 +145,7 @@ fn raw_blocks(original: &[u8], lengths: &[usize]) -> Vec<u8> {
 fn a_zstd_frame_of_raw_blocks_of_other_lengths_than_its_first_tells_reads_right() {
     // As many blocks, and as many bytes, as if all were as long as the first; and where those would begin, what looks like them.
     let block = 64 << 10;
-    let mut original = noise(6 * MIB);
+    let mut original = noise(6 * MIB, 1);
     let mut lengths = vec![block; 96];
     lengths[1..4].copy_from_slice(&[2 * block, 0, block]);
     let header = ((block << 3) as u32).to_le_bytes();
@@ -173,7 +166,7 @@ fn a_zstd_frame_of_raw_blocks_of_other_lengths_than_its_first_tells_reads_right(
 
 #[test]
 fn damage_to_the_length_of_a_raw_block_spares_the_pieces_before_it_and_other_chunks() {
-    let original = noise(4 * MIB);
+    let original = noise(4 * MIB, 1);
     let block = 128 << 10;
     for (chunk_size, chunk) in [("4M", 4 * MIB), ("512K", MIB / 2)] {
         let source = packed(&original, "zstd", chunk_size);

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Mounted, PATIENCE, Random, is_mounted, pack, sample, wait_until, warpfs};
+use common::{Mounted, PATIENCE, Random, is_mounted, noise, pack, sample, wait_until, warpfs};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -40,14 +40,6 @@ const SMALL: &[&str] = &[
     "600",
 ];
 
-/// Bytes that no codec shortens: where they lie in the packed file is where they lie in the original.
-fn noise() -> Vec<u8> {
-    let mut random = Random(7);
-    (0..LENGTH / 8)
-        .flat_map(|_| random.next().to_le_bytes())
-        .collect()
-}
-
 /// A source on a disk that can be stopped. `x.warp` is in it.
 struct Disk {
     mounted: Mounted,
@@ -64,7 +56,8 @@ impl Disk {
             directory.path().join("original"),
             directory.path().join("x.warp"),
         );
-        let original = noise();
+        // Where it lies in the packed file is where it lies in the original.
+        let original = noise(LENGTH, 7);
         fs::write(&plain, &original).unwrap();
         pack(&plain, &once, &["--codec", "lz4", "--chunk-size", "256K"]);
         pack(

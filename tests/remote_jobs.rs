@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::remote::proxy::{Fault, Rule};
 use common::remote::{ACCESS_KEY, Bucket, SECRET, Site, succeeds};
-use common::{Random, mixed, pack, sample, vector, wait_until, warpfs};
+use common::{mixed, noise, pack, sample, vector, wait_until, warpfs};
 
 fn output(mut command: Command, arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
@@ -271,13 +271,6 @@ fn an_interrupted_upload_leaves_neither_an_object_nor_parts() {
     assert_eq!(bucket.proxy.count("DELETE", "uploadId"), 1);
 }
 
-/// Bytes that no codec makes less of.
-fn noise(length: usize) -> Vec<u8> {
-    let mut random = Random(3);
-    let words = (0..length / 8).map(|_| random.next().to_ne_bytes());
-    words.flatten().collect()
-}
-
 #[test]
 fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
     let bucket = Bucket::new();
@@ -289,7 +282,7 @@ fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
         (20 << 20, "POST", "-f"),
     ] {
         let (file, url) = (own.path().join("x"), format!("s3://bucket/{length}.warp"));
-        let mut bytes = noise(length);
+        let mut bytes = noise(length, 3);
         if force == "-f" {
             bytes.reverse();
         }
@@ -316,7 +309,7 @@ fn an_upload_that_the_store_finishes_late_is_waited_for() {
     let bucket = Bucket::new();
     let own = tempfile::tempdir().unwrap();
     let file = own.path().join("x");
-    fs::write(&file, noise(20 << 20)).unwrap();
+    fs::write(&file, noise(20 << 20, 3)).unwrap();
     // It says that it is of no use to try again soon, and puts the parts together all the same.
     let completion = Rule {
         path: "uploadId",
@@ -348,7 +341,7 @@ fn a_part_that_the_store_has_not_had_in_time_is_sent_again() {
     let bucket = Bucket::new();
     let own = tempfile::tempdir().unwrap();
     let file = own.path().join("x");
-    fs::write(&file, noise(20 << 20)).unwrap();
+    fs::write(&file, noise(20 << 20, 3)).unwrap();
     let said_so = b"<Error><Code>RequestTimeout</Code></Error>".to_vec();
     bucket.proxy.rule(Rule {
         path: "partNumber=2",
@@ -368,7 +361,7 @@ fn a_part_that_the_store_has_not_had_in_time_is_sent_again() {
 fn an_object_that_appears_while_another_is_packed_is_not_overwritten() {
     let bucket = Bucket::new();
     for length in [100_000, 20 << 20] {
-        let (name, bytes) = (format!("{length}.warp"), noise(length));
+        let (name, bytes) = (format!("{length}.warp"), noise(length, 3));
         let mut packing = bucket.command();
         packing
             .args(["pack", "-q", "-", "-o"])
@@ -404,7 +397,7 @@ fn what_is_sent_slowly_is_sent_once() {
     let bucket = Bucket::new();
     let own = tempfile::tempdir().unwrap();
     let file = own.path().join("x");
-    fs::write(&file, noise(5_500_000)).unwrap();
+    fs::write(&file, noise(5_500_000, 3)).unwrap();
     // It takes longer than a server may be silent that has something to say.
     bucket.proxy.set_rate(300_000);
     let start = Instant::now();

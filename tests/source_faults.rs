@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use common::place::{said, umount};
 use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
-use common::{Mounted, Random, is_mounted, pack, shell, wait_until};
+use common::{Mounted, Random, is_mounted, noise, pack, shell, wait_until};
 use rustix::fs::Advice;
 use rustix::io::Errno;
 
@@ -31,13 +31,6 @@ const CHUNK: usize = 128 << 10;
 const SMALL: &[&str] = &["--ttl", "0.2", "--cache-size", "1M", "--prefetch", "off"];
 const EIO: Option<i32> = Some(Errno::IO.raw_os_error());
 const ESTALE: Option<i32> = Some(Errno::STALE.raw_os_error());
-
-/// Bytes that no codec shortens, and of which no eight stand in two versions.
-fn noise(version: u64, length: usize) -> Vec<u8> {
-    let mut random = Random(version);
-    let words = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes());
-    words.take(length).collect()
-}
 
 fn packed(directory: &Path, original: &[u8]) -> PathBuf {
     let plain = directory.join("plain");
@@ -62,7 +55,7 @@ impl Disk {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let original = noise(1, 16 * MIB);
+        let original = noise(16 * MIB, 1);
         let packed = packed(directory.path(), &original);
         shell(
             directory.path(),
@@ -279,7 +272,7 @@ fn permissions_taken_away_are_refused_to_who_opens_and_leave_who_has_opened_alon
     let _fuse = FuseForAll::new(false);
     let (place, program) = place_of_somebody();
     let source = place.source();
-    let original = noise(1, 4 * MIB);
+    let original = noise(4 * MIB, 1);
     let packed = packed(place.own.path(), &original);
     fs::create_dir(source.join("d")).unwrap();
     for name in ["y.warp", "d/z.warp"] {
@@ -356,7 +349,7 @@ impl Versions {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let originals: Vec<_> = (0..5)
-            .map(|version| noise(10 + version, (4 + version as usize) * CHUNK + 777))
+            .map(|version| noise((4 + version as usize) * CHUNK + 777, 10 + version))
             .collect();
         let packed = originals
             .iter()

@@ -165,6 +165,13 @@ impl Random {
     }
 }
 
+/// Bytes that no codec shortens, the same for the same seed. No eight of them stand also in those of another seed.
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let words = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes());
+    words.take(length).collect()
+}
+
 /// Packs `input` to `output` with further arguments.
 pub fn pack(input: &Path, output: &Path, arguments: &[&str]) {
     let mut command = warpfs();
