@@ -460,27 +460,6 @@ fn modes_and_access_lists_keep_out_whom_they_keep_out_in_the_source() {
     }
 }
 
-#[test]
-fn a_users_mount_is_closed_to_others_unless_they_are_let_in() {
-    let source = source_with("chmod 644 x.warp");
-    let place = tempfile::tempdir().unwrap();
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let closed = Mounted::at(source.path(), place.path(), &[]);
-    assert!(
-        !as_user(
-            65001,
-            Path::new("/"),
-            &format!("cat {}/x", place.path().display())
-        )
-        .status
-        .success()
-    );
-    drop(closed);
-    let (_place, open) = mounted_for_all(source.path(), &[]);
-    let read = as_user(65001, &open.mount_point, "cat x");
-    assert_eq!(read.stdout, sample(SIZE, 2));
-}
-
 /// Every way of writing that a program has, as root; each prints its errno's name.
 const WRITES: &str = r#"
 import errno, os

@@ -636,6 +636,7 @@ fn a_root_s_mount_is_not_for_ordinary_users_unless_they_are_let_in() {
         let mounted = Mounted::at(source.path(), &place.mount_point(), arguments);
         let read = as_user(ANOTHER, &[OsStr::new("cat"), mounted.path("x").as_os_str()]);
         assert_eq!(read.status.success(), allow_other, "{}", said(&read));
+        assert_eq!(read.stdout == common::mixed(), allow_other);
     }
 }
 

@@ -18,8 +18,8 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::vectors::forget_pages;
 use common::{Mounted, Random, Running, packed, sample, wait_until};
-use rustix::fs::Advice;
 
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
@@ -38,11 +38,6 @@ fn read(file: &File, offset: usize, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, offset as u64)?;
     Ok(bytes)
-}
-
-/// Makes the kernel forget the pages of this file.
-fn forget_pages(file: &File) {
-    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
 }
 
 /// Bytes no codec shortens, which say of every eight of them to which version they belong.

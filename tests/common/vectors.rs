@@ -37,6 +37,7 @@ pub fn read_by(file: &File, piece: usize) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Makes the kernel forget the pages of this file.
 pub fn forget_pages(file: &File) {
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
 }
