@@ -1,5 +1,6 @@
 //! Promise: https is spoken with servers whose certificate the system, or `SSL_CERT_FILE`, vouches for, and with no other; nobody
-//! is led from there to where anybody may read along. Of the stores that speak nothing else, one object each.
+//! is led from there to where anybody may read along. Of the stores that speak nothing else, one object each; and through the
+//! proxies that the environment names.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,8 +12,11 @@
 mod common;
 
 use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
 
 use common::remote::servers::{Web, put_file};
 use common::remote::{Site, succeeds};
@@ -122,4 +126,72 @@ fn objects_of_the_stores_that_speak_https_alone_are_read() {
         let mounted = Mounted::by(command, Path::new(url), &[]);
         assert!(fs::read(mounted.path("x")).unwrap() == mixed(), "{url}");
     }
+}
+
+/// A proxy that connects who asks, and tells what for, for as long as the test takes.
+fn tunnel() -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = channel();
+    let serve = move |client: TcpStream, tell: &dyn Fn(String)| -> io::Result<()> {
+        let mut reader = BufReader::new(client.try_clone()?);
+        let mut asked = String::new();
+        reader.read_line(&mut asked)?;
+        let mut line = String::new();
+        while reader.read_line(&mut line)? > 2 {
+            line.clear();
+        }
+        let server = TcpStream::connect(asked.split(' ').nth(1).unwrap_or_default())?;
+        tell(asked);
+        (&client).write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+        let (mut from_server, mut to_client) = (server.try_clone()?, client);
+        std::thread::spawn(move || io::copy(&mut from_server, &mut to_client));
+        io::copy(&mut reader, &mut &server)?;
+        Ok(())
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let tell = tell.clone();
+            // Connections may end at any time, from either side.
+            std::thread::spawn(move || serve(client?, &|asked| drop(tell.send(asked))));
+        }
+    });
+    (address, told)
+}
+
+#[test]
+fn proxies_of_the_environment_are_asked_but_for_those_who_are_excepted() {
+    let server = server();
+    let url = format!("https://{}/bucket/x.warp", server.address);
+    let (tunnel, told) = tunnel();
+    let mut through_it = trusting(&server);
+    through_it
+        .env("HTTPS_PROXY", format!("http://{tunnel}"))
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy");
+    succeeds(through_it, &["verify", "-q", &url]);
+    let asked = told.try_recv().unwrap();
+    assert!(
+        asked.starts_with(&format!("CONNECT {}", server.address)),
+        "{asked}"
+    );
+
+    let site = Site::new();
+    site.put("x.warp", &fs::read(vector("v2-zstd-blake3.warp")).unwrap());
+    let mut through_it = warpfs();
+    through_it
+        .env("HTTP_PROXY", format!("http://{}", site.proxy.address))
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy");
+    succeeds(
+        through_it,
+        &["verify", "-q", "http://nowhere.invalid/x.warp"],
+    );
+    assert!(!site.proxy.take_passed().is_empty());
+
+    let mut past_it = trusting(&server);
+    past_it
+        .env("HTTPS_PROXY", "http://127.0.0.1:1")
+        .env("NO_PROXY", "127.0.0.1");
+    succeeds(past_it, &["verify", "-q", &url]);
 }
