@@ -61,6 +61,7 @@ pub mod fuse;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod identity;
+mod in_turn;
 #[cfg(feature = "files")]
 pub mod index;
 pub mod info;

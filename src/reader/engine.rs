@@ -252,37 +252,56 @@ impl Engine {
         let contents = match self.shelf.find(&identity) {
             Some(contents) => contents,
             None => {
-                let read = || {
-                    let conditions = Conditions {
-                        cut: Cut::Accept,
-                        verify: self.verify,
-                        budget: self.cache.budget(),
-                        make_room: &|| self.make_room(),
-                        cancelled: &AtomicBool::new(false),
-                    };
-                    let contents = Contents::read(&*source, path, &conditions);
-                    contents.inspect_err(|_| source.doubt(None))
-                };
-                let contents = match read() {
-                    Err(error) if matches!(error.kind(), ErrorKind::OverBudget { .. }) => {
-                        self.shelf.clear();
-                        read()
-                    }
-                    other => other,
-                };
-                let contents = contents
-                    .and_then(|contents| match contents.identity == identity {
-                        true => Ok(contents),
-                        // Changed since the caller looked, who would take the one for the other.
-                        false => Err(ErrorKind::Changed.into()),
-                    })
-                    .map_err(|error| error.in_file(path));
-                self.shelf
-                    .put(contents.inspect_err(|error| self.report(error, &identity))?)
+                // Who cannot come by it at a store would keep the others waiting for as long as each of them tries.
+                let is_near = source.distant().is_none();
+                let _reading = is_near.then(|| self.shelf.begin_reading(identity));
+                match self.shelf.find(&identity) {
+                    Some(contents) => contents,
+                    None => self.read_contents(path, &*source, identity)?,
+                }
             }
         };
         let archive = Archive::new(path, source, contents);
         Ok(Reader::new(Arc::clone(self), archive))
+    }
+
+    /// Reads the contents of a source and puts them on the shelf.
+    fn read_contents(
+        &self,
+        path: &Path,
+        source: &dyn Source,
+        identity: Identity,
+    ) -> Result<Arc<Contents>> {
+        let budget = self.cache.budget();
+        let read = || {
+            let conditions = Conditions {
+                cut: Cut::Accept,
+                verify: self.verify,
+                budget,
+                make_room: &|| self.make_room(),
+                cancelled: &AtomicBool::new(false),
+            };
+            let contents = Contents::read(source, path, &conditions);
+            contents.inspect_err(|_| source.doubt(None))
+        };
+        let contents = match read() {
+            // What could never fit is no reason to forget the others.
+            Err(error) if matches!(error.kind(), ErrorKind::OverBudget { needed, .. } if budget.check_charge(*needed).is_ok()) =>
+            {
+                self.shelf.clear();
+                read()
+            }
+            other => other,
+        };
+        let contents = contents
+            .and_then(|contents| match contents.identity == identity {
+                true => Ok(contents),
+                // Changed since the caller looked, who would take the one for the other.
+                false => Err(ErrorKind::Changed.into()),
+            })
+            .map_err(|error| error.in_file(path));
+        let contents = contents.inspect_err(|error| self.report(error, &identity))?;
+        Ok(self.shelf.put(contents))
     }
 
     /// How far ahead of a sequential reader of a file with such chunks to decode, in bytes.

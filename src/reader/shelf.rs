@@ -2,6 +2,7 @@
 //!
 //! What is remembered of files that nobody has open is bounded in number and in bytes, those opened longest ago given up
 //! first. Whatever a look or a new file costs does not grow with how many there are. Nothing is read while the lock is held, and no table is freed.
+//! Several who open a file at the same time have it read once.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -11,6 +12,7 @@ use lru::LruCache;
 
 use crate::archive::Contents;
 use crate::identity::Identity;
+use crate::in_turn::{InTurn, Turn};
 use crate::sync::{Mutex, MutexGuard};
 
 /// How many files' contents are remembered when nobody has them open, at most.
@@ -22,6 +24,8 @@ pub(super) struct Shelf {
     /// How many bytes what is remembered may take.
     limit: u64,
     state: Mutex<State>,
+    /// The files whose contents are being read now.
+    reading: InTurn<Identity>,
 }
 
 #[derive(Debug)]
@@ -72,7 +76,14 @@ impl Shelf {
                 unswept: 0,
                 refused: LruCache::new(REMEMBERED_FILES),
             }),
+            reading: InTurn::default(),
         }
+    }
+
+    /// Waits until nobody else reads this file's contents: he may have put them there. Then it is the caller's turn, until the mark is
+    /// dropped.
+    pub(super) fn begin_reading(&self, identity: Identity) -> Turn<'_, Identity> {
+        self.reading.begin(identity)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,7 +119,10 @@ impl Shelf {
             given_up.push(before);
         }
         state.latest.insert(inode, Arc::downgrade(&contents));
-        given_up.extend(state.put(identity, Arc::clone(&contents)));
+        // What is longer than all that may be remembered would drive out all the others, and then itself.
+        if contents.memory() <= self.limit {
+            given_up.extend(state.put(identity, Arc::clone(&contents)));
+        }
         while state.bytes > self.limit
             && let Some(oldest) = state.pop_oldest()
         {
@@ -153,11 +167,16 @@ impl Shelf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::{Conditions, Cut, Verify};
+    use crate::archive::{Conditions, Cut, Source, Verify};
+    use crate::job::Control;
     use crate::memory::Budget;
+    use crate::pack::{PackOptions, pack_file};
+    use crate::reader::{Engine, EngineOptions};
     use std::fs::{self, File};
+    use std::io;
     use std::path::Path;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     fn contents(path: &Path) -> Contents {
         let conditions = Conditions {
@@ -213,6 +232,90 @@ mod tests {
         // Whoever has a file open keeps its contents where others find them.
         assert!(Arc::ptr_eq(&shelf.find(&identities[6]).unwrap(), &open));
         assert!(shelf.find(&identities[7]).is_none());
+    }
+
+    #[test]
+    fn what_is_longer_than_all_that_may_be_remembered_drives_out_nothing() {
+        let (directory, contents_of) = many(3);
+        let (plain, packed) = (directory.path().join("x"), directory.path().join("x.warp"));
+        // Of chunks that are packed to different lengths.
+        let original: Vec<_> = (0..16_u32 << 20)
+            .map(|number| (number.wrapping_mul(number >> 9) >> 7) as u8)
+            .collect();
+        fs::write(&plain, original).unwrap();
+        let options = PackOptions {
+            chunk_size: Some(4096),
+            ..PackOptions::default()
+        };
+        pack_file(&plain, &packed, &options, Control::default()).unwrap();
+        let long = contents(&packed);
+        let each = contents_of[0].memory();
+        assert!(long.memory() > 3 * each);
+        let identities: Vec<_> = contents_of.iter().map(|each| each.identity).collect();
+        let shelf = Shelf::new(3 * each);
+        for contents in contents_of {
+            shelf.put(contents);
+        }
+        drop(shelf.put(long));
+        assert_eq!(bytes(&shelf), (3 * each, 3 * each));
+        assert!(
+            identities
+                .iter()
+                .all(|identity| shelf.find(identity).is_some())
+        );
+    }
+
+    /// A file that is read only when so many have opened it.
+    #[derive(Debug)]
+    struct Popular {
+        file: File,
+        opened: Arc<AtomicUsize>,
+        readers: usize,
+        reads: Arc<AtomicUsize>,
+    }
+
+    impl Source for Popular {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            while self.opened.load(SeqCst) < self.readers {
+                std::thread::yield_now();
+            }
+            self.reads.fetch_add(1, SeqCst);
+            Source::read_at(&self.file, buffer, offset)
+        }
+
+        fn identity(&self) -> io::Result<Identity> {
+            Source::identity(&self.file)
+        }
+    }
+
+    #[test]
+    fn several_who_open_a_file_at_the_same_time_have_it_read_once() {
+        // Without its blocks' lengths: all of it is decoded to find them.
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/v1-brotli-blake3.warp");
+        let reads_of = |readers: usize| {
+            let engine = Engine::new(&EngineOptions::default()).unwrap();
+            let (opened, reads) = (Arc::new(AtomicUsize::new(0)), Arc::default());
+            let open = || {
+                let file = File::open(&path).unwrap();
+                let identity = Source::identity(&file).unwrap();
+                let source = Popular {
+                    file,
+                    opened: Arc::clone(&opened),
+                    readers,
+                    reads: Arc::clone(&reads),
+                };
+                opened.fetch_add(1, SeqCst);
+                let reader = engine.open_source(&path, Box::new(source), identity);
+                reader.unwrap()
+            };
+            std::thread::scope(|scope| {
+                let opening: Vec<_> = (0..readers).map(|_| scope.spawn(open)).collect();
+                let all: Vec<_> = opening.into_iter().map(|each| each.join()).collect();
+                assert!(all.iter().all(Result::is_ok));
+            });
+            reads.load(SeqCst)
+        };
+        assert_eq!(reads_of(4), reads_of(1));
     }
 
     #[test]

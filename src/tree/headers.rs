@@ -8,9 +8,8 @@
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashSet;
 use lru::LruCache;
 
 use super::may_pass;
@@ -18,6 +17,7 @@ use super::source::{Directory, Patience, Source};
 use crate::archive::{Glance, glance};
 use crate::error::{Error, IoContext, Result};
 use crate::identity::Identity;
+use crate::in_turn::InTurn;
 
 /// What an entry costs besides its key and value: two links, and a slot in the hash table.
 const ENTRY_OVERHEAD: usize = 4 * size_of::<usize>();
@@ -56,16 +56,8 @@ struct Remembered {
 pub(super) struct Headers {
     remembered: Mutex<LruCache<(u64, u64), Remembered>>,
     capacity: usize,
-    reading: Mutex<BeingRead>,
-    read: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct BeingRead {
     /// The files that are being read now, by device and inode.
-    files: HashSet<(u64, u64)>,
-    /// How many threads wait for one of them: waking nobody costs a system call too.
-    waiting: usize,
+    reading: InTurn<(u64, u64)>,
 }
 
 impl Headers {
@@ -74,8 +66,7 @@ impl Headers {
         Self {
             remembered: Mutex::new(LruCache::unbounded()),
             capacity: capacity.get(),
-            reading: Mutex::default(),
-            read: Condvar::new(),
+            reading: InTurn::default(),
         }
     }
 
@@ -101,7 +92,7 @@ impl Headers {
         if let Some(known) = self.recall(identity).and_then(Answer::lasting) {
             return Ok(known);
         }
-        let _reading = self.begin_reading((identity.device, identity.inode));
+        let _reading = self.reading.begin((identity.device, identity.inode));
         // Whoever was waited for may have found it.
         let before = self.recall(identity);
         if let Some(known) = before.and_then(Answer::lasting) {
@@ -126,7 +117,7 @@ impl Headers {
         file: (u64, u64),
         patience: Patience,
     ) -> Option<Result<Option<Glance>>> {
-        let _reading = self.begin_reading(file);
+        let _reading = self.reading.begin(file);
         if self.lock().contains(&file) {
             return None;
         }
@@ -194,22 +185,6 @@ impl Headers {
         Ok(())
     }
 
-    /// Waits until nobody else reads the file of this device and inode number; then it is the caller's to read, until the mark is
-    /// dropped.
-    fn begin_reading(&self, file: (u64, u64)) -> Reading<'_> {
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        while !reading.files.insert(file) {
-            reading.waiting += 1;
-            let woken = self.read.wait(reading);
-            reading = woken.unwrap_or_else(PoisonError::into_inner);
-            reading.waiting -= 1;
-        }
-        Reading {
-            headers: self,
-            file,
-        }
-    }
-
     fn recall(&self, identity: &Identity) -> Option<Answer> {
         let mut remembered = self.lock();
         let found = remembered.get(&(identity.device, identity.inode))?;
@@ -239,24 +214,6 @@ impl Headers {
         self.remembered
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The mark of a file that is being read.
-#[derive(Debug)]
-struct Reading<'a> {
-    headers: &'a Headers,
-    file: (u64, u64),
-}
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        let reading = self.headers.reading.lock();
-        let mut reading = reading.unwrap_or_else(PoisonError::into_inner);
-        reading.files.remove(&self.file);
-        if reading.waiting > 0 {
-            self.headers.read.notify_all();
-        }
     }
 }
 
@@ -340,7 +297,8 @@ mod tests {
         let path = root.path().join("x.warp");
         fs::write(&path, include_bytes!("../../tests/data/v2-lz4-none.warp")).unwrap();
         let identity = Identity::of(&fs::File::open(&path).unwrap()).unwrap();
-        let reading = headers.begin_reading((identity.device, identity.inode));
+        let file = (identity.device, identity.inode);
+        let reading = headers.reading.begin(file);
         std::thread::scope(|scope| {
             // Reading this name fails, so the answer can only be the other's.
             let asked =
@@ -354,7 +312,7 @@ mod tests {
             drop(reading);
             assert_eq!(asked.join().unwrap().unwrap(), glance);
         });
-        assert!(headers.reading.lock().unwrap().files.is_empty());
+        drop(headers.reading.begin(file));
     }
 
     #[test]
