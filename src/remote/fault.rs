@@ -67,6 +67,7 @@ impl Fault {
             (_, Some(400)) if seen.code.as_deref() == Some("RequestTimeout") => FaultKind::Passing,
             (_, Some(300..)) => FaultKind::Unable,
             (E::NotSupported { .. } | E::NotImplemented { .. }, _) => FaultKind::Unable,
+            _ if seen.fails_for_good => FaultKind::Unable,
             // It broke off.
             _ if seen.failure.is_some() => FaultKind::Passing,
             (_, Some(_)) => FaultKind::Garbled,

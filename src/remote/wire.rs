@@ -71,6 +71,8 @@ pub(super) struct Seen {
     pub(super) retry_after: Option<Duration>,
     /// Why there was no answer, or none that is whole.
     pub(super) failure: Option<String>,
+    /// Whether it would fail as well another time: the server cannot be trusted, or wants us to do without that.
+    pub(super) fails_for_good: bool,
     /// Whether the server answered a request for a part with the whole.
     pub(super) ignored_range: bool,
     /// How many names were taken out of a listing.
@@ -338,13 +340,31 @@ fn is_of_machine(host: &str) -> bool {
 /// Notes down why a request failed, with all its causes.
 fn remember(error: &HttpError) {
     let mut text = String::new();
+    let mut fails_for_good = false;
     let mut cause = error.source();
     while let Some(error) = cause {
         let separator = if text.is_empty() { "" } else { ": " };
         let _ = write!(text, "{separator}{error}");
+        fails_for_good |= is_for_good(error);
         cause = error.source();
     }
-    note(|seen| seen.failure = Some(text));
+    note(|seen| {
+        seen.failure = Some(text);
+        seen.fails_for_good = fails_for_good;
+    });
+}
+
+/// Whether this cause of a failure is a certificate that nobody vouches for, or a redirect from https to where anybody may read along.
+fn is_for_good(cause: &(dyn std::error::Error + 'static)) -> bool {
+    // What the system's errors wrap, and it may be another of them, is none of their sources.
+    let wrapping = cause.downcast_ref::<std::io::Error>();
+    if let Some(wrapped) = wrapping.and_then(std::io::Error::get_ref) {
+        return is_for_good(wrapped);
+    }
+    let handshake = cause.downcast_ref::<rustls::Error>();
+    let request = cause.downcast_ref::<reqwest::Error>();
+    matches!(handshake, Some(rustls::Error::InvalidCertificate(_)))
+        || request.is_some_and(reqwest::Error::is_builder)
 }
 
 /// The first bytes of an answer, which may have no end.
