@@ -418,6 +418,38 @@ fn one_file_among_many_is_found_and_opened_by_few_requests() {
 }
 
 #[test]
+fn a_name_that_many_others_go_on_from_is_found_by_few_requests() {
+    let bucket = Bucket::new();
+    let directory = bucket.store.root().join("bucket/p");
+    fs::create_dir(&directory).unwrap();
+    for stem in ["a", "b", "c"] {
+        for number in 0..2_500 {
+            fs::write(directory.join(format!("{stem}-{number:07}")), "").unwrap();
+        }
+    }
+    bucket.put("p/a.warp", &packed());
+    bucket.put("p/b/inside", b"12345");
+    bucket.put("p/c", b"as it is");
+    let mounted = bucket.mount("p/", &["--ttl", "0"]);
+    bucket.proxy.take_passed();
+    let few = |what: &str| {
+        let listings = bucket.proxy.take_passed().into_iter();
+        let listings = listings.filter(|request| request.path.contains("list-type=2"));
+        let count = listings.count();
+        assert!(count <= 6, "{what}: {count}");
+    };
+    assert!(fs::read(mounted.path("a")).unwrap() == mixed());
+    few("a");
+    assert!(fs::metadata(mounted.path("b")).unwrap().is_dir());
+    few("b");
+    assert_eq!(fs::read(mounted.path("c")).unwrap(), b"as it is");
+    few("c");
+    let absent = fs::metadata(mounted.path("a.warp")).unwrap_err();
+    assert_eq!(absent.raw_os_error(), Some(2));
+    few("a.warp");
+}
+
+#[test]
 fn a_prefix_with_nothing_beneath_it_is_not_mounted_but_an_empty_bucket_is() {
     let bucket = Bucket::new();
     let own = tempfile::tempdir().unwrap();

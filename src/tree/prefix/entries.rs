@@ -259,7 +259,7 @@ impl Entries {
         {
             return Ok(Some(Found::Plain(object)));
         }
-        let long = format!("{name}{}", String::from_utf8_lossy(SUFFIX));
+        let long = long_of(name);
         let mut named = self.of_name(&long).iter();
         let found = named.find_map(|record| Some((&record.name, record.object?)));
         let Some((long, object)) = found else {
@@ -273,6 +273,11 @@ impl Entries {
 /// A name without its suffix, if that leaves one.
 pub(super) fn short_of(name: &str) -> Option<&str> {
     stripped(name.as_bytes()).and_then(|short| name.get(..short.len()))
+}
+
+/// A name with the suffix.
+pub(super) fn long_of(name: &str) -> String {
+    format!("{name}{}", String::from_utf8_lossy(SUFFIX))
 }
 
 /// A name without all its suffixes.
