@@ -10,7 +10,6 @@
 //! cache) leaves at once: a sequential reader then needs little memory, and the same buffers, still in the processor's
 //! caches, are filled again and again.
 
-mod share;
 mod units;
 
 use std::collections::HashMap;
@@ -18,7 +17,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use self::share::Share;
 use self::units::{Ready, Standing, Units};
 use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
@@ -71,8 +69,6 @@ struct State {
     in_flight: HashMap<Key, Arc<Flight>>,
     /// Bytes decoded, or being decoded, ahead of any reader.
     ahead: u64,
-    /// How many of them each reader may have.
-    share: Share,
 }
 
 /// A decode that is going on, and who waits for it.
@@ -178,7 +174,6 @@ impl Cache {
     /// An empty cache under `budget`.
     pub(crate) fn new(budget: Arc<Budget>, counters: Arc<Counters>) -> Self {
         let ready = Units::new(budget.total());
-        let share = Share::new(budget.total() / 2);
         Self {
             budget,
             counters,
@@ -186,7 +181,6 @@ impl Cache {
                 ready,
                 in_flight: HashMap::new(),
                 ahead: 0,
-                share,
             }),
         }
     }
@@ -324,20 +318,12 @@ impl Cache {
         let Some(evicted) = state.ready.give_up_one() else {
             return false;
         };
-        if evicted.is_awaited() {
-            state.share.lost(Instant::now());
-        }
         if self.forget_ahead(&mut state, &evicted) {
             self.counters.prefetch_wasted.add(1);
         }
         drop(state);
         self.counters.evicted_chunks.add(1);
         true
-    }
-
-    /// How far ahead of each reader it is worth decoding, in bytes: farther, and others would find given up what was decoded for them.
-    pub(crate) fn share_ahead(&self) -> u64 {
-        self.lock().share.now(Instant::now())
     }
 
     /// Room for `bytes` more to be decoded ahead of any reader; `None` if there are too many of them unread. What its reader

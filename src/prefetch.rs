@@ -39,8 +39,6 @@ const NAMED_AT_ONCE: usize = 64;
 const NAMED_IF_FAR: usize = 1024;
 /// Into how many batches a window is divided at least.
 const BATCHES: u64 = 4;
-/// How far behind the last byte asked for requests may still be under way, in bytes: the kernel's readahead in root's mounts.
-const UNDER_WAY: u64 = 512 << 10;
 /// How many request lengths a continuing read may be off the place it should begin at.
 const TOLERANCE: u64 = 4;
 
@@ -207,23 +205,16 @@ impl Prefetch {
         }
     }
 
-    /// Whether some stream has come past all of these original bytes, and so far that no request for them is still to be answered.
-    pub(crate) fn has_passed(&self, bytes: &Range<u64>) -> bool {
-        let end = bytes.end.saturating_add(UNDER_WAY);
-        let streams = self.lock();
-        let mut followed = streams.followed.iter();
-        followed.any(|stream| stream.start <= bytes.start && end <= stream.next)
-    }
-
-    /// Whether some stream has yet to come to these original bytes, which may have been named long ago, and they are no farther
-    /// ahead of it than `share` bytes.
-    pub(crate) fn still_wants(&self, bytes: &Range<u64>, share: u64) -> bool {
+    /// Whether some stream has yet to come to these original bytes: they may have been named long ago.
+    pub(crate) fn still_wants(&self, bytes: &Range<u64>) -> bool {
         self.lock().followed.iter().any(|stream| {
-            let window = stream.next.saturating_add(stream.window.saturating_mul(2));
             stream.window > 0
                 && bytes.end > stream.next
-                && bytes.start <= window.max(stream.unnamed)
-                && bytes.start <= stream.next.saturating_add(share)
+                && bytes.start
+                    <= stream
+                        .next
+                        .saturating_add(stream.window.saturating_mul(2))
+                        .max(stream.unnamed)
         })
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Ready {
 
 impl Ready {
     /// Whether it was decoded ahead of a reader who may still come.
-    pub(super) fn is_awaited(&self) -> bool {
+    fn is_awaited(&self) -> bool {
         self.ahead.is_some_and(|since| since.elapsed() <= PATIENCE)
     }
 }

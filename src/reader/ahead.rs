@@ -22,9 +22,6 @@ use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
 use crate::memory::Urgency;
 
-/// How much a decoder has to come past for it to be worth going on with it at once, in bytes.
-const FAR: u64 = 1 << 20;
-
 /// What is left to the thread that answers of what its reader will want next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
@@ -64,31 +61,6 @@ impl Shared {
         // Short ones of zeros are decoded as all others are. What is wrong with a chunk is told to who reads it.
         let is_zeros = || !is_short && self.archive.needs_no_decoder(unit.chunk).unwrap_or(false);
         (left == Left::Alone && (is_short || self.is_alone(unit))) || is_zeros()
-    }
-
-    /// Goes on with a decoder for as many bytes as it came past on its way to what a read needed; says whether it is sound still.
-    ///
-    /// Where there are more readers than memory for their decoders, each of them finds his given up, and comes from his chunk's
-    /// beginning for every piece. What he is going to want was named long ago, and is not named again. This takes who answers no
-    /// longer than he has taken already, and a worker might find the decoder given up.
-    pub(super) fn make_up_for_passing(&self, lease: &mut Lease<'_>, chunk: u32) -> bool {
-        let passed = lease.passed();
-        if passed < FAR {
-            return true;
-        }
-        let mut position = position_of(lease);
-        let bytes = self.bytes(chunk);
-        let end = position.saturating_add(passed).min(bytes.end - bytes.start);
-        while position < end && self.first_missing(chunk, position..position + 1).is_some() {
-            match self.decode_piece_ahead(lease, chunk, position) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(_) => return false,
-            }
-            position = position_of(lease);
-            lease.came_to(position);
-        }
-        true
     }
 
     /// Hands the units of some bytes of the original to the workers; what was `fetched` for them is kept until they are done.
@@ -169,7 +141,7 @@ impl Shared {
         let cache = &self.engine.cache;
         let key = self.key(unit);
         let chunk = unit.chunk;
-        let in_a_row = self.wants_ahead(bytes) || self.backwards.still_wants(bytes);
+        let in_a_row = self.prefetch.still_wants(bytes) || self.backwards.still_wants(bytes);
         // What is missing is reported to who asks for it.
         if !(in_a_row || self.strides.still_wants(bytes))
             || cache.knows(key)
@@ -327,13 +299,7 @@ impl Shared {
     /// Whether a reader has yet to come to the piece that holds the byte at `position`, in bytes from the chunk's beginning.
     fn wants_piece(&self, chunk: u32, position: u64) -> bool {
         let (_, piece) = self.piece_at(chunk, position);
-        !self.closed.load(Ordering::Relaxed) && self.wants_ahead(&piece)
-    }
-
-    /// Whether a reader is going to come to these original bytes soon enough for them to be there still.
-    fn wants_ahead(&self, bytes: &Range<u64>) -> bool {
-        let share = self.engine.cache.share_ahead();
-        self.prefetch.still_wants(bytes, share)
+        !self.closed.load(Ordering::Relaxed) && self.prefetch.still_wants(&piece)
     }
 
     /// Decodes the next piece ahead of any reader; says whether to go on: not if memory is short, or the piece is not
@@ -431,42 +397,5 @@ mod tests {
             }
             assert!(began.elapsed() < Duration::from_secs(60), "{pieces}");
         }
-    }
-
-    #[test]
-    fn more_readers_than_there_is_memory_for_decoders_have_no_chunk_decoded_many_times_over() {
-        const READERS: usize = 16;
-        let directory = tempfile::tempdir().unwrap();
-        let (plain, packed) = (directory.path().join("x"), directory.path().join("x.warp"));
-        let original: Vec<_> = (0..READERS * CHUNK)
-            .map(|number| (number >> 3) as u8 ^ (number >> 11) as u8 ^ (number >> 17) as u8)
-            .collect();
-        fs::write(&plain, &original).unwrap();
-        let options = PackOptions {
-            codec: Some(Codec::Zstd),
-            chunk_size: Some(CHUNK as u64),
-            ..PackOptions::default()
-        };
-        pack_file(&plain, &packed, &options, Control::default()).unwrap();
-        let engine = Engine::new(&EngineOptions {
-            cache_size: 48 << 20,
-            threads: 2,
-            ..EngineOptions::default()
-        });
-        let engine = engine.unwrap();
-        let readers: Vec<Reader> = (0..READERS)
-            .map(|_| engine.open(&packed).unwrap())
-            .collect();
-        // Each goes through a chunk of its own, and all of them in turn.
-        let mut piece = vec![0; PIECE];
-        for start in (0..CHUNK).step_by(PIECE) {
-            for (number, reader) in readers.iter().enumerate() {
-                let offset = number * CHUNK + start;
-                reader.read_at(&mut piece, offset as u64).unwrap();
-                assert!(piece == original[offset..offset + PIECE], "{offset}");
-            }
-        }
-        let decoded = engine.stats().decoded_bytes / original.len() as u64;
-        assert!(decoded < 10, "{decoded} times as much was decoded");
     }
 }

@@ -157,9 +157,7 @@ impl Shared {
                 let (outcome, lease) = decoded.unwrap_or_else(|error| (Err(error), None));
                 // In this order: who finds the decoder behind the piece is to find the piece as well.
                 mark.land(outcome.clone());
-                if let Some(mut lease) = lease
-                    && self.make_up_for_passing(&mut lease, unit.chunk)
-                {
+                if let Some(lease) = lease {
                     self.put_aside(lease, unit.chunk);
                 }
                 Ok((outcome?, Origin::Decoded))
@@ -258,7 +256,7 @@ impl Shared {
     }
 
     /// Brings a chunk's decoder to `offset`. What it comes by goes into the cache as far as there is memory: it took time, and
-    /// who reads backwards will want it, but who reads on has had it. `scratch` takes the rest.
+    /// who reads backwards will want it. `scratch` takes the rest.
     pub(super) fn pass(
         &self,
         lease: &mut Lease<'_>,
@@ -280,9 +278,7 @@ impl Shared {
             let begins = piece.start == origin + position;
             let length = (piece.end.min(rest) - (origin + position)) as usize;
             let key = self.key(unit);
-            let is_wanted =
-                || !self.prefetch.has_passed(&piece) && !self.engine.cache.is_ready(key);
-            let kept = match begins && piece.end <= rest && is_wanted() {
+            let kept = match begins && piece.end <= rest && !self.engine.cache.is_ready(key) {
                 true => {
                     let lengths = [length, self.archive.room_beside(&piece)];
                     self.engine
@@ -305,8 +301,7 @@ impl Shared {
                 let ends_it = origin + position + length as u64 == piece.end;
                 self.decode_on(lease, chunk, part, ends_it.into())?;
             }
-            let came_from = std::mem::replace(&mut position, position_of(lease));
-            lease.came_past(position.saturating_sub(came_from));
+            position = position_of(lease);
             lease.came_to(position);
         }
         Ok(())

@@ -108,7 +108,7 @@ impl Shared {
             };
             let original = group.original;
             turn.give_back(original.end..turn.named.end);
-            if !self.prefetch.still_wants(&original, u64::MAX) {
+            if !self.prefetch.still_wants(&original) {
                 continue;
             }
             self.archive.expect_checks(&original);

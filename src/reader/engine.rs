@@ -285,8 +285,8 @@ impl Engine {
             contents.inspect_err(|_| source.doubt(None))
         };
         let contents = match read() {
-            // What could never fit is no reason to forget the others.
-            Err(error) if matches!(error.kind(), ErrorKind::OverBudget { needed, .. } if budget.check_charge(*needed).is_ok()) =>
+            // What is more than the whole budget gets no room by that.
+            Err(error) if matches!(error.kind(), ErrorKind::OverBudget { needed, budget } if needed <= budget) =>
             {
                 self.shelf.clear();
                 read()

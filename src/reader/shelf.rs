@@ -168,9 +168,7 @@ impl Shelf {
 mod tests {
     use super::*;
     use crate::archive::{Conditions, Cut, Source, Verify};
-    use crate::job::Control;
     use crate::memory::Budget;
-    use crate::pack::{PackOptions, pack_file};
     use crate::reader::{Engine, EngineOptions};
     use std::fs::{self, File};
     use std::io;
@@ -235,7 +233,11 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "files")]
     fn what_is_longer_than_all_that_may_be_remembered_drives_out_nothing() {
+        use crate::job::Control;
+        use crate::pack::{PackOptions, pack_file};
+
         let (directory, contents_of) = many(3);
         let (plain, packed) = (directory.path().join("x"), directory.path().join("x.warp"));
         // Of chunks that are packed to different lengths.

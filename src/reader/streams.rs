@@ -10,8 +10,9 @@
 //! no part in any of this.
 //!
 //! Decoders that were put aside count against the budget and are given up when memory is short, the one that was used
-//! least recently first; together they take no more than half of the budget, unless it is one alone. One that is begun beside as
-//! many as that takes the memory of the oldest of them, and not that of what is decoded.
+//! least recently first; together they take no more than half of the budget, unless it is one alone, and those that parts can be
+//! branched off, which are come by again in little time, a quarter of that. One that is begun beside as many as that takes the
+//! memory of the oldest of them, and not that of what is decoded.
 
 mod idle;
 
@@ -102,8 +103,6 @@ pub(super) struct Lease<'a> {
     number: u64,
     chunk: ChunkKey,
     decoder: Option<Box<Decoder>>,
-    /// How much it came past on the way to what is wanted, in bytes.
-    passed: u64,
 }
 
 impl Streams {
@@ -187,7 +186,6 @@ impl Streams {
             number,
             chunk,
             decoder,
-            passed: 0,
         })
     }
 
@@ -238,7 +236,7 @@ impl Streams {
     /// memory then, and not that of what is decoded.
     pub(super) fn make_way(&self, bytes: u64) {
         let mut state = self.lock();
-        let given_up = state.idle.shrink_to(self.limit.saturating_sub(bytes));
+        let given_up = state.idle.make_way(self.limit.saturating_sub(bytes));
         drop(state);
         drop(given_up);
     }
@@ -273,16 +271,6 @@ impl Lease<'_> {
     /// Begins a decoder, which counts as `room`.
     pub(super) fn begin(&mut self, stream: Stream, room: Room) {
         self.decoder = Some(Box::new(Decoder { stream, room }));
-    }
-
-    /// Takes notice that the decoder came past so many bytes on the way to what is wanted.
-    pub(super) fn came_past(&mut self, bytes: u64) {
-        self.passed += bytes;
-    }
-
-    /// How many bytes the decoder came past on the way to what is wanted.
-    pub(super) fn passed(&self) -> u64 {
-        self.passed
     }
 
     /// Lets those who wait know how far the decoder has come.
@@ -381,7 +369,7 @@ mod tests {
     #[test]
     fn no_more_decoders_are_put_aside_than_have_room_and_the_oldest_are_given_up() {
         let budget = Budget::unlimited();
-        let streams = Streams::new(1000);
+        let streams = Streams::new(4000);
         for chunk in 0..400 {
             put_aside(&streams, &budget, chunk, 10);
         }
