@@ -89,11 +89,3 @@ pub(crate) struct Page {
     /// What to ask for the next page with; `None` behind the last.
     pub(crate) next: Option<String>,
 }
-
-impl Page {
-    /// Whether there is nothing, neither on this page nor behind it.
-    pub(crate) fn is_empty(&self) -> bool {
-        let is_bare = self.objects.is_empty() && self.prefixes.is_empty();
-        is_bare && self.left_out == 0 && self.next.is_none()
-    }
-}

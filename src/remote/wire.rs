@@ -23,6 +23,7 @@ use object_store::client::{
     HttpResponse, HttpResponseBody, HttpService,
 };
 use reqwest::redirect;
+use rustls::CertificateError;
 
 use super::names;
 use crate::stats::Counters;
@@ -361,10 +362,18 @@ fn is_for_good(cause: &(dyn std::error::Error + 'static)) -> bool {
     if let Some(wrapped) = wrapping.and_then(std::io::Error::get_ref) {
         return is_for_good(wrapped);
     }
-    let handshake = cause.downcast_ref::<rustls::Error>();
     let request = cause.downcast_ref::<reqwest::Error>();
-    matches!(handshake, Some(rustls::Error::InvalidCertificate(_)))
-        || request.is_some_and(reqwest::Error::is_builder)
+    match cause.downcast_ref() {
+        // One that is to be renewed, or this machine's clock is to be set.
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        )) => false,
+        Some(rustls::Error::InvalidCertificate(_)) => true,
+        _ => request.is_some_and(reqwest::Error::is_builder),
+    }
 }
 
 /// The first bytes of an answer, which may have no end.
