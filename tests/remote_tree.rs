@@ -450,6 +450,30 @@ fn a_name_that_many_others_go_on_from_is_found_by_few_requests() {
 }
 
 #[test]
+fn a_name_is_found_where_a_part_of_the_listing_tells_none_and_goes_on() {
+    let bucket = Bucket::new();
+    bucket.put("p/x", b"as it is");
+    let mounted = bucket.mount("p/", &["--ttl", "0"]);
+    let nothing = "<ListBucketResult><IsTruncated>true</IsTruncated>\
+         <NextContinuationToken>further</NextContinuationToken></ListBucketResult>";
+    let answer = |path, answer| {
+        bucket.proxy.rule(Rule {
+            path,
+            method: None,
+            times: 1,
+            fault: Fault::Answer(200, "", answer),
+        });
+    };
+    answer("prefix=p%2Fx", nothing.into());
+    answer("continuation-token=further", listing(&["p/x"], &[]));
+    assert_eq!(fs::metadata(mounted.path("x")).unwrap().len(), 5);
+    answer("prefix=p%2Fy", nothing.into());
+    answer("continuation-token=further", listing(&[], &[]));
+    let absent = fs::metadata(mounted.path("y")).unwrap_err();
+    assert_eq!(absent.raw_os_error(), Some(2));
+}
+
+#[test]
 fn a_prefix_with_nothing_beneath_it_is_not_mounted_but_an_empty_bucket_is() {
     let bucket = Bucket::new();
     let own = tempfile::tempdir().unwrap();

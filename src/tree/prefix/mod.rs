@@ -6,7 +6,8 @@
 //! - `listing` tells a directory, a part at a time,
 //! - `questions` answers what a mount asks.
 //!
-//! Where a store is asked, a lookup costs one request, or three where a thousand names and more begin so, and what was listed in many is believed the longer for it: ten times as long
+//! Where a store is asked, a lookup costs one request, or three where a thousand names and more begin so (and as many more as it takes
+//! to tell those that go on from the name with its suffix), and what was listed in many is believed the longer for it: ten times as long
 //! as it took. Opening a file asks for the object itself, always. Names lead nowhere but beneath the prefix: each is a part of an
 //! object's name that a listing has told, and `.`, `..` and slashes are none.
 
@@ -264,7 +265,9 @@ impl Prefix {
         };
         let mut entries = Entries::default();
         let asked = format!("{beginning}{shortest}");
-        let is_all = self.read_pages(&asked, &beginning, &mut entries, |_| true)?;
+        // What is called just so comes first.
+        let is_told = |entries: &Entries| entries.told() > 0;
+        let is_all = self.read_pages(&asked, &beginning, &mut entries, is_told)?;
         if is_all || is_past(&entries, shortest) {
             return Ok(Arc::new(entries));
         }
@@ -274,12 +277,11 @@ impl Prefix {
         self.read_pages(&asked, &beginning, &mut entries, |entries| {
             is_past(entries, &packed)
         })?;
-        let inside = format!("{beginning}{shortest}/");
-        let page = self.store.list(&inside, None);
-        if !page
-            .context("cannot list", &self.shown(&inside))?
-            .is_empty()
-        {
+        // Whatever there is beneath, with a slash in its name, and be it what only marks the directory.
+        let mut beneath = Entries::default();
+        let asked = format!("{beginning}{shortest}/");
+        self.read_pages(&asked, &beginning, &mut beneath, is_told)?;
+        if is_told(&beneath) {
             entries.push(shortest, None);
             entries.sort();
         }
