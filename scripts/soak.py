@@ -388,7 +388,8 @@ def main(warpfs, minutes):
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     faults, lines = collections.Counter(), []
     sanitized = os.environ.get("WARPFS_SOAK_SANITIZED") == "1"
-    work = tempfile.mkdtemp(prefix="warpfs-soak.")
+    # As the table of mounts has it.
+    work = os.path.realpath(tempfile.mkdtemp(prefix="warpfs-soak."))
     world = World(work, warpfs)
     server, processes = None, []
     try:

@@ -66,7 +66,8 @@ def open_to_all(bench):
     """The bench where every user can come: the checkout may lie in a home that is closed to others, and then neither the
     program nor the inputs are within their reach."""
     there = copy.copy(bench)
-    there.work = Path(tempfile.mkdtemp(prefix="warpfs-bench-"))
+    # As the table of mounts has it.
+    there.work = Path(tempfile.mkdtemp(prefix="warpfs-bench-")).resolve()
     there.warpfs = there.work / bench.warpfs.name
     try:
         there.work.chmod(0o755)

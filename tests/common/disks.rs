@@ -235,10 +235,13 @@ pub fn forget(path: &Path) {
 /// Whether there are loop devices; if not, that is said.
 pub fn can_be_had() -> bool {
     let found = succeeds(Command::new("losetup").arg("--find"));
-    if found.is_none() {
+    // One that is named may not be there, in a container, or not for this user.
+    let opened = found.map(|name| File::options().read(true).write(true).open(name.trim()));
+    let can_be = opened.is_some_and(|opened| opened.is_ok());
+    if !can_be {
         left_out("no loop devices");
     }
-    found.is_some()
+    can_be
 }
 
 /// What a command printed, if it succeeded; what it said, said.
