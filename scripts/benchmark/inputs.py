@@ -196,12 +196,14 @@ class Inputs:
 
         return self._once(f"squashfs-{codec}-{block}.img", make)
 
-    def erofs(self):
-        """An erofs image of lz4 in clusters of 64 KiB."""
-        def make(target):
-            machine.run("mkfs.erofs", "--quiet", "-zlz4", "-C65536", target, self.data_directory())
+    def erofs(self, cluster):
+        """An erofs image of lz4 in clusters of so many KiB, as in "64K"."""
+        length = int(cluster.removesuffix("K")) << 10
 
-        return self._once("erofs-lz4-64K.img", make)
+        def make(target):
+            machine.run("mkfs.erofs", "--quiet", "-zlz4", f"-C{length}", target, self.data_directory())
+
+        return self._once(f"erofs-lz4-{cluster}.img", make)
 
     def btrfs(self):
         """A btrfs image that the kernel packed with zstd at level 3 while the input was copied into it."""

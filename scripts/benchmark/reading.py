@@ -48,10 +48,10 @@ def warpfs(bench, codec, chunk_size, read, *options, purpose=None, user=None, na
     )
 
 
-def peers(bench, codec, read):
-    """Everybody who can show a file packed with this codec."""
+def peers(bench, codec, read, blocks=("128K", "1M"), clusters=("64K",)):
+    """Everybody who can show a file packed with this codec: squashfs in such blocks, erofs in such clusters."""
     contenders = []
-    for block in ("128K", "1M"):
+    for block in blocks:
         image = bench.inputs.squashfs(codec, block)
         contenders += [
             reading(bench, f"squashfs {codec} {block}", image,
@@ -60,9 +60,11 @@ def peers(bench, codec, read):
                     lambda image=image: mounts.squashfuse(bench, image), read),
         ]
     if codec == "lz4":
-        image = bench.inputs.erofs()
-        contenders.append(
-            reading(bench, "erofs lz4 64K", image, lambda: mounts.kernel(bench, "erofs", image), read))
+        for cluster in clusters:
+            image = bench.inputs.erofs(cluster)
+            contenders.append(
+                reading(bench, f"erofs lz4 {cluster}", image,
+                        lambda image=image: mounts.kernel(bench, "erofs", image), read))
     else:
         contenders += _btrfs(bench, read)
     return contenders
