@@ -241,7 +241,8 @@ impl Streams {
         drop(given_up);
     }
 
-    /// Gives up the decoder that was put aside longest ago of those that take memory; says whether there was one.
+    /// Gives up a decoder that takes memory, one that is come by again in little time if there is any, else the one used least
+    /// recently; says whether there was one.
     pub(super) fn evict_one(&self) -> bool {
         let given_up = self.lock().idle.give_one_up();
         given_up.is_some()
