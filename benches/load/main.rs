@@ -58,6 +58,9 @@ enum Command {
         /// Random reads have different blocks of so many bytes, aligned ones, all to themselves
         #[arg(long, default_value_t = 0)]
         apart: u64,
+        /// Random reads are within so many bytes of a file's beginning
+        #[arg(long, default_value_t = u64::MAX)]
+        within: u64,
         /// One descriptor for all readers of a file, rather than one each
         #[arg(long)]
         one_descriptor: bool,
@@ -139,12 +142,17 @@ fn main() -> Result<()> {
             seconds,
             seed,
             apart,
+            within,
             one_descriptor,
             in_turn,
             files,
         } => ReadPlan {
             pattern: match pattern {
-                PatternName::Random => Pattern::Random { seed, apart },
+                PatternName::Random => Pattern::Random {
+                    seed,
+                    apart,
+                    within,
+                },
                 PatternName::Forward => Pattern::Forward,
                 PatternName::Reverse => Pattern::Reverse,
                 PatternName::Stride => Pattern::Stride(stride),

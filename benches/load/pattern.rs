@@ -14,8 +14,8 @@ pub(crate) struct Place {
 pub(crate) enum Pattern {
     /// All over the files, no block twice, so that each read of a cold file is a cold one.
     ///
-    /// With `apart`, no two reads are in the same aligned piece of so many bytes.
-    Random { seed: u64, apart: u64 },
+    /// With `apart`, no two reads are in the same aligned piece of so many bytes; all are `within` so many bytes of a file's beginning.
+    Random { seed: u64, apart: u64, within: u64 },
     /// From the start to the end.
     Forward,
     /// From the end to the start.
@@ -36,8 +36,14 @@ impl Pattern {
         readers: u64,
         reads: u64,
     ) -> Vec<Vec<Place>> {
-        if let Self::Random { seed, apart } = self {
-            let places = random(file_sizes, block, apart, reads, seed);
+        if let Self::Random {
+            seed,
+            apart,
+            within,
+        } = self
+        {
+            let parts: Vec<u64> = file_sizes.iter().map(|size| within.min(*size)).collect();
+            let places = random(&parts, block, apart, reads, seed);
             return (0..readers as usize)
                 .map(|reader| {
                     places

@@ -17,6 +17,7 @@ CASES = {
     "busy-reader": sequential.busy_reader,
     "random-zstd": random_reads.against_peers("zstd"),
     "random-lz4": random_reads.against_peers("lz4"),
+    "working-set": random_reads.working_set,
     "random-sizes": random_reads.sizes,
     "chunk-size-zstd": random_reads.chunk_sizes("zstd"),
     "chunk-size-lz4": random_reads.chunk_sizes("lz4"),

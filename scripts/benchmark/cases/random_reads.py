@@ -14,6 +14,8 @@ CLUSTERS = ("16K", "64K")
 SAME_SIZE = 1.005
 LENGTHS = (64 << 10, 256 << 10, 1 << 20)
 READ_IN_ALL = 256 << 20
+# What programs work on, of a file that is larger.
+WORKING_SET = 64 << 20
 CURVE = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M", "4M")
 
 
@@ -70,6 +72,27 @@ def _target(section, codec, who, ours, contenders):
 
 def random_reads(bench, readers, reads):
     return load(bench, "--pattern", "random", "--readers", readers, "--reads", reads)
+
+
+def working_set(bench, section):
+    """All of a part of the file, page by page in random order: how soon what is come back to costs no round trip."""
+    rows = {}
+    for codec in ("zstd", "lz4"):
+        for readers in (1, 4):
+            part = WORKING_SET // (8 if bench.quick else 1)
+            read = load(bench, "--pattern", "random", "--readers", readers, "--within", part)
+            contenders = rounds.compare(bench, [warpfs(bench, codec, None, read), *peers(bench, codec, read)])
+            if not contenders:
+                return
+            who = "one reader" if readers == 1 else f"{readers} readers"
+            for each in contenders:
+                rows.setdefault((each.name, megabytes(each.size)), {})[who] = per_second(each.median["reads"])
+            for peer, among in rounds.best(contenders, "reads"):
+                section.higher(f"cold, all of {WORKING_SET >> 20} MiB at random, {codec}, {who}{among}", contenders[0], peer, 1,
+                               "reads", per_second)
+    section.table(["mount", "file", "one reader", "4 readers"], [
+        [*mount, *rates.values()] for mount, rates in rows.items()
+    ])
 
 
 def sizes(bench, section):
