@@ -9,18 +9,15 @@
 //! all that is known to be useful. A unit whose every byte was handed to somebody who keeps it (the kernel, in its page
 //! cache) leaves at once: a sequential reader then needs little memory, and the same buffers, still in the processor's
 //! caches, are filled again and again.
-//!
-//! A unit that small reads come back to is pointed out ([`Origin::Returned`]), so that all of it can be handed over, and leave.
 
 mod units;
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use self::units::{Ready, Returns, Standing, Units};
+use self::units::{Ready, Standing, Units};
 use crate::archive::Unit;
 use crate::error::{ErrorKind, Result};
 use crate::memory::{Budget, Buffer};
@@ -41,8 +38,6 @@ pub(crate) struct Key {
 pub(crate) enum Origin {
     /// It was there.
     Hit,
-    /// It was, and small reads have come back to it so often that who keeps what they are handed had better have all of it.
-    Returned,
     /// Another thread was decoding it.
     Joined,
     /// It was decoded for this request.
@@ -77,7 +72,7 @@ struct State {
 }
 
 /// A decode that is going on, and who waits for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Flight {
     outcome: Mutex<Option<Result<Arc<Buffer>>>>,
     landed: Condvar,
@@ -85,32 +80,9 @@ struct Flight {
     wanted: AtomicBool,
     /// How many of its bytes those who wait will keep. Changed under the cache's lock.
     kept: AtomicUsize,
-    /// Where those begin that the first of them will keep; or [`NOWHERE`]. Changed under the cache's lock.
-    first: AtomicUsize,
 }
 
-/// No place in a unit.
-const NOWHERE: usize = usize::MAX;
-
 impl Flight {
-    fn new() -> Self {
-        Self {
-            outcome: Mutex::new(None),
-            landed: Condvar::new(),
-            wanted: AtomicBool::new(false),
-            kept: AtomicUsize::new(0),
-            first: AtomicUsize::new(NOWHERE),
-        }
-    }
-
-    /// Takes notice of somebody who waits, and which bytes he will keep. Under the cache's lock.
-    fn keeps(&self, kept: &Range<usize>) {
-        self.kept.fetch_add(kept.len(), Ordering::Relaxed);
-        if !kept.is_empty() && self.first.load(Ordering::Relaxed) == NOWHERE {
-            self.first.store(kept.start, Ordering::Relaxed);
-        }
-    }
-
     fn wait(&self) -> Result<Arc<Buffer>> {
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -176,7 +148,6 @@ impl Drop for Mark<'_> {
                 bytes: Arc::clone(bytes),
                 ahead: unread.then(Instant::now),
                 kept: self.flight.kept.load(Ordering::Relaxed),
-                returns: Some(Returns::since(self.flight.first.load(Ordering::Relaxed))),
             };
             self.cache.put(&mut state, self.key, ready, self.standing)
         });
@@ -224,23 +195,23 @@ impl Cache {
         &self.budget
     }
 
-    /// The unit, if it is decoded or once it is; or the task to decode it. `kept` is which of its bytes are going to be
+    /// The unit, if it is decoded or once it is; or the task to decode it. `kept` is how many of its bytes are going to be
     /// handed to somebody who keeps them, and `is_alone` whether it is decoded without others.
     ///
     /// # Errors
     /// Those of the decode that was waited for.
-    pub(crate) fn enter(&self, key: Key, kept: &Range<usize>, is_alone: bool) -> Result<Entry<'_>> {
+    pub(crate) fn enter(&self, key: Key, kept: usize, is_alone: bool) -> Result<Entry<'_>> {
         let mut state = self.lock();
-        if let Some((bytes, origin, given_up)) = self.read(&mut state, key, kept) {
+        if let Some((bytes, given_up)) = self.read(&mut state, key, kept) {
             drop(state);
             drop(given_up);
             self.counters.cache_hits.add(1);
-            return Ok(Entry::Found(bytes, origin));
+            return Ok(Entry::Found(bytes, Origin::Hit));
         }
         if let Some(flight) = state.in_flight.get(&key) {
             let flight = Arc::clone(flight);
             flight.wanted.store(true, Ordering::Relaxed);
-            flight.keeps(kept);
+            flight.kept.fetch_add(kept, Ordering::Relaxed);
             drop(state);
             self.counters.cache_joined.add(1);
             return Ok(Entry::Found(flight.wait()?, Origin::Joined));
@@ -251,7 +222,7 @@ impl Cache {
             standing => standing,
         };
         let mark = self.mark(&mut state, key, None, standing);
-        mark.flight.keeps(kept);
+        mark.flight.kept.store(kept, Ordering::Relaxed);
         drop(state);
         self.counters.cache_misses.add(1);
         Ok(Entry::Vacant(mark))
@@ -260,32 +231,9 @@ impl Cache {
     /// The unit, if somebody else has brought it in while the caller holds its mark.
     pub(crate) fn supplied(&self, mark: &Mark<'_>) -> Option<Arc<Buffer>> {
         let mut state = self.lock();
-        let found = self.read(&mut state, mark.key, &(0..0));
+        let found = self.read(&mut state, mark.key, 0);
         drop(state);
-        found.map(|(bytes, ..)| bytes)
-    }
-
-    /// A decoded unit, for somebody who is about to hand over all of it; `None` if there is no such unit, or no use in that.
-    #[cfg(feature = "fuse")]
-    pub(crate) fn unit_to_hand_over(&self, key: Key) -> Option<Arc<Buffer>> {
-        let mut state = self.lock();
-        let ready = state.ready.get_mut(key)?;
-        ready.returns.as_ref()?;
-        Some(Arc::clone(&ready.bytes))
-    }
-
-    /// Takes notice that all of a unit was handed over to somebody who keeps it.
-    #[cfg(feature = "fuse")]
-    pub(crate) fn hand_over(&self, key: Key) {
-        let mut state = self.lock();
-        let Some(ready) = state.ready.hand_over(key) else {
-            return;
-        };
-        self.forget_ahead(&mut state, &ready);
-        drop(state);
-        drop(ready);
-        self.counters.handed_over.add(1);
-        self.budget.announce();
+        found.map(|(bytes, _)| bytes)
     }
 
     /// Brings in a unit that was decoded on the way to another.
@@ -294,7 +242,6 @@ impl Cache {
             bytes: Arc::new(bytes),
             ahead: ahead.is_some().then(Instant::now),
             kept: 0,
-            returns: Some(Returns::default()),
         };
         let mut state = self.lock();
         let leaving = self.put(&mut state, key, ready, Standing::Proved);
@@ -405,22 +352,18 @@ impl Cache {
         wanted.map(|_| Ahead { cache: self, bytes })
     }
 
-    /// A unit that is ready, how it was come by, and what the cache no longer holds because of this read; the caller drops that
-    /// when it has let go of the lock.
+    /// A unit that is ready, and what the cache no longer holds because of this read; the caller drops that when it has
+    /// let go of the lock.
     fn read(
         &self,
         state: &mut State,
         key: Key,
-        kept: &Range<usize>,
-    ) -> Option<(Arc<Buffer>, Origin, Option<Ready>)> {
+        kept: usize,
+    ) -> Option<(Arc<Buffer>, Option<Ready>)> {
         let ready = state.ready.get_mut(key)?;
         let bytes = Arc::clone(&ready.bytes);
-        ready.kept = ready.kept.saturating_add(kept.len());
+        ready.kept = ready.kept.saturating_add(kept);
         let all_kept = ready.kept >= bytes.len();
-        let origin = match ready.is_returned_to(kept) {
-            true => Origin::Returned,
-            false => Origin::Hit,
-        };
         if ready.ahead.take().is_some() {
             state.ahead -= bytes.len() as u64;
             self.counters.prefetch_hits.add(1);
@@ -432,7 +375,7 @@ impl Cache {
             }
             false => None,
         };
-        Some((bytes, origin, given_up))
+        Some((bytes, given_up))
     }
 
     /// Puts a unit in, unless all of it is kept elsewhere. The caller drops the result, units given up, when it has let go of
@@ -474,7 +417,7 @@ impl Cache {
         ahead: Option<Ahead<'a>>,
         standing: Standing,
     ) -> Mark<'a> {
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(Flight::default());
         state.in_flight.insert(key, Arc::clone(&flight));
         Mark {
             cache: self,
@@ -525,7 +468,7 @@ mod tests {
         kept: usize,
         decode: impl FnOnce() -> Result<Arc<Buffer>>,
     ) -> Result<(Arc<Buffer>, Origin)> {
-        match cache.enter(key(chunk), &(0..kept), true)? {
+        match cache.enter(key(chunk), kept, true)? {
             Entry::Found(bytes, origin) => Ok((bytes, origin)),
             Entry::Vacant(mark) => {
                 let outcome = decode();
@@ -732,7 +675,7 @@ mod tests {
     #[test]
     fn a_unit_that_was_supplied_and_then_handed_over_is_not_kept_either() {
         let cache = cache(1 << 20);
-        let Entry::Vacant(mark) = cache.enter(key(0), &(0..LENGTH), true).unwrap() else {
+        let Entry::Vacant(mark) = cache.enter(key(0), LENGTH, true).unwrap() else {
             panic!("nothing was decoded yet");
         };
         let bytes = buffer(&cache, 3, Urgency::Demand).unwrap();
@@ -746,7 +689,7 @@ mod tests {
     #[test]
     fn a_unit_decoded_on_the_way_reaches_who_holds_its_mark() {
         let cache = cache(1 << 20);
-        let Entry::Vacant(mark) = cache.enter(key(0), &(0..0), true).unwrap() else {
+        let Entry::Vacant(mark) = cache.enter(key(0), 0, true).unwrap() else {
             panic!("nothing was decoded yet");
         };
         assert!(cache.supplied(&mark).is_none());

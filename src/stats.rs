@@ -111,8 +111,6 @@ counters! {
     evicted_chunks,
     /// Chunks and pieces given up because the kernel's page cache has all of their bytes.
     handed_over,
-    /// Bytes of chunks and pieces put into the kernel's page cache because small reads had come back to them.
-    stored_bytes,
     /// Chunks decoded whole, for whatever reason.
     decoded_chunks,
     /// Pieces of chunks decoded, for whatever reason.

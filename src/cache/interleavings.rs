@@ -57,11 +57,7 @@ impl Case {
 
     /// Reads a unit as a reader does who keeps `kept` bytes of it.
     fn read(&self, chunk: u32, kept: usize) {
-        let bytes = match self
-            .cache
-            .enter(Self::key(chunk), &(0..kept), true)
-            .unwrap()
-        {
+        let bytes = match self.cache.enter(Self::key(chunk), kept, true).unwrap() {
             Entry::Found(bytes, _) => bytes,
             Entry::Vacant(mark) => {
                 let buffer = self.buffer(chunk, Urgency::Demand).unwrap();
@@ -135,7 +131,7 @@ fn a_decode_that_fails_or_panics_wakes_all_who_wait_with_the_error() {
         let fail = |panics: bool| {
             case.start(move |case| {
                 // Whoever is first decodes; the others get its error, or are first themselves later.
-                let decode = || match case.cache.enter(Case::key(0), &(0..0), true) {
+                let decode = || match case.cache.enter(Case::key(0), 0, true) {
                     Ok(Entry::Found(..)) => panic!("there is nothing to be found"),
                     Ok(Entry::Vacant(mark)) => {
                         let buffer = case.buffer(0, Urgency::Demand);
@@ -172,11 +168,7 @@ fn a_decode_that_fails_or_panics_wakes_all_who_wait_with_the_error() {
 fn a_unit_supplied_to_who_holds_its_mark_counts_once_and_reaches_all() {
     explore(1.0, || {
         let case = Case::new(8 * LENGTH);
-        let holds = |case: &Case| match case
-            .cache
-            .enter(Case::key(0), &(0..LENGTH / 2), true)
-            .unwrap()
-        {
+        let holds = |case: &Case| match case.cache.enter(Case::key(0), LENGTH / 2, true).unwrap() {
             Entry::Found(bytes, _) => assert_eq!(bytes[0], 0),
             Entry::Vacant(mark) => {
                 thread::yield_now();

@@ -10,19 +10,13 @@
 //! again after it left them has proved itself, and the unit used longest ago makes way for it. This is 2Q ("2Q: A Low Overhead High Performance
 //! Buffer Management Replacement Algorithm", T. Johnson and D. Shasha, 1994): a use while among the newcomers proves nothing, because a
 //! reader goes through a unit in several reads.
-//!
-//! Small reads that come back to a unit, now before and now behind the last, are a reader who wants this and that of it. To hand
-//! over all of it takes as long as about seven of them, and spares all that would still come. Who has come back once mostly goes on. A reader in
-//! order needs no such thing: he is not there long enough, and what was decoded ahead is for him. Whoever did not keep what he was
-//! handed is handed no more of it: there may be little memory for that.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use super::{Key, NOWHERE};
+use super::Key;
 use crate::memory::Buffer;
 
 /// The room that units have at first, in bytes, if the budget is no less: a few readers' windows.
@@ -34,14 +28,6 @@ const NEWCOMERS: usize = 32;
 const NEWCOMERS_SHARE: u64 = 8;
 /// How many units are remembered that were given up for want of room: a hundred bytes each.
 const REMEMBERED: usize = 16 << 10;
-
-/// Which part of a unit a small read takes at most: one in this many bytes. What the kernel reads ahead is soon more than that.
-const SMALL_PART: usize = 8;
-/// How often those who come back turn before all of a unit is handed over: once for so many bytes, and at least once. To hand over a page takes a
-/// tenth of what a read does or more.
-const BYTES_PER_TURN: usize = 128 << 10;
-/// The longest unit that is handed over unasked, in bytes.
-const MOST_HANDED_OVER: usize = 1 << 20;
 
 /// How long what was decoded ahead may wait for its reader while others are refused.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -55,58 +41,9 @@ pub(super) struct Ready {
     pub(super) ahead: Option<Instant>,
     /// How many of the bytes were handed to somebody who keeps them.
     pub(super) kept: usize,
-    /// How small reads have come back to it; `None` if there is no use in handing over all of it.
-    pub(super) returns: Option<Returns>,
-}
-
-/// How small reads come back to a unit.
-#[derive(Debug, Default)]
-pub(super) struct Returns {
-    /// Where the last one began.
-    last: Option<usize>,
-    /// Whether that was behind the one before it.
-    forwards: Option<bool>,
-    /// How often that has changed.
-    turns: usize,
-}
-
-impl Returns {
-    /// After one at this place of the unit, or [`NOWHERE`].
-    pub(super) fn since(first: usize) -> Self {
-        Self {
-            last: (first != NOWHERE).then_some(first),
-            ..Self::default()
-        }
-    }
-
-    /// Takes notice of another, and says whether it has turned.
-    fn turn(&mut self, to: usize) -> bool {
-        let Some(last) = self.last.replace(to) else {
-            return false;
-        };
-        let forwards = to > last;
-        let before = self.forwards.replace(forwards);
-        let has_turned = before.is_some_and(|before| before != forwards);
-        self.turns = self.turns.saturating_add(has_turned.into());
-        has_turned
-    }
 }
 
 impl Ready {
-    /// Takes notice of a read that keeps these bytes; says whether all of the unit had better be handed over. If that
-    /// does not come about, it is said again when as many have come.
-    pub(super) fn is_returned_to(&mut self, kept: &Range<usize>) -> bool {
-        let length = self.bytes.len();
-        let is_small = !kept.is_empty() && kept.len() <= length / SMALL_PART;
-        let enough = (length / BYTES_PER_TURN).max(1);
-        match &mut self.returns {
-            Some(returns) if is_small && length <= MOST_HANDED_OVER => {
-                returns.turn(kept.start) && returns.turns.is_multiple_of(enough)
-            }
-            _ => false,
-        }
-    }
-
     /// Whether it was decoded ahead of a reader who may still come.
     fn is_awaited(&self) -> bool {
         self.ahead.is_some_and(|since| since.elapsed() <= PATIENCE)
@@ -120,17 +57,8 @@ pub(super) enum Standing {
     Newcomer,
     /// It is wanted again: had there been room for it, it would still be there.
     Returning,
-    /// It is wanted again though all of it was handed over: whoever has it does not keep it.
-    Dropped,
     /// It was come by on the way to another and is not to be had as easily again, or its reader is still to come.
     Proved,
-}
-
-/// Why a unit is there no longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
-    WantOfRoom,
-    HandedOver,
 }
 
 /// See the module's description.
@@ -140,8 +68,8 @@ pub(super) struct Units {
     /// How many bytes the proved ones may take.
     room: u64,
     newcomers: Queue<Ready>,
-    /// Units that were given up for want of room or handed over.
-    given_up: Queue<Loss>,
+    /// Units that were given up for want of room.
+    given_up: Queue<()>,
     /// All that units could ever take, in bytes.
     budget: u64,
 }
@@ -194,18 +122,14 @@ impl Units {
     /// Takes notice that a unit is wanted which is not there; says how it is to come in.
     pub(super) fn missed(&mut self, key: Key) -> Standing {
         match self.given_up.pop(key) {
-            Some((Loss::WantOfRoom, _)) => Standing::Returning,
-            Some((Loss::HandedOver, _)) => Standing::Dropped,
+            Some(_) => Standing::Returning,
             None => Standing::Newcomer,
         }
     }
 
     /// Puts a unit in that is not there; gives back those for which there is no room then.
-    pub(super) fn put(&mut self, key: Key, mut ready: Ready, standing: Standing) -> Vec<Ready> {
+    pub(super) fn put(&mut self, key: Key, ready: Ready, standing: Standing) -> Vec<Ready> {
         let length = ready.bytes.len() as u64;
-        if standing == Standing::Dropped {
-            ready.returns = None;
-        }
         let mut leaving = Vec::new();
         if standing == Standing::Newcomer && self.proved.bytes + length > self.room {
             self.newcomers.put(key, ready, length);
@@ -213,7 +137,7 @@ impl Units {
                 && let Some(key) = self.superfluous_newcomer()
                 && let Some((oldest, length)) = self.newcomers.pop(key)
             {
-                self.remember_if_read(key, &oldest, length);
+                self.remember(key, &oldest, length);
                 leaving.push(oldest);
             }
             return leaving;
@@ -229,7 +153,7 @@ impl Units {
             && self.proved.oldest().is_some_and(|oldest| !oldest.is_awaited())
             && let Some((key, oldest, length)) = self.proved.pop_oldest()
         {
-            self.remember_if_read(key, &oldest, length);
+            self.remember(key, &oldest, length);
             leaving.push(oldest);
         }
         leaving
@@ -238,13 +162,6 @@ impl Units {
     pub(super) fn pop(&mut self, key: Key) -> Option<Ready> {
         let popped = self.proved.pop(key).or_else(|| self.newcomers.pop(key));
         popped.map(|(ready, _)| ready)
-    }
-
-    /// As [`Units::pop`], because all of it was handed over.
-    pub(super) fn hand_over(&mut self, key: Key) -> Option<Ready> {
-        let ready = self.pop(key)?;
-        self.remember(key, Loss::HandedOver, ready.bytes.len() as u64);
-        Some(ready)
     }
 
     /// Gives up a unit because the budget is used up: so much room there is not.
@@ -261,7 +178,7 @@ impl Units {
             .room
             .min(self.proved.bytes)
             .max(first_room(self.budget));
-        self.remember_if_read(key, &oldest, length);
+        self.remember(key, &oldest, length);
         Some(oldest)
     }
 
@@ -282,15 +199,12 @@ impl Units {
         superfluous.map(|(key, _)| key)
     }
 
-    fn remember_if_read(&mut self, key: Key, unit: &Ready, length: u64) {
-        if unit.ahead.is_none() {
-            self.remember(key, Loss::WantOfRoom, length);
+    /// Remembers a unit that is given up, if it was read, as long as it would still be there if units had all of the budget.
+    fn remember(&mut self, key: Key, unit: &Ready, length: u64) {
+        if unit.ahead.is_some() {
+            return;
         }
-    }
-
-    /// Remembers a unit that is there no longer, as long as it would still be there if units had all of the budget.
-    fn remember(&mut self, key: Key, loss: Loss, length: u64) {
-        self.given_up.put(key, loss, length);
+        self.given_up.put(key, (), length);
         while self.given_up.len() > REMEMBERED || self.given_up.bytes > self.budget {
             self.given_up.pop_oldest();
         }
@@ -378,7 +292,6 @@ mod tests {
             bytes: Arc::new(bytes),
             ahead: ahead.then(Instant::now),
             kept: 0,
-            returns: Some(Returns::default()),
         };
         units.pop(key(chunk));
         units.put(key(chunk), ready, standing).len()
@@ -536,47 +449,6 @@ mod tests {
         assert!(units.contains(key(100)));
         units.give_up_one();
         assert!(!units.contains(key(100)) && units.contains(key(0)));
-    }
-
-    /// Whether each of these reads has all of a unit handed over, pages of it by their numbers.
-    fn returns(units: &mut Units, pages: &[usize]) -> Vec<bool> {
-        let ready = units.get_mut(key(0)).unwrap();
-        let mut read = |page: &usize| ready.is_returned_to(&(page * 4096..(page + 1) * 4096));
-        pages.iter().map(&mut read).collect()
-    }
-
-    #[test]
-    fn reads_that_turn_often_enough_have_a_unit_handed_over() {
-        let mut units = Units::new(BUDGET);
-        put(&mut units, 0, false, Standing::Newcomer);
-        // A mebibyte: every eighth turn.
-        let there_and_back: Vec<_> = (0..18).map(|read| read % 2 * 10 + read).collect();
-        let handed_over = returns(&mut units, &there_and_back);
-        let number = handed_over.iter().position(|&over| over);
-        assert_eq!(number, Some(9));
-        assert_eq!(handed_over.iter().filter(|&&over| over).count(), 2);
-    }
-
-    #[test]
-    fn reads_in_order_have_no_unit_handed_over() {
-        let mut units = Units::new(BUDGET);
-        put(&mut units, 0, false, Standing::Newcomer);
-        let forwards: Vec<_> = (0..256).step_by(2).collect();
-        assert!(!returns(&mut units, &forwards).contains(&true));
-        let backwards: Vec<_> = forwards.into_iter().rev().collect();
-        assert!(!returns(&mut units, &backwards).contains(&true));
-    }
-
-    #[test]
-    fn a_unit_that_was_handed_over_in_vain_is_not_handed_over_again() {
-        let mut units = Units::new(BUDGET);
-        put(&mut units, 0, false, Standing::Newcomer);
-        assert!(units.hand_over(key(0)).is_some());
-        assert!(!units.contains(key(0)));
-        let standing = units.missed(key(0));
-        assert_eq!(standing, Standing::Dropped);
-        put(&mut units, 0, false, standing);
-        assert!(!returns(&mut units, &[1, 9].repeat(20)).contains(&true));
     }
 
     #[test]

@@ -81,8 +81,6 @@ impl Collector for Exposition {
         counter(to, "cache_evictions", help, None, stats.evicted_chunks)?;
         let help = "Chunks and pieces given up because the kernel has all of their bytes";
         counter(to, "cache_handed_over", help, None, stats.handed_over)?;
-        let help = "Bytes put into the kernel's page cache because small reads had come back to their chunks";
-        counter(to, "stored", help, Some(Unit::Bytes), stats.stored_bytes)?;
 
         let help = "Chunks and pieces decoded ahead of a reader: decoded, then read, given up unread, or not decoded because \
                     memory was short";

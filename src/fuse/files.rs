@@ -9,7 +9,7 @@ use super::backing::{self, BackingFile};
 use super::descriptors::Wanted;
 use super::errno::errno;
 use super::filesystem::WarpFilesystem;
-use super::handles::{Backing, Handle, Held};
+use super::handles::{Backing, Handle};
 use super::protocol::{Opened, Reply, attributes_changed};
 use super::session::LONGEST_REQUEST;
 use crate::archive::Content;
@@ -37,10 +37,10 @@ impl WarpFilesystem {
             let opened = self.tree.open_file(node)?;
             self.tree.check_user(&opened, user)?;
             let reader = self.open_reader(&opened)?;
-            let (held, pages_are_right) = Held::new(&self.tree, node, &opened)?;
-            Ok((opened, reader, held, pages_are_right))
+            let pages_are_right = self.tree.hold(node, &opened)?;
+            Ok((opened, reader, pages_are_right))
         });
-        let (opened, reader, held, pages_are_right) = match opened {
+        let (opened, reader, pages_are_right) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 self.engine.counters().errors.open.add(&error);
@@ -60,7 +60,8 @@ impl WarpFilesystem {
             && matches!(backing, Backing::Kernel(_))
             && file.is_some_and(backing::has_no_direct_reads);
         let handle = self.handles.add(Handle::File {
-            held,
+            node,
+            identity: opened.identity,
             content: opened.content,
             reader,
             activity: Activity::new(opened.path.into()),
@@ -95,7 +96,9 @@ impl WarpFilesystem {
 
     /// Lets an open file go.
     pub(super) fn close_file(&self, number: u64) {
-        self.handles.remove(number);
+        if let Some(Handle::File { node, identity, .. }) = self.handles.remove(number).as_deref() {
+            self.tree.let_go(*node, *identity);
+        }
     }
 
     /// A node's attributes; those of an open file also when its path leads to another file already, or the file was
@@ -103,20 +106,19 @@ impl WarpFilesystem {
     /// what it is by now: the kernel asks whenever somebody reads to the end, or what it was told is no longer to be believed.
     pub(super) fn attributes(&self, node: NodeId, handle: Option<u64>) -> Result<Attributes> {
         if let Some(Handle::File {
-            held,
+            node: opened,
+            identity,
             content,
             reader,
             ..
         }) = handle
             .and_then(|handle| self.handles.get(handle))
             .as_deref()
-            && held.node == node
+            && *opened == node
             && content.file().is_none()
         {
             let size = reader.as_ref().map(Reader::len);
-            return self
-                .tree
-                .attributes_of_open(node, content, held.identity, size);
+            return self.tree.attributes_of_open(node, content, *identity, size);
         }
         let error = match self.tree.attributes(node) {
             Ok(attributes) => return Ok(attributes),
@@ -124,14 +126,13 @@ impl WarpFilesystem {
         };
         match self.handles.of_node(node).as_deref() {
             Some(Handle::File {
-                held,
+                identity,
                 content,
                 reader,
                 ..
             }) => {
                 let size = reader.as_ref().map(Reader::len);
-                self.tree
-                    .attributes_of_open(node, content, held.identity, size)
+                self.tree.attributes_of_open(node, content, *identity, size)
             }
             _ => Err(error),
         }
@@ -169,8 +170,7 @@ impl WarpFilesystem {
             began: Instant::now(),
             reply: Some(reply),
         };
-        let handle = self.handles.get(number);
-        let outcome = match handle.as_deref() {
+        let outcome = match self.handles.get(number).as_deref() {
             Some(Handle::File {
                 reader: Some(reader),
                 activity,
@@ -182,27 +182,18 @@ impl WarpFilesystem {
                     None => size >= LONG_READ && answer.more_wait(),
                 };
                 let demand = Demand { kept, more_wait };
-                read_packed(reader, activity, offset, size, demand, &mut answer).map(Some)
+                read_packed(reader, activity, offset, size, demand, &mut answer)
             }
             Some(Handle::File {
                 content, activity, ..
             }) => read_plain(content, activity, offset, size, &mut answer)
-                .map(|()| None)
                 .inspect_err(|error| self.engine.tell_of_failure(error)),
             _ => Err(bad_handle()),
         };
-        match outcome {
-            Ok(Some(Origin::Returned)) => {
-                if let Some(handle) = handle {
-                    self.page_cache.give(handle, offset);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                answer.counters.errors.read.add(&error);
-                tracing::debug!("{error}");
-                answer.send(|reply| reply.error(errno(&error)));
-            }
+        if let Err(error) = outcome {
+            answer.counters.errors.read.add(&error);
+            tracing::debug!("{error}");
+            answer.send(|reply| reply.error(errno(&error)));
         }
     }
 
@@ -262,7 +253,6 @@ impl Answer<'_, '_> {
     }
 }
 
-/// Answers a read of a packed file; says how what it was handed was come by.
 fn read_packed(
     reader: &Reader,
     activity: &Activity,
@@ -270,13 +260,12 @@ fn read_packed(
     size: usize,
     demand: Demand,
     answer: &mut Answer<'_, '_>,
-) -> Result<Origin> {
+) -> Result<()> {
     let room = answer.reply.as_mut().and_then(|reply| reply.room(size));
     let Some(room) = room else {
         return reader.read_with(offset, size, demand, |bytes, origin| {
             answer.count(bytes.len(), activity, answered_by(origin));
             answer.send(|reply| _ = reply.bytes(bytes));
-            origin
         });
     };
     let (length, origin) = reader.read_into(offset, room, demand)?;
@@ -285,12 +274,12 @@ fn read_packed(
     let is_long = length >= LONG_READ;
     let busy = origin == Origin::Straight || is_long && reader.has_idle_processor();
     answer.send(|reply| reply.filled(length, busy));
-    Ok(origin)
+    Ok(())
 }
 
 fn answered_by(origin: Origin) -> Answered {
     match origin {
-        Origin::Hit | Origin::Returned => Answered::Cached,
+        Origin::Hit => Answered::Cached,
         Origin::Joined | Origin::Decoded | Origin::Straight => Answered::Decoded,
     }
 }

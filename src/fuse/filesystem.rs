@@ -25,7 +25,6 @@ use super::handles::{Handle, Handles};
 use super::idle::Activity;
 use super::listings::{Listings, OpenListing};
 use super::observation::Observation;
-use super::page_cache::PageCache;
 use super::protocol::{Features, Listed, Opened, Operation, Reply, Request};
 use crate::error::Result;
 use crate::reader::Engine;
@@ -41,7 +40,6 @@ pub(super) struct WarpFilesystem {
     directories: Arc<Directories>,
     listings: Arc<Listings>,
     curiosity: Curiosity,
-    pub(super) page_cache: PageCache,
     pub(super) observation: Observation,
     pub(super) activity: Arc<Activity>,
     /// What the kernel's requests come from.
@@ -71,7 +69,6 @@ impl WarpFilesystem {
         let (handles, directories) = (Arc::default(), Arc::default());
         let listings = Listings::beside(engine.stats().memory_budget);
         Self {
-            page_cache: PageCache::new(Arc::clone(&connection), Arc::clone(&engine)),
             observation: Observation::new(&engine, &tree, &handles, &directories, &listings),
             owner: rustix::process::getuid().as_raw(),
             tree,

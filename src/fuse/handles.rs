@@ -11,18 +11,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::backing::BackingFile;
 use super::listings::OpenListing;
 use crate::archive::Content;
-use crate::error::Result;
 use crate::identity::Identity;
 use crate::reader::Reader;
 use crate::stats::{Activity, Busiest, FileActivity};
-use crate::tree::{NodeId, OpenedFile, Shown};
+use crate::tree::NodeId;
 
 /// An open file or directory.
 #[derive(Debug)]
 pub(super) enum Handle {
     /// A regular file: shown as its original if there is a reader, else as it is.
     File {
-        held: Held,
+        node: NodeId,
+        /// The state of the file when it was opened.
+        identity: Identity,
         content: Content,
         reader: Option<Reader>,
         activity: Activity,
@@ -34,41 +35,6 @@ pub(super) enum Handle {
         user: u32,
         listing: Mutex<Option<Arc<OpenListing>>>,
     },
-}
-
-/// A node that is held as a state of its file, until this is dropped.
-#[derive(Debug)]
-pub(super) struct Held {
-    tree: Arc<dyn Shown>,
-    pub(super) node: NodeId,
-    /// The state of the file when it was opened.
-    pub(super) identity: Identity,
-}
-
-impl Held {
-    /// Holds the node of a file that was opened; and whether the pages that the kernel has of it are right.
-    ///
-    /// # Errors
-    /// The kernel has to look the file up again first.
-    pub(super) fn new(
-        tree: &Arc<dyn Shown>,
-        node: NodeId,
-        opened: &OpenedFile,
-    ) -> Result<(Self, bool)> {
-        let pages_are_right = tree.hold(node, opened)?;
-        let held = Self {
-            tree: Arc::clone(tree),
-            node,
-            identity: opened.identity,
-        };
-        Ok((held, pages_are_right))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.tree.let_go(self.node, self.identity);
-    }
 }
 
 /// How the handles of a plain file's inode are read.
@@ -128,7 +94,7 @@ impl Handles {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&number);
         if let Some(Handle::File {
-            held,
+            node,
             reader,
             activity,
             ..
@@ -137,7 +103,7 @@ impl Handles {
             self.closed.close(activity);
             self.open_files.fetch_sub(1, Ordering::Relaxed);
             if reader.is_none() {
-                self.release_backing(held.node);
+                self.release_backing(*node);
             }
         }
         removed
@@ -169,7 +135,7 @@ impl Handles {
     pub(super) fn of_node(&self, wanted: NodeId) -> Option<Arc<Handle>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         open.values()
-            .find(|handle| matches!(&***handle, Handle::File { held, .. } if held.node == wanted))
+            .find(|handle| matches!(***handle, Handle::File { node, .. } if node == wanted))
             .cloned()
     }
 

@@ -4,7 +4,7 @@
 //! who is in whose way there, `idle` when nobody uses the mount, `guard` who cleans up after it, and `life` puts all together. `filesystem` answers requests, `files` those about files and
 //! `attributes` those about extended attributes, `elsewhere` those that wait for a network, of which `interrupts` knows who waits;
 //! `handles` knows what is open, `descriptors` how much may be, `listings` how much the entries of directories may take,
-//! `directories` what the kernel keeps of those, `curiosity` who wants to know more of them than names, `page_cache` gives that what is come back to, `errno` what an error is called; `observation` looks at all that, `exposition` puts it into Prometheus'
+//! `directories` what the kernel keeps of those, `curiosity` who wants to know more of them than names, `errno` what an error is called; `observation` looks at all that, `exposition` puts it into Prometheus'
 //! words, `metrics` serves them.
 //!
 //! The kernel is spoken to by modules of our own: `protocol` is its language, `session` takes requests by read(2), `ring` by
@@ -33,7 +33,6 @@ mod metrics;
 mod mount;
 mod notify;
 mod observation;
-mod page_cache;
 mod pages;
 mod protocol;
 mod ring;

@@ -9,7 +9,7 @@ mod reply;
 mod request;
 
 pub(super) use initialization::{Features, Greeting};
-pub(super) use reply::{Listed, Opened, Outlet, Reply, attributes_changed, header, stored};
+pub(super) use reply::{Listed, Opened, Outlet, Reply, attributes_changed, header};
 pub(super) use request::{Operation, Request};
 
 /// The length of every request's header, in bytes (`struct fuse_in_header`).

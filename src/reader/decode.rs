@@ -94,15 +94,15 @@ impl Shared {
         self.archive.payload_range(chunk).map(drop)
     }
 
-    /// The unit that holds the byte at `offset`; `None` behind the end. `kept` is told which bytes it has, and says which
-    /// of them, counted from its beginning, are going to be handed to somebody who keeps them.
+    /// The unit that holds the byte at `offset`; `None` behind the end. `kept` is told which bytes it has, and says how many
+    /// of them are going to be handed to somebody who keeps them.
     ///
     /// # Errors
     /// The unit cannot be decoded; the error is in the log.
     pub(super) fn unit_holding(
         self: &Arc<Self>,
         offset: u64,
-        kept: impl Fn(&Range<u64>) -> Range<usize>,
+        kept: impl Fn(&Range<u64>) -> usize,
     ) -> Result<Option<Decoded>> {
         loop {
             let Some((unit, bytes)) = self.unit_at(offset) else {
@@ -110,7 +110,7 @@ impl Shared {
             };
             let outcome = self
                 .check_whole(unit.chunk)
-                .and_then(|()| self.unit(unit, &bytes, &kept(&bytes)));
+                .and_then(|()| self.unit(unit, &bytes, kept(&bytes)));
             match outcome {
                 Ok((unit, origin)) => {
                     return Ok(Some(Decoded {
@@ -137,7 +137,7 @@ impl Shared {
         self: &Arc<Self>,
         unit: Unit,
         bytes: &Range<u64>,
-        kept: &Range<usize>,
+        kept: usize,
     ) -> Result<(Arc<Buffer>, Origin)> {
         let cache = &self.engine.cache;
         match cache.enter(self.key(unit), kept, self.is_alone(unit))? {

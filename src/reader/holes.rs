@@ -86,7 +86,7 @@ impl Reader {
             }
             let mut offset = bytes.start;
             while offset < bytes.end
-                && let Some(decoded) = shared.unit_holding(offset, |_| 0..0)?
+                && let Some(decoded) = shared.unit_holding(offset, |_| 0)?
             {
                 if !is_zero(&decoded.unit) {
                     return Ok(false);

@@ -328,27 +328,6 @@ impl Reader {
         engine.working.count() + 1 < engine.at_once
     }
 
-    /// Copies the unit that holds the byte at `offset`, if it is decoded, for somebody who is going to hand over all of it; says
-    /// where in the original it begins.
-    #[cfg(feature = "fuse")]
-    pub(crate) fn copy_unit(&self, offset: u64, to: &mut Vec<u8>) -> Option<u64> {
-        let shared = &self.shared;
-        let (unit, bytes) = shared.unit_at(offset)?;
-        let found = shared.engine.cache.unit_to_hand_over(shared.key(unit))?;
-        to.clear();
-        to.extend_from_slice(&found);
-        Some(bytes.start)
-    }
-
-    /// Takes notice that all of the unit that holds the byte at `offset` was handed over to somebody who keeps it.
-    #[cfg(feature = "fuse")]
-    pub(crate) fn hand_over(&self, offset: u64) {
-        let shared = &self.shared;
-        if let Some((unit, _)) = shared.unit_at(offset) {
-            shared.engine.cache.hand_over(shared.key(unit));
-        }
-    }
-
     /// Whether all these bytes are decoded.
     #[cfg(feature = "fuse")]
     pub(crate) fn has_at_hand(&self, offset: u64, length: usize) -> bool {
@@ -431,16 +410,13 @@ impl Reader {
             return Ok(None);
         }
         let kept = |bytes: &Range<u64>| match kept {
-            true => {
-                let (from, to) = (bytes.start.max(range.start), bytes.end.min(range.end));
-                (from - bytes.start) as usize..(to - bytes.start) as usize
-            }
-            false => 0..0,
+            true => (bytes.end.min(range.end) - bytes.start.max(range.start)) as usize,
+            false => 0,
         };
         let found = self.shared.unit_holding(rest.start, kept)?;
         if found
             .as_ref()
-            .is_some_and(|found| found.origin > Origin::Returned)
+            .is_some_and(|found| found.origin != Origin::Hit)
         {
             self.shared.outran(range);
         }

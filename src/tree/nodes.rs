@@ -1,8 +1,7 @@
 //! The nodes the kernel knows.
 //!
 //! A node is one file in one view ([`Key`]). It lives from its first lookup until the kernel has forgotten all of them,
-//! and longer while a node below it lives: a node's path is found by going up its parents, so they must stay. One that is held
-//! stays as well, so that nobody else gets its number while the kernel may yet be told something about it.
+//! and longer while a node below it lives: a node's path is found by going up its parents, so they must stay.
 //!
 //! Invariants: every node but the root has its parent in the table; `children` counts the nodes that name a node as their
 //! parent; going up always ends at the root. Parent and name are those of the last lookup, that is the path at which the
@@ -237,11 +236,9 @@ impl Nodes {
 
     /// Notes that one who held a node as `identity` lets it go.
     pub(super) fn let_go(&self, id: NodeId, identity: Identity) {
-        let mut table = self.lock();
-        if let Some(node) = table.nodes.get_mut(&id) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.holders = node.holders.saturating_sub(1);
             node.settled |= node.held == Some(identity);
-            table.remove_unused(id);
         }
     }
 
@@ -315,7 +312,6 @@ impl Table {
             && let Some(node) = self.nodes.get(&id)
             && node.lookups == 0
             && node.children == 0
-            && node.holders == 0
         {
             let (key, parent) = (node.key, node.parent);
             self.nodes.remove(&id);
@@ -427,37 +423,6 @@ mod tests {
         nodes.forget(a, 1);
         nodes.forget(NodeId::ROOT, 1000);
         assert!(nodes.get(NodeId::ROOT).is_some());
-    }
-
-    #[test]
-    fn nobody_gets_the_number_of_a_node_that_is_held_though_the_kernel_has_forgotten_it() {
-        let nodes = table();
-        let told = |size| Identity {
-            device: 7,
-            born: (0, 0),
-            inode: 10,
-            size,
-            modified: (0, 0),
-        };
-        let packed = Key {
-            decoded: true,
-            ..key(10)
-        };
-        let look_up = |size| {
-            let told = told(size);
-            let id = nodes.look_up(packed, Kind::File, NodeId::ROOT, b"a", told);
-            id.unwrap()
-        };
-        let first = look_up(1);
-        assert_eq!(nodes.hold(first, told(1)), Some(false));
-        nodes.forget(first, 1);
-        let second = look_up(2);
-        assert_ne!(second, first);
-        nodes.let_go(first, told(1));
-        assert!(nodes.get(first).is_none());
-        nodes.forget(second, 1);
-        assert_eq!(nodes.lock().nodes.len(), 1);
-        assert_eq!(nodes.lock().by_key.len(), 0);
     }
 
     #[test]

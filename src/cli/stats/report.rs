@@ -168,11 +168,6 @@ impl<'a> Report<'a> {
                 grouped(done.handed_over)
             ),
         )?;
-        field(
-            f,
-            "unasked",
-            format_args!("{} given to the kernel", human(done.stored_bytes)),
-        )?;
         let ahead = done
             .prefetched_chunks
             .saturating_add(done.prefetched_pieces);
@@ -421,7 +416,6 @@ fn difference(now: &Stats, before: &Stats) -> Stats {
         (&mut done.cache_joined, before.cache_joined),
         (&mut done.evicted_chunks, before.evicted_chunks),
         (&mut done.handed_over, before.handed_over),
-        (&mut done.stored_bytes, before.stored_bytes),
         (&mut done.decoded_chunks, before.decoded_chunks),
         (&mut done.decoded_pieces, before.decoded_pieces),
         (&mut done.decoded_bytes, before.decoded_bytes),
@@ -504,7 +498,6 @@ mod tests {
             &mut stats.cache_joined,
             &mut stats.evicted_chunks,
             &mut stats.handed_over,
-            &mut stats.stored_bytes,
             &mut stats.prefetched_chunks,
             &mut stats.prefetched_pieces,
             &mut stats.prefetch_hits,

@@ -210,22 +210,6 @@ pub(in crate::fuse) fn attributes_changed(node: NodeId) -> Vec<u8> {
     message.0
 }
 
-/// What puts `length` bytes that follow it into the kernel's page cache, at this offset of a node (`FUSE_NOTIFY_STORE`): no reply, but
-/// sent as one.
-pub(in crate::fuse) fn stored(node: NodeId, offset: u64, length: u32) -> Vec<u8> {
-    const LENGTH: u32 = 40;
-    const NOTIFICATION: u32 = 4;
-    let mut message = Message::default();
-    message.u32(length.saturating_add(LENGTH));
-    message.u32(NOTIFICATION);
-    message.u64(0);
-    message.u64(node.0);
-    message.u64(offset);
-    message.u32(length);
-    message.u32(0);
-    message.0
-}
-
 /// A directory's entries, as many as there is room for.
 #[derive(Debug)]
 pub(in crate::fuse) struct Listed {
