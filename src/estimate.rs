@@ -7,6 +7,7 @@
 //! is, many short pieces tell by that one setting, and every other is corrected by it. Speeds are of the codecs and digests in memory, with all threads; disks and a mount's
 //! system calls come on top.
 
+mod candidate;
 mod measure;
 mod sample;
 
@@ -23,8 +24,9 @@ use crate::pack::{
     usual_chunk_size,
 };
 
+use candidate::REGION_LEN;
 use measure::{Costs, measure};
-use sample::{REGION_LEN, Samples, spread};
+use sample::{Samples, spread};
 
 /// How long a setting is tried on samples, but for one that is slow.
 const TIME: Duration = Duration::from_millis(200);

@@ -3,81 +3,30 @@
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, FileType, OFlags, Stat};
+use rustix::fs::FileType;
 
+use super::candidate::{Candidate, REGION_LEN, Tree};
 use super::measure::Costs;
 use super::{is_tree, settings_at};
 use crate::archive::open_regular;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::Codec;
 use crate::job::Control;
-use crate::pack::{
-    DEFAULT_ZSTD_LEVEL, SAMPLE_LEN, SizedInput, is_packed, open_entry, smaller_of_two,
-};
-use crate::place::{allocated, inode_of, open_beneath, open_directory};
+use crate::pack::{DEFAULT_ZSTD_LEVEL, SAMPLE_LEN, open_entry, smaller_of_two};
+use crate::place::inode_of;
 use crate::walk::{Step, Walk};
 
-/// The length of a sample, in bytes, where its file is not shorter: a multiple of all chunk sizes that are tried.
-pub(super) const REGION_LEN: u64 = 1 << 20;
 /// How much is sampled at most, in bytes: so much is held in memory.
 const MOST_BYTES: u64 = 48 << 20;
 /// How many samples there are at most, of small files.
 const MOST_SAMPLES: usize = 4096;
 /// How long samples are read.
 const TIME: Duration = Duration::from_millis(1500);
-/// How many stretches of data a sparse file is seen to have; all behind the last of them is taken for data.
-const MOST_RUNS: usize = 4096;
-
-/// A file to be packed.
-struct Candidate {
-    path: PathBuf,
-    size: u64,
-    /// Which bytes have data, in whole regions.
-    runs: Vec<Range<u64>>,
-    /// The tree it is in, where it is copied if it does not shrink.
-    tree: Option<Arc<Tree>>,
-}
-
-/// A tree that was gone through.
-struct Tree {
-    root: PathBuf,
-    inode: (u64, u64),
-}
-
-impl Candidate {
-    fn data(&self) -> u64 {
-        self.runs.iter().map(|run| run.end - run.start).sum()
-    }
-
-    /// Opens it, in a tree through no symbolic link below the root: what was done to the tree since it was gone through leads
-    /// nowhere else.
-    fn open(&self) -> Result<(File, Stat)> {
-        let path = &self.path;
-        let Some(tree) = &self.tree else {
-            let file = open_regular(path)?;
-            let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
-            return Ok((file, stat));
-        };
-        let root = open_directory(CWD, &tree.root, OFlags::empty()).context("cannot open", path)?;
-        let found = rustix::fs::fstat(&root).context("cannot examine", path)?;
-        let below = path.strip_prefix(&tree.root).ok();
-        match below.and_then(|below| Some((below.parent()?, below.file_name()?))) {
-            Some((parent, name)) if inode_of(&found) == tree.inode => {
-                let directory = open_beneath(&root, parent).context("cannot open", path)?;
-                open_entry(directory, name, path)
-            }
-            _ => Err(Error::new(ErrorKind::InputChanged).in_file(path)),
-        }
-    }
-}
-
 /// One sample.
 pub(super) struct Sample {
     pub(super) bytes: Vec<u8>,
@@ -118,7 +67,9 @@ impl Samples {
             if !is_tree(path) {
                 let file = open_regular(path)?;
                 let stat = rustix::fs::fstat(&file).context("cannot examine", path)?;
-                taken.files.push(candidate(path, &stat, None, || Ok(file))?);
+                taken
+                    .files
+                    .push(Candidate::new(path, &stat, None, || Ok(file))?);
                 continue;
             }
             let mut tree = None;
@@ -133,13 +84,10 @@ impl Samples {
                             continue;
                         }
                         let open = || open_entry(&*entry.directory, &entry.name, &entry.path);
-                        candidate(&entry.path, &entry.stat, tree.clone(), || Ok(open()?.0))
+                        Candidate::new(&entry.path, &entry.stat, tree.clone(), || Ok(open()?.0))
                     }
                     Ok(Step::Enter(root)) if tree.is_none() => {
-                        tree = Some(Arc::new(Tree {
-                            root: path.to_owned(),
-                            inode: inode_of(&root.stat),
-                        }));
+                        tree = Some(Arc::new(Tree::new(path, &root.stat)));
                         continue;
                     }
                     Ok(_) => continue,
@@ -210,7 +158,7 @@ impl Samples {
                 continue;
             }
             let begin = end - candidate.data();
-            let Some(region) = region_at(candidate, position - begin, REGION_LEN) else {
+            let Some(region) = candidate.region_at(position - begin, REGION_LEN) else {
                 break;
             };
             let len = region.end - region.start;
@@ -223,7 +171,7 @@ impl Samples {
                 }
                 continue;
             }
-            match read_region(candidate, &region) {
+            match candidate.read(&region) {
                 Ok((data, copied)) => {
                     bytes += len;
                     taken.insert((file, region.start), self.samples.len());
@@ -233,7 +181,7 @@ impl Samples {
                         file_size: candidate.size,
                         file,
                         weight: if everything { len as f64 } else { 1.0 },
-                        copied: copied && candidate.tree.is_some(),
+                        copied: copied && candidate.is_in_tree(),
                     });
                 }
                 Err(error) => {
@@ -246,8 +194,7 @@ impl Samples {
         let read: HashSet<usize> = self.samples.iter().map(|sample| sample.file).collect();
         for &file in given_up.difference(&read) {
             if let Some(candidate) = self.files.get_mut(file) {
-                candidate.size = 0;
-                candidate.runs.clear();
+                candidate.give_up();
             }
         }
         Ok(())
@@ -284,8 +231,8 @@ impl Samples {
                 false
             }
         })?;
-        let region = region_at(candidate, position, len)?;
-        let (bytes, copied) = read_region(candidate, &region).ok()?;
+        let region = candidate.region_at(position, len)?;
+        let (bytes, copied) = candidate.read(&region).ok()?;
         Some(Sample {
             bytes,
             offset: region.start,
@@ -363,7 +310,7 @@ impl Samples {
                 .get(&sample.file)
                 .is_none_or(|(cost, size)| cost < size);
             let file = self.files.get(sample.file);
-            let in_tree = file.is_some_and(|file| file.tree.is_some());
+            let in_tree = file.is_some_and(|file| file.is_in_tree());
             let part = match sample.copied || (in_tree && !shrinks) {
                 true => 1.0,
                 false => cost.unwrap_or(0.0) / sample.bytes.len().max(1) as f64,
@@ -417,7 +364,9 @@ impl Samples {
         let sampled = samples.find(|sample| (sample.file, sample.offset) == (file, 0));
         let read = || {
             let candidate = self.files.get(file)?;
-            read_region(candidate, &(0..candidate.size.min(SAMPLE_LEN as u64))).ok()
+            candidate
+                .read(&(0..candidate.size.min(SAMPLE_LEN as u64)))
+                .ok()
         };
         let beginning = match sampled {
             Some(sample) => Some(Cow::from(&sample.bytes)),
@@ -447,109 +396,4 @@ impl Samples {
 pub(super) fn spread(turn: u64, end: u64) -> u64 {
     let fraction = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((u128::from(fraction) * u128::from(end)) >> 64) as u64
-}
-
-fn candidate(
-    path: &Path,
-    stat: &Stat,
-    tree: Option<Arc<Tree>>,
-    open: impl FnOnce() -> Result<File>,
-) -> Result<Candidate> {
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    let mut runs = Vec::from_iter((size > 0).then_some(0..size));
-    if allocated(stat) < size && size > REGION_LEN {
-        runs = data_runs(&SizedInput::new(&open()?, path, *stat))?;
-    }
-    Ok(Candidate {
-        path: path.to_owned(),
-        size,
-        runs,
-        tree,
-    })
-}
-
-/// Where a sparse file has data, in whole regions.
-fn data_runs(input: &SizedInput<'_>) -> Result<Vec<Range<u64>>> {
-    let size = input.size();
-    let mut runs: Vec<Range<u64>> = Vec::new();
-    let mut offset = 0;
-    while let Some(data) = input.next_data(offset)?.filter(|&data| data < size) {
-        let start = data / REGION_LEN * REGION_LEN;
-        let end = match runs.len() < MOST_RUNS {
-            true => size.min(start + REGION_LEN),
-            false => size,
-        };
-        match runs.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => runs.push(start..end),
-        }
-        if end == size {
-            break;
-        }
-        offset = end;
-    }
-    Ok(runs)
-}
-
-/// The region of `len` bytes, of which a whole region is a multiple, that holds the byte which so many bytes of data are in front
-/// of.
-fn region_at(candidate: &Candidate, mut position: u64, len: u64) -> Option<Range<u64>> {
-    for run in &candidate.runs {
-        let run_len = run.end - run.start;
-        if position < run_len {
-            let start = (run.start + position) / len * len;
-            return Some(start..candidate.size.min(start + len));
-        }
-        position -= run_len;
-    }
-    None
-}
-
-/// Reads a region, and says whether the file is packed already.
-fn read_region(candidate: &Candidate, region: &Range<u64>) -> Result<(Vec<u8>, bool)> {
-    let path = &candidate.path;
-    let (file, stat) = candidate.open()?;
-    // It may have grown, as logs do; but behind the end of a sparse one would be taken for a hole.
-    if u64::try_from(stat.st_size).unwrap_or(0) < region.end {
-        return Err(Error::new(ErrorKind::InputChanged).in_file(path));
-    }
-    let packed = is_packed(&file, &stat, path)?;
-    let input = SizedInput::new(&file, path, stat);
-    let mut bytes = vec![0; usize::try_from(region.end - region.start).unwrap_or(0)];
-    input.read(region, &mut bytes)?;
-    Ok((bytes, packed))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    #[test]
-    fn a_directory_that_became_a_link_meanwhile_leads_nowhere() {
-        let own = tempfile::tempdir().unwrap();
-        let (root, outside) = (own.path().join("tree"), own.path().join("outside"));
-        for directory in [&root.join("d"), &outside.join("d")] {
-            fs::create_dir_all(directory).unwrap();
-            fs::write(directory.join("x"), "x").unwrap();
-        }
-        let tree = Tree {
-            root: root.clone(),
-            inode: inode_of(&rustix::fs::stat(&root).unwrap()),
-        };
-        let candidate = Candidate {
-            path: root.join("d/x"),
-            size: 1,
-            runs: std::iter::once(0..1).collect(),
-            tree: Some(Arc::new(tree)),
-        };
-        read_region(&candidate, &(0..1)).unwrap();
-        fs::remove_dir_all(root.join("d")).unwrap();
-        std::os::unix::fs::symlink(outside.join("d"), root.join("d")).unwrap();
-        assert!(read_region(&candidate, &(0..1)).is_err());
-        // Nor does another root in the place of the tree's.
-        fs::rename(&root, own.path().join("aside")).unwrap();
-        fs::rename(&outside, &root).unwrap();
-        assert!(read_region(&candidate, &(0..1)).is_err());
-    }
 }

@@ -3,7 +3,7 @@
 //! `location` knows URLs, and what of them may be shown; `backend` what the library that speaks to the stores has to be told,
 //! and `profile` where S3's own tools keep it; `wire` stands between that library and the network, and sees every request,
 //! `names` what listings name; `fault` knows what went wrong and `attempts` when to try again; `version` is what a store says
-//! of its objects, `round_trip` how far away it is. A `Store` is one store: requests within bounds and deadlines, in an async
+//! of its objects, `round_trip` how far away it is. A `Store` is one store: requests within bounds (`places`) and deadlines, in an async
 //! runtime of its own; an `Object` is a source of an archive's bytes, a `Plain` one that is read as it is, `planned` what is asked
 //! for ahead of its readers, `blocks` what is remembered of what describes an object,
 //! `on_disk` what a local disk has of it, `fetches` what was asked for ahead; an `Upload` is the way back.
@@ -24,6 +24,7 @@ mod location;
 mod names;
 mod object;
 mod on_disk;
+mod places;
 mod plain;
 mod planned;
 mod profile;

@@ -152,14 +152,14 @@ impl Object {
         urgency: Urgency,
         then: Option<Then>,
     ) -> Guard {
-        let place = self.store.place_at_once(urgency);
+        let place = self.store.places().at_once(urgency);
         let guard = self.fetches.add(range.clone(), room, place.is_some());
         let fetch = Arc::clone(guard.fetch());
         let (store, key, version) = (self.store.clone(), self.key.clone(), self.version.clone());
         let task = self.store.runtimes().spawn(async move {
             let place = match place {
                 Some(place) => place,
-                None => store.place(urgency).await,
+                None => store.places().wait(urgency).await,
             };
             fetch.begin();
             let take = |at: usize, bytes: &[u8]| fetch.take(at, bytes);

@@ -1,8 +1,7 @@
 //! One store: requests within bounds and deadlines.
 //!
-//! Whoever asks waits no longer than the deadline, however often it is tried. Requests that
-//! somebody waits for may all be under way at once; those that are a guess share some of the places, so that a reader never
-//! stands behind speculation.
+//! Whoever asks waits no longer than the deadline, however often it is tried. How many requests may be under way at once, `places`
+//! says.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +15,6 @@ use futures_util::StreamExt;
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectMeta};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::attempts::{Attempts, Trouble};
 use super::backend::Backend;
@@ -24,6 +22,7 @@ use super::blocks::Blocks;
 use super::fault::{Fault, FaultKind};
 use super::location::{Location, Protocol};
 use super::on_disk::Shelf;
+use super::places::{Place, Places};
 use super::planned::AllPlanned;
 use super::round_trip::RoundTrip;
 use super::runtimes::Runtimes;
@@ -36,10 +35,6 @@ use crate::memory::{Budget, Charge, Urgency};
 use crate::occasionally::Occasionally;
 use crate::stats::Counters;
 
-/// How many requests about objects may be under way at once.
-const REQUESTS: usize = 64;
-/// How many of those may be guesses.
-const GUESSES: usize = 32;
 /// Which part of the budget is set aside for what describes objects: one in this many bytes, up to [`MOST_ASIDE`].
 const ASIDE_PART: u64 = 16;
 /// The most that is set aside for it, in bytes: the records of digests of 40 GiB.
@@ -92,8 +87,7 @@ pub(crate) struct Store {
     blocks: Arc<Blocks>,
     disk_cache: Option<Arc<Shelf>>,
     planned: Arc<AllPlanned>,
-    requests: Arc<Semaphore>,
-    guesses: Arc<Semaphore>,
+    places: Places,
     /// Set when the server was found to say of an object what it is only with some of its bytes.
     refuses_heads: AtomicBool,
     /// When to tell that something has to be waited for, if anybody is to be told.
@@ -155,8 +149,7 @@ impl Store {
                 .clone()
                 .map(|cache| Arc::new(Shelf::new(cache, budget.total()))),
             planned: Arc::clone(&options.planned),
-            requests: Arc::new(Semaphore::new(REQUESTS)),
-            guesses: Arc::new(Semaphore::new(GUESSES)),
+            places: Places::default(),
             refuses_heads: AtomicBool::new(false),
             told: options.tells.then(|| Occasionally::every(WAITING_TOLD)),
         }))
@@ -307,35 +300,11 @@ impl Store {
         Ok((bytes, version))
     }
 
-    /// A place among the requests that may be under way, if there is one now.
-    pub(super) fn place_at_once(&self, urgency: Urgency) -> Option<Place> {
-        let guess = match urgency {
-            Urgency::Speculation => Some(self.guesses.clone().try_acquire_owned().ok()?),
-            Urgency::Demand => None,
-        };
-        Some(Place {
-            _guess: guess,
-            _request: Some(self.requests.clone().try_acquire_owned().ok()?),
-        })
-    }
-
-    /// A place among the requests that may be under way, when there is one.
-    pub(super) async fn place(&self, urgency: Urgency) -> Place {
-        let guess = match urgency {
-            Urgency::Speculation => self.guesses.clone().acquire_owned().await.ok(),
-            Urgency::Demand => None,
-        };
-        Place {
-            _guess: guess,
-            _request: self.requests.clone().acquire_owned().await.ok(),
-        }
-    }
-
     /// A place for a request that somebody waits for, whose time begins now: he waits no longer than that for the place and the
     /// answer together.
     async fn begin(&self) -> Result<(Place, Attempts<'_>), Fault> {
         let mut attempts = self.attempts();
-        let place = attempts.before(self.place(Urgency::Demand)).await?;
+        let place = attempts.before(self.places.wait(Urgency::Demand)).await?;
         Ok((place, attempts))
     }
 
@@ -437,6 +406,11 @@ impl Store {
         }
     }
 
+    /// Those who make requests about its objects at once.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// How long it takes until an answer begins to come; no time at all if nobody has asked yet.
     pub(super) fn round_trip(&self) -> Duration {
         self.round_trip.get()
@@ -511,13 +485,6 @@ impl Store {
     }
 }
 
-/// A place among the requests that may be under way at once.
-#[derive(Debug)]
-pub(super) struct Place {
-    _guess: Option<OwnedSemaphorePermit>,
-    _request: Option<OwnedSemaphorePermit>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::runtimes::WAITING_THREADS;
@@ -547,7 +514,7 @@ mod tests {
         let store = store(&url, deadline);
         let start = Instant::now();
         std::thread::scope(|scope| {
-            for _ in 0..4 * REQUESTS {
+            for _ in 0..4 * Places::REQUESTS {
                 scope.spawn(|| {
                     let error = store.head(&Key::default()).unwrap_err();
                     assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
