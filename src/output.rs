@@ -186,20 +186,32 @@ impl NewName {
         let (from, to) = (&self.temporary, &self.target.name);
         let renamed = match self.replace {
             true => rustix::fs::renameat(directory, from, directory, to),
-            false => {
-                let flags = RenameFlags::NOREPLACE;
-                match rustix::fs::renameat_with(directory, from, directory, to, flags) {
-                    // Not every file system can; a link does not replace anything either.
-                    Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                        rustix::fs::linkat(directory, from, directory, to, AtFlags::empty())
-                    }
-                    renamed => renamed,
-                }
-            }
+            false => self.rename_to_a_free_name(),
         };
         match renamed {
             Err(Errno::EXIST) => Err(Error::new(ErrorKind::Exists).in_file(&self.target.path)),
             renamed => renamed.context("cannot rename the finished file to it", &self.target.path),
+        }
+    }
+
+    fn rename_to_a_free_name(&self) -> rustix::io::Result<()> {
+        let directory = &*self.target.directory;
+        let (from, to) = (&self.temporary, &self.target.name);
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(directory, from, directory, to, flags) {
+            // Not every file system can; a link does not replace anything either.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            renamed => return renamed,
+        }
+        match rustix::fs::linkat(directory, from, directory, to, AtFlags::empty()) {
+            // Nor can every one link. Who takes the name between these two is replaced.
+            Err(Errno::PERM | Errno::NOSYS | Errno::NOTSUP) => {}
+            linked => return linked,
+        }
+        match self.target.stat() {
+            Err(Errno::NOENT) => rustix::fs::renameat(directory, from, directory, to),
+            Ok(_) => Err(Errno::EXIST),
+            Err(error) => Err(error),
         }
     }
 

@@ -499,3 +499,26 @@ fn where_names_cannot_be_exchanged_without_replacing_they_are_linked() {
     );
     assert_eq!(fs::read(at("x")).unwrap(), b"precious");
 }
+
+#[test]
+fn where_there_are_no_links_either_nothing_that_is_there_is_replaced() {
+    if !system_calls::can_trace() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let original = sample(100_000, 9);
+    fs::write(at("x"), &original).unwrap();
+    let (calls, injection) = ("renameat2,linkat", Some("renameat2,linkat:error=ENOSYS"));
+    let run = |words: &[&str]| system_calls::traced(directory.path(), calls, injection, words).0;
+    assert!(run(&["pack", "-q", "--rm", "x"]).status.success());
+    assert_eq!(names(directory.path()), ["x.warp"]);
+    assert!(decoded(&at("x.warp")).unwrap() == original);
+    fs::write(at("x"), "precious").unwrap();
+    assert_failed(
+        &run(&["unpack", "-q", "x.warp"]),
+        Path::new("x"),
+        &["exists already"],
+    );
+    assert_eq!(fs::read(at("x")).unwrap(), b"precious");
+}

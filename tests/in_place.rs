@@ -433,6 +433,22 @@ fn what_would_lose_its_owner_mode_or_capabilities_stays_as_it_is_and_is_told() {
     assert!(said.contains("other: left as it is, beside what"), "{said}");
     assert_eq!(mode("other"), 0o4755);
     assert!(place.source().join("other.warp").exists());
+
+    // Nor is what root has packed unpacked by somebody else in its place.
+    fs::remove_file(place.source().join("other.warp")).unwrap();
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", place.source().to_str().unwrap()]);
+    assert!(output.status.success(), "{said}");
+    let unpack = ["unpack", "-r", "--rm"].map(OsStr::new);
+    let words = [&[program.as_os_str()][..], &unpack, &[source.as_os_str()]].concat();
+    let output = as_user(SOMEBODY, &words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("other.warp: left as it is: this user may not"),
+        "{said}"
+    );
+    assert_eq!((mode("own"), mode("other.warp")), (0o4755, 0o4755));
+    assert!(!place.source().join("other").exists());
 }
 
 #[test]
@@ -444,6 +460,19 @@ fn temporary_files_of_a_killed_job_are_cleaned_up_and_not_packed() {
     assert!(output.status.success(), "{said}");
     assert!(strays(&tree.at("models")).is_empty());
     assert!(!tree.at("models").join(format!("{part}.warp")).exists());
+}
+
+#[test]
+fn a_temporary_file_that_another_job_holds_is_not_packed() {
+    let tree = Tree::new();
+    let part = tree.at("models/.new.0123456789abcdef.part");
+    fs::write(&part, sample(200_000, 1)).unwrap();
+    let held = File::open(&part).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let (output, said) = tree.run(&["pack", "-r", "--in-place", "models"]);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("another job is writing it"), "{said}");
+    assert!(part.exists() && !tree.at("models/weights").exists());
 }
 
 #[test]

@@ -15,12 +15,13 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::jobs::{Job, State, empty, jobs};
-use common::{Random, system_calls};
+use common::jobs::{Job, State, decoded, empty, jobs};
+use common::{Random, system_calls, wait_until};
 
 /// The size of the largest file of each job, in bytes: work for some ten milliseconds at least.
 const LENGTH: usize = 6 << 20;
@@ -248,4 +249,36 @@ fn a_job_killed_at_any_system_call_leaves_whole_files_and_never_takes_the_only_c
     println!("{counts:?}");
     assert_eq!(counts.too_late, 0);
     assert!(counts.both > 0 && counts.inputs_only > 0);
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_ends_no_job() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' INT HUP; exec \"$@\"", "sh"])
+        .args([
+            env!("CARGO_BIN_EXE_warpfs"),
+            "pack",
+            "-q",
+            "-o",
+            "x.warp",
+            "-",
+        ])
+        .current_dir(directory.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&[7; 1000]).unwrap();
+    let is_at_it = || fs::read_dir(directory.path()).unwrap().next().is_some();
+    wait_until("the job is at it", is_at_it);
+    let id = i32::try_from(child.id()).unwrap();
+    let pid = rustix::process::Pid::from_raw(id).unwrap();
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::HUP] {
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+    input.write_all(&[7; 1000]).unwrap();
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    assert!(decoded(&directory.path().join("x.warp")).unwrap() == [7; 2000]);
 }

@@ -427,6 +427,31 @@ fn a_killed_run_is_finished_by_the_next_and_leaves_no_temporary_file() {
 }
 
 #[test]
+fn what_took_long_to_make_has_its_name_before_the_job_ends() {
+    let trees = Trees::new();
+    fs::remove_dir_all(trees.at("tree")).unwrap();
+    fs::create_dir(trees.at("tree")).unwrap();
+    // More than is finished together, and takes no less room packed.
+    fs::write(trees.at("tree/a"), common::noise(257 << 20, 3)).unwrap();
+    fs::copy(trees.at("tree/a"), trees.at("tree/b")).unwrap();
+    let mut child = warpfs()
+        .args(["pack", "-rq", "--codec", "snappy", "-o", "out", "tree"])
+        .current_dir(trees.0.path())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !trees.at("out/a").exists() && start.elapsed() < Duration::from_secs(300) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let ended = child.try_wait().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(trees.at("out/a").exists() && ended.is_none());
+    let said = trees.pack(&["--codec", "snappy"]);
+    assert!(said.contains("up to date"), "{said}");
+}
+
+#[test]
 fn a_directory_that_a_killed_run_had_only_just_made_gets_its_attributes() {
     let trees = Trees::new();
     let mode = |name: &str, mode| {
@@ -502,6 +527,60 @@ fn temporary_files_in_use_and_those_of_others_are_left_alone() {
     drop(held);
     trees.pack(&[]);
     assert_eq!(names.map(exists), [false, true, true, false]);
+}
+
+#[test]
+fn a_directory_in_which_a_file_could_not_be_unpacked_gets_its_time_when_it_can() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    let sound = fs::read(trees.at("out/d/b.warp")).unwrap();
+    fs::write(trees.at("out/d/b.warp"), &sound[..sound.len() / 2]).unwrap();
+    // Restored as a backup would, with the directory's time.
+    shell(
+        trees.0.path(),
+        "touch -d 2001-02-03 out/d && chmod 555 out/d",
+    );
+    let unpack = || {
+        let mut command = warpfs();
+        command.args(["unpack", "-rq", "-o", "back", "out"]);
+        let output = command.current_dir(trees.0.path()).output().unwrap();
+        output.status.code()
+    };
+    assert_eq!(unpack(), Some(1));
+    fs::write(trees.at("out/d/b.warp"), &sound).unwrap();
+    shell(trees.0.path(), "touch -d 2001-02-03 out/d");
+    assert_eq!(unpack(), Some(0));
+    let stat = |name: &str| fs::metadata(trees.at(name)).unwrap();
+    assert_eq!(stat("back/d").mtime(), stat("out/d").mtime());
+    assert_eq!(stat("back/d").mode() & 0o7777, 0o555);
+    let marks = shell(trees.0.path(), "getfattr -Rdm - back");
+    assert!(!marks.contains("user.warpfs"), "{marks}");
+}
+
+#[test]
+fn files_that_a_job_has_nothing_to_do_with_need_not_be_readable() {
+    let (place, program) = place_of_somebody();
+    let source = place.source();
+    let run = |words: &[&str]| {
+        let words: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
+        let words = [&[program.as_os_str()][..], &words, &[source.as_os_str()]].concat();
+        let output = as_user(SOMEBODY, &words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    fs::write(source.join("secret"), "secret").unwrap();
+    fs::set_permissions(source.join("secret"), PermissionsExt::from_mode(0o600)).unwrap();
+    for job in ["verify", "unpack"] {
+        let (code, said) = run(&[job, "-rq"]);
+        assert_eq!(code, Some(0), "{job}: {said}");
+    }
+    // What it has to do with has to be.
+    fs::rename(source.join("secret"), source.join("secret.warp")).unwrap();
+    for job in ["verify", "unpack"] {
+        let (code, said) = run(&[job, "-rq"]);
+        assert_eq!(code, Some(1), "{job}: {said}");
+        assert!(said.contains("secret.warp"), "{said}");
+    }
 }
 
 #[test]

@@ -279,12 +279,13 @@ fn threads_parser() -> impl clap::builder::TypedValueParser<Value = u16> {
     clap::value_parser!(u16).range(1..=1024)
 }
 
-/// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the process at once, whatever holds it up.
+/// A flag that SIGINT, SIGTERM and SIGHUP set, but for the first and last where whoever started this has had them ignored, as shells do in
+/// the background and nohup does. A second signal ends the process at once, whatever holds it up.
 fn stop_on_signals() -> warpfs::Result<Arc<AtomicBool>> {
     let cannot_listen = |error| Error::io("cannot listen to signals", error);
     let cancelled = Arc::new(AtomicBool::new(false));
-    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
-    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
+    let meant = |signal: &i32| *signal == SIGTERM || !is_ignored(*signal);
+    for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(meant) {
         // In this order: the first signal finds the flag not set yet.
         flag::register_conditional_default(signal, cancelled.clone()).map_err(cannot_listen)?;
         flag::register(signal, cancelled.clone()).map_err(cannot_listen)?;

@@ -187,9 +187,13 @@ fn is_made(task: Task<'_>, source: &OwnedFd, name: &OsStr) -> bool {
 }
 
 /// Whether somebody is still writing a temporary file, or it cannot be told.
-fn is_in_use(directory: &OwnedFd, name: &OsStr) -> bool {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::openat(directory, name, flags, Mode::empty()) else {
+pub(super) fn is_in_use(directory: impl AsFd, name: &OsStr) -> bool {
+    let open = |access: OFlags| {
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(&directory, name, flags, Mode::empty())
+    };
+    // NFS has nobody lock for himself alone who may not write.
+    let Ok(file) = open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)) else {
         return true;
     };
     let regular = rustix::fs::fstat(&file)

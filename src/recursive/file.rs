@@ -10,7 +10,7 @@ use super::earlier::{self, Found};
 use super::{Made, Outcome, Task, Tree, TreeOptions, Work, is_named_packed, plain};
 use crate::archive::Input;
 use crate::error::{Error, Result};
-use crate::output::{access_list, copy_attributes};
+use crate::output::{access_list, copy_attributes, temporary_of};
 use crate::pack::{
     PackOptions, Summary, is_packed, open_entry, pack_opened, packed_description, prove_packed,
 };
@@ -37,6 +37,17 @@ impl Tree<'_> {
     /// Packs, unpacks, verifies or copies a regular file.
     pub(super) fn process(&self, work: &Work, threads: usize) -> Result<Outcome> {
         let entry = &work.entry;
+        let made = self.task.name(Path::new(&entry.name));
+        let is_for_task = match self.task {
+            Task::Verify(_) => is_named_packed(&entry.name),
+            Task::Pack(..) | Task::Unpack(_) => made.is_some() || self.output.is_some(),
+        };
+        if !is_for_task {
+            // What is left alone need not be there any more, nor open to this user.
+            return Ok(Outcome::Left(
+                u64::try_from(entry.stat.st_size).unwrap_or(0),
+            ));
+        }
         let (file, stat) = open_entry(&*entry.directory, &entry.name, &entry.path)?;
         let input = Opened {
             work,
@@ -44,8 +55,8 @@ impl Tree<'_> {
             stat,
             threads: Some(threads),
         };
-        match (self.task, self.task.name(Path::new(&entry.name))) {
-            (Task::Verify(options), _) if is_named_packed(&entry.name) => {
+        match (self.task, made) {
+            (Task::Verify(options), _) => {
                 let options = VerifyOptions {
                     threads: input.threads,
                     ..options
@@ -56,7 +67,6 @@ impl Tree<'_> {
                 };
                 verify_opened(&input, options, self.control).map(Outcome::Verified)
             }
-            (Task::Verify(_), _) => Ok(Outcome::Left(input.size())),
             (_, None) => self.as_it_is(&input),
             (Task::Pack(options, tree), Some(made)) => self.pack_one(&input, made, options, tree),
             (Task::Unpack(options), Some(made)) => self.unpack_one(&input, made, options),
@@ -94,6 +104,13 @@ impl Tree<'_> {
         }
         if tree.in_place && !options.force && has_capabilities(file) {
             let why = "left as it is: it has capabilities, which a packed file does not keep";
+            return self.skip(input, why);
+        }
+        if options.remove
+            && temporary_of(&entry.name).is_some()
+            && earlier::is_in_use(&*entry.directory, &entry.name)
+        {
+            let why = "left as it is: another job is writing it";
             return self.skip(input, why);
         }
         let target = self.place(work, made);
@@ -190,6 +207,11 @@ impl Tree<'_> {
             ..options.clone()
         };
         let (new, summary) = unpack_opened(file, stat, &entry.path, target, &options, control)?;
+        if options.remove && !options.force && !has_owner_and_mode(new.file(), stat) {
+            let why =
+                "left as it is: this user may not give its owner, group or mode to the original";
+            return self.skip(input, why);
+        }
         Ok(Outcome::Made(new, summary, *stat))
     }
 
@@ -276,8 +298,9 @@ impl Tree<'_> {
         }
         let summary = prove()?;
         let kept = made.stat().is_ok_and(|made| rights(&made) == rights(stat));
-        if self.task.is_in_place() && !self.task.replaces() && !kept {
-            let why = "left as it is, beside what it was packed to: this user may not give that its owner, group or mode";
+        let keeps_both = self.task.is_in_place() || matches!(self.task, Task::Unpack(_));
+        if keeps_both && !self.task.replaces() && !kept {
+            let why = "left as it is, beside what was made of it: this user may not give that its owner, group or mode";
             self.control.observer.skipped(&work.entry.path, why);
             return Ok(Outcome::Left(u64::try_from(stat.st_size).unwrap_or(0)));
         }

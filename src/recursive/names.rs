@@ -21,6 +21,9 @@ use crate::walk::Entry;
 
 /// How many new files, links and directories are finished at once, at most.
 const MOST_DEFERRED: usize = 256;
+/// How long they are together from which on they are finished, in bytes: what took a while to make is not to wait for its name
+/// until the job ends, or is killed.
+const MOST_BYTES: u64 = 256 << 20;
 /// How many of the descriptors there may be make room for one of them: each holds one or two directories and a file open,
 /// and others need some too.
 const DESCRIPTORS_FOR_ONE: usize = 6;
@@ -98,6 +101,8 @@ pub(super) struct Batch {
     deferred: Vec<Deferred>,
     /// How many there may be.
     most: usize,
+    /// How long the new files are together.
+    bytes: u64,
     /// A new file on each file system there are some on, by device, to sync all through.
     file_systems: Vec<(u64, Arc<File>)>,
 }
@@ -107,6 +112,7 @@ impl Default for Batch {
         Self {
             deferred: Vec::new(),
             most: (usable_descriptors() / DESCRIPTORS_FOR_ONE).clamp(1, MOST_DEFERRED),
+            bytes: 0,
             file_systems: Vec::new(),
         }
     }
@@ -131,6 +137,9 @@ impl Batch {
         if !devices.any(|&(device, _)| device == stat.st_dev) {
             self.file_systems.push((stat.st_dev, file.clone()));
         }
+        self.bytes = self
+            .bytes
+            .saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
         self.deferred.push(Deferred::Rename {
             file,
             name,
@@ -141,18 +150,19 @@ impl Batch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.deferred.len() >= self.most
+        self.deferred.len() >= self.most || self.bytes >= MOST_BYTES
     }
 
     /// Syncs the new files and does what waited for that. What was done is counted; `fail` is told what was not.
     pub(super) fn settle(&mut self, summary: &mut TreeSummary, mut fail: impl FnMut(&Error)) {
         let deferred = std::mem::take(&mut self.deferred);
+        self.bytes = 0;
         let file_systems = std::mem::take(&mut self.file_systems);
         let synced = sync(&file_systems);
         let mut last_renamed = None;
         for deferred in deferred {
             let done = match (deferred, synced) {
-                (Deferred::Leave(leave), _) => leave.finish(),
+                (Deferred::Leave(leave), _) => leave.finish_after(summary.failed),
                 // Nothing gets a name that it may not be able to hold.
                 (Deferred::Rename { name, .. }, Err(error)) => {
                     Err(error).context("cannot sync", &name.target().path)
@@ -222,6 +232,14 @@ fn sync(file_systems: &[(u64, Arc<File>)]) -> rustix::io::Result<()> {
 }
 
 impl Leave {
+    /// As [`Leave::finish`], after so many failures: what has failed in the directory may be missing there.
+    fn finish_after(mut self, failures: u64) -> Result<()> {
+        if failures > 0 {
+            self.renewal = self.renewal.unfinished();
+        }
+        self.finish()
+    }
+
     pub(super) fn finish(self) -> Result<()> {
         let Entry {
             directory, stat, ..
