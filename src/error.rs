@@ -291,6 +291,12 @@ impl Error {
         &self.kind
     }
 
+    /// Whether the system, or a store, has said this.
+    #[cfg(feature = "remote")]
+    pub(crate) fn is_io(&self, kind: io::ErrorKind) -> bool {
+        matches!(&self.kind, ErrorKind::Io { source, .. } if source.kind() == kind)
+    }
+
     /// The file it went wrong in.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()

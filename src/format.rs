@@ -13,13 +13,14 @@ mod sums;
 mod table;
 
 use std::fmt;
-use std::str::FromStr;
 
 pub use encoding::{Encoding, Encodings};
 pub use record::RECORD_MAGIC;
+#[cfg(feature = "files")]
+pub(crate) use record::VALUE_LEN;
 pub(crate) use record::{
-    Fingerprint, GROUP_LEN, LONGEST_PAGE, Layout, MOST_CHUNKS, Page, PlacedLeaf, SMALLEST_CHUNK,
-    TAIL_LEN, Tail, directory_len, encode_directory, encode_page,
+    DIGEST_LEN, Fingerprint, GROUP_LEN, LONGEST_PAGE, Layout, MOST_CHUNKS, Page, PlacedLeaf,
+    SMALLEST_CHUNK, TAIL_LEN, Tail, directory_len, encode_directory, encode_page,
 };
 pub use release::{
     CHUNK_PROBE_LEN, ChunkHeader, RELEASE_HEADER_LEN, RELEASE_MAGIC, Release, ReleaseHeader,
@@ -95,19 +96,6 @@ impl Codec {
 impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl FromStr for Codec {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Self, String> {
-        Codec::ALL
-            .into_iter()
-            .find(|codec| codec.name() == name)
-            .ok_or_else(|| {
-                format!("no codec is named '{name}': choose lz4, zstd, snappy or brotli")
-            })
     }
 }
 

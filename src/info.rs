@@ -48,8 +48,8 @@ pub struct ChunkInfo {
     pub lost: bool,
 }
 
-/// Whether it is only the record of digests that makes a file unreadable.
-fn is_of_record(error: &Error) -> bool {
+/// Whether it is only the record of digests, or what it tells, that makes a file unreadable.
+fn is_told_by_record(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::DamagedRecord(_) | ErrorKind::DamagedBeginning
@@ -89,7 +89,7 @@ impl Info {
             Outline::read(&*source, path, &conditions).map_err(|error| error.in_file(path))
         };
         let (outline, record_damage, cut) = match read(Verify::Fast, Cut::Refuse) {
-            Err(error) if is_of_record(&error) => {
+            Err(error) if is_told_by_record(&error) => {
                 (read(Verify::Off, Cut::Refuse)?, Some(error), None)
             }
             Err(error) if ends_early(&error) => match read(Verify::Fast, Cut::Accept) {

@@ -481,7 +481,8 @@ impl Drop for Charge {
     }
 }
 
-/// What `--cache-size` is by default: the smaller of 512 MiB and an eighth of the memory this process may use.
+/// What `--cache-size` is by default: the smaller of 512 MiB and an eighth of the memory this process may use, but at least
+/// 8 MiB.
 pub(crate) fn default_budget() -> u64 {
     (usable_memory() / 8).clamp(8 << 20, 512 << 20)
 }

@@ -26,9 +26,9 @@ pub(crate) use strides::Strides;
 /// How many streams a handle follows.
 const STREAMS: usize = 8;
 /// How much has to be read in a row before anything is read ahead, in bytes: one read of 1 MiB, which is what copying
-/// programs use at most, with the kernel's own readahead of 128 KiB behind it, is not a stream yet.
+/// programs use at most, with what the kernel reads ahead behind it in an ordinary user's mount (128 KiB), is not a stream yet.
 pub(crate) const PROOF: u64 = (1 << 20) + (128 << 10);
-/// A window's first size, in bytes: what the kernel's readahead asks for at most in one request.
+/// A window's first size, in bytes: as much as the kernel asks for at once where it reads farthest ahead, and soon decoded.
 const FIRST_WINDOW: u64 = 1 << 20;
 /// How long a read of a file's beginning is that is taken for that of a reader who goes on, where each request costs a round
 /// trip, in bytes: the kernel makes no other so long. Who reads but a header is content with less.

@@ -14,8 +14,8 @@ use super::source::Source;
 use crate::codec;
 use crate::error::{Error, ErrorKind, IoContext, Part, Result};
 use crate::format::{
-    ChunkHeader, ChunkTable, Description, Encoding, FIXED_HEADER_LEN, FOOTER_MAX_LEN, Fingerprint,
-    FixedHeader, Footer, PayloadTable, ReleaseHeader, ReleaseTable, Version,
+    ChunkHeader, ChunkTable, DIGEST_LEN, Description, Encoding, FIXED_HEADER_LEN, FOOTER_MAX_LEN,
+    Fingerprint, FixedHeader, Footer, Layout, PayloadTable, ReleaseHeader, ReleaseTable, Version,
 };
 use crate::identity::Identity;
 use crate::memory::{Budget, Charge};
@@ -30,10 +30,6 @@ const RECORD_AT_ONCE: u64 = 1 << 20;
 const DESCRIBED_BY_A_BYTE: u64 = 1280;
 /// ... and this, with the footer, in bytes.
 const RECORD_AT_LEAST: u64 = 4 << 10;
-/// How much of the original has a digest in it, in bytes, and how long that is.
-const LEAF_LEN: u64 = 32 << 10;
-const DIGEST_LEN: u64 = 8;
-
 /// Whether a file that ends inside its payloads is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
@@ -158,8 +154,9 @@ pub(super) fn likely_description(
     file_len: u64,
 ) -> [std::ops::Range<u64>; 2] {
     // A chunk that is shorter than a leaf is a leaf.
-    let short = u64::from(chunk_count).saturating_sub(original_size / LEAF_LEN);
-    let length = original_size / DESCRIBED_BY_A_BYTE + short * DIGEST_LEN + RECORD_AT_LEAST;
+    let leaf_len = Layout::for_packing(None).leaf_len;
+    let short = u64::from(chunk_count).saturating_sub(original_size / leaf_len);
+    let length = original_size / DESCRIBED_BY_A_BYTE + short * DIGEST_LEN as u64 + RECORD_AT_LEAST;
     let end = match length <= RECORD_AT_ONCE {
         true => file_len.saturating_sub(length),
         // Its last bytes are looked at, wherever the others are.

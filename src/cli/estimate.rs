@@ -8,7 +8,7 @@ use warpfs::estimate::{Estimate, Trial, estimate};
 use warpfs::job::Control;
 
 use super::progress::Progress;
-use super::size::{human, percent};
+use super::size::{count, human, percent};
 use super::urls::{is_url, shown};
 use super::{Outcome, Volume, cannot_print, stop_on_signals, wrong_usage};
 
@@ -61,10 +61,9 @@ fn print(arguments: &Arguments, found: &Estimate) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{} in {} file{}, {} of it sampled",
+        "{} in {}, {} of it sampled",
         human(found.size),
-        found.files,
-        if found.files == 1 { "" } else { "s" },
+        count(found.files, "file"),
         human(found.sampled)
     )?;
     writeln!(out)?;

@@ -76,7 +76,7 @@ pub(super) struct Arguments {
     /// The codec, instead of the level's choice
     #[arg(long, value_parser = codec_parser())]
     codec: Option<Codec>,
-    /// How much is compressed, and read, at a time: 4K to 1G [default: 128K, doubled until there are no more than
+    /// How much is compressed, and read, at a time: 4K to 1G [default: 128K, or the purpose's or level's, doubled until there are no more than
     /// 1048576 chunks]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_chunk_size)]
     chunk_size: Option<u64>,
@@ -123,7 +123,10 @@ fn purpose_parser() -> impl TypedValueParser<Value = Level> {
 }
 
 fn codec_parser() -> impl TypedValueParser<Value = Codec> {
-    PossibleValuesParser::new(Codec::ALL.map(Codec::name)).try_map(|name| name.parse::<Codec>())
+    // Of a name that is one of these there is a codec.
+    let named = |name: String| Codec::ALL.into_iter().find(|codec| codec.name() == name);
+    PossibleValuesParser::new(Codec::ALL.map(Codec::name))
+        .try_map(move |name| named(name).ok_or("no such codec"))
 }
 
 fn checksum_parser() -> impl TypedValueParser<Value = ChecksumChoice> {

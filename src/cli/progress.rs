@@ -10,7 +10,7 @@ use warpfs::job::{ChunkReport, Loss, Observer};
 use warpfs::pack::Summary;
 use warpfs::recursive::TreeSummary;
 
-use super::size::{human, percent};
+use super::size::{count, human, percent};
 use super::{Volume, say};
 
 /// How often the bar moves.
@@ -86,10 +86,9 @@ impl Progress {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         say(format_args!(
-            "{}: {} file{} {verb}, {seconds:.1} s, {}/s",
+            "{}: {} {verb}, {seconds:.1} s, {}/s",
             path.display(),
-            summary.files,
-            if summary.files == 1 { "" } else { "s" },
+            count(summary.files, "file"),
             human(rate(summary.original_size + summary.copied_size, seconds)),
         ));
         let (original, packed) = (summary.original_size, summary.packed_size);

@@ -1,8 +1,19 @@
-//! Sizes and ranges as people write them, and sizes as they are shown to people. There is one rule for both: K, M and G are
+//! Sizes and ranges as people write them, and sizes and numbers as they are shown to people. There is one rule for both: K, M and G are
 //! powers of 1024, and what is shown is called KiB, MiB and GiB, speeds too; it can be written so. What programs read (`--json`, `--chunks`, columns
 //! of several files) is in bytes; the lines of `-v` are in bytes and MB/s, of 10^6 bytes.
 
 use std::ops::Range;
+
+/// A number of things, by their name.
+pub(super) fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
+/// A number with its thousands apart.
+pub(super) fn grouped(number: u64) -> String {
+    indicatif::HumanCount(number).to_string()
+}
 
 /// Parses a size in bytes.
 pub(super) fn parse(text: &str) -> Result<u64, String> {

@@ -30,7 +30,7 @@
 //! # Threads
 //! A read goes from the index to the segment without waiting for anybody. All writing is done by one thread ([`writer`])
 //! from a queue that is bounded by what memory the cache was given, and drops what does not fit. A disk that is full or
-//! read-only, or fails, is told once in the log; it is tried again later, and until then the cache does without.
+//! read-only, or fails, is told of in the log now and then; it is tried again later, and until then the cache does without.
 
 mod directory;
 mod eviction;

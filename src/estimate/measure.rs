@@ -10,16 +10,21 @@ use crate::archive::PIECE_LEN;
 use crate::codec::{self, Settings};
 use crate::digest::{Content, Leaf, leaf_digests, subtrees};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Checksum, Codec, FIXED_HEADER_LEN, GROUP_LEN, Layout};
+use crate::format::{
+    Checksum, Codec, DIGEST_LEN, FIXED_HEADER_LEN, FOOTER_MAX_LEN, GROUP_LEN, Layout, RECORD_MAGIC,
+    TAIL_LEN, VALUE_LEN,
+};
 use crate::job::Control;
 use crate::zeros::is_zero;
 
 /// What a chunk has in the table, in bytes.
 const TABLE_ENTRY_LEN: f64 = 16.0;
 /// What a file has once, in bytes: header, footer with BLAKE3, the record's magic and tail.
-const ONCE_LEN: f64 = (FIXED_HEADER_LEN + 7 + 32 + 4 + 40) as f64;
+const ONCE_LEN: f64 = (FIXED_HEADER_LEN + FOOTER_MAX_LEN + RECORD_MAGIC.len() + TAIL_LEN) as f64;
 /// What a page of the record has once, in bytes: its seal and its place in the directory.
-const PAGE_LEN: f64 = 8.0 + 36.0;
+const PAGE_LEN: f64 = DIGEST_LEN as f64 + PLACE_LEN;
+/// What a page has in the directory, in bytes: its number of pieces and its value.
+const PLACE_LEN: f64 = (4 + VALUE_LEN) as f64;
 /// On how many samples every setting is tried.
 const LEAST_SAMPLES: usize = 6;
 /// How many random reads are tried at most, and how long.
@@ -231,9 +236,9 @@ fn encode<'a>(sample: &'a Sample, way: &Way, chunks: &mut Vec<Encoded<'a>>) -> R
         codec::encode(way.codec, original, &way.settings, &mut payload)?;
         let with_data = leaves.iter().filter(|leaf| **leaf != Leaf::Zeros).count();
         cost += payload.len() as f64 + TABLE_ENTRY_LEN;
-        cost += with_data as f64 * 8.0 + leaves.len() as f64 / 8.0;
+        cost += (with_data * DIGEST_LEN) as f64 + leaves.len() as f64 / 8.0;
         if with_data > 0 && sample.file_size > GROUP_LEN {
-            cost += 32.0 * original.len() as f64 / GROUP_LEN as f64;
+            cost += VALUE_LEN as f64 * original.len() as f64 / GROUP_LEN as f64;
         }
         chunks.push(Encoded {
             payload,
@@ -252,7 +257,7 @@ fn hole(way: &Way) -> Result<f64> {
     codec::encode(way.codec, &zeros, &way.settings, &mut payload)?;
     let chunk = (payload.len() as f64 + TABLE_ENTRY_LEN) / way.chunk_size as f64;
     let page_len = Layout::for_packing(Some(Checksum::Blake3)).page_len;
-    Ok(chunk + 36.0 / page_len as f64)
+    Ok(chunk + PLACE_LEN / page_len as f64)
 }
 
 /// Decodes and checks a chunk, as a mount does.

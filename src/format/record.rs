@@ -34,9 +34,9 @@ pub(crate) const SMALLEST_CHUNK: u64 = 4 << 10;
 /// aligned as leaves are, are then whole numbers of both.
 const LENGTHS: Range<u32> = 12..18;
 /// The length of a chaining value, in bytes.
-const VALUE_LEN: usize = size_of::<ChainingValue>();
+pub(crate) const VALUE_LEN: usize = size_of::<ChainingValue>();
 /// The length of a leaf's digest, in bytes.
-const DIGEST_LEN: usize = size_of::<u64>();
+pub(crate) const DIGEST_LEN: usize = size_of::<u64>();
 
 /// The lengths of what a record divides the original into, in bytes: powers of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,7 +33,7 @@ const QUICK: u64 = 200;
 /// Who comes back later than this is kept from his processor by others, in microseconds; or his asker has had something to do.
 const LATE: u64 = 1000;
 /// How long nobody steps aside then, in microseconds. On an idle machine that happens now and then as well, and all who ask are moved
-/// meanwhile: with a second of it `ls -lR` took 1.8 to 3.2 s, and now 1.7 to 1.9. Beside two programs that never sleep, 4 KiB in
+/// meanwhile: docs/PERFORMANCE.md has what a longer pause cost `ls -lR`. Beside two programs that never sleep, 4 KiB in
 /// random places took as long with either, the slowest hundredth included.
 const PAUSE: u64 = 50_000;
 /// Who has been moved twice within so many requests has not been by chance: it goes on until something is done about it.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::MountOptions;
 use super::elsewhere::Elsewhere;
 #[cfg(feature = "remote")]
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::error::{IoContext, Result};
 #[cfg(feature = "remote")]
 use crate::index::INDEX_NAME;
@@ -116,14 +116,13 @@ fn remote_tree(
     options: &EngineOptions,
 ) -> Result<Arc<dyn Shown>> {
     let object = || ObjectTree::open(store, location, onto_file);
-    let is_gone = |error: &Error| matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
     if onto_file || location.protocol() == Protocol::Http {
         return Ok(Arc::new(object()?));
     }
     let is_packed = |name: &str| name.ends_with(".warp");
     if !location.is_prefix() && location.name().is_some_and(is_packed) {
         match object() {
-            Err(error) if is_gone(&error) => {}
+            Err(error) if error.is_io(io::ErrorKind::NotFound) => {}
             found => return Ok(Arc::new(found?)),
         }
     }

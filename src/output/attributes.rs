@@ -27,10 +27,9 @@ pub(crate) fn copy_attributes(
     copy_user_attributes(from.as_fd(), to.as_fd(), path)?;
     // The owner before the mode: changing the owner takes the set-user-id bits away.
     let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    let owned =
-        change_owner(&to, Some(owner), Some(group)).context("cannot set the owner of", path)?;
+    let owned = change_owner(&to, Some(owner), group).context("cannot set the owner of", path)?;
     let grouped =
-        owned || change_owner(&to, None, Some(group)).context("cannot set the group of", path)?;
+        owned || change_owner(&to, None, group).context("cannot set the group of", path)?;
     let mut mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
     if !owned {
         // A program must not come to run as another user than the one it was meant to run as.
@@ -47,8 +46,8 @@ pub(crate) fn copy_attributes(
 }
 
 /// Changes owner and group, and says whether that was allowed.
-fn change_owner(to: impl AsFd, owner: Option<Uid>, group: Option<Gid>) -> rustix::io::Result<bool> {
-    match rustix::fs::fchown(to, owner, group) {
+fn change_owner(to: impl AsFd, owner: Option<Uid>, group: Gid) -> rustix::io::Result<bool> {
+    match rustix::fs::fchown(to, owner, Some(group)) {
         Ok(()) => Ok(true),
         Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP) => Ok(false),
         Err(error) => Err(error),

@@ -10,16 +10,16 @@ use crate::format::{Codec, SMALLEST_CHUNK};
 use super::PackOptions;
 
 /// The chunk size where neither the user nor the level chooses one, in bytes, for all but very large files. Measured with
-/// Zstandard through a mount (`docs/PERFORMANCE.md`), this is where sequential reads are fastest; half of it answers half as
-/// many random reads again a second with files 2 % larger, eight times as much less than a third with files 6 % smaller.
+/// Zstandard through a mount (`docs/PERFORMANCE.md`), this is where sequential reads are fastest; half of it answers three
+/// quarters as many random reads again a second with files 2 % larger, eight times as much a fifth with files 6 % smaller.
 pub const DEFAULT_CHUNK_SIZE: u64 = 128 << 10;
-/// How many chunks of that size a file may have before larger ones are chosen: a table of 16 MiB, in the file and in the
-/// memory of who opens it.
+/// How many chunks of that size a file may have before larger ones are chosen: a table of 16 MiB in the file and while it
+/// is read, of 2.7 MiB in memory then.
 const DEFAULT_CHUNKS: u64 = 1 << 20;
 /// The smallest chunk size one can ask for, in bytes: a page of memory, the unit in which mounts are read, and the least that a
 /// record of digests may be of.
 pub const MIN_CHUNK_SIZE: u64 = SMALLEST_CHUNK;
-/// The largest chunk size one can ask for, in bytes: a chunk is decoded as a whole, in memory.
+/// The largest chunk size one can ask for, in bytes: jobs hold a chunk whole, in memory.
 pub const MAX_CHUNK_SIZE: u64 = 1 << 30;
 /// How much of a file [`Level::Auto`] tries the codecs on, in bytes.
 pub(crate) const SAMPLE_LEN: usize = 1 << 20;

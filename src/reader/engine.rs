@@ -2,7 +2,6 @@
 //! ahead, and the contents of files that were open lately.
 
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::path::Path;
 #[cfg(feature = "remote")]
 use std::path::PathBuf;
@@ -10,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 #[cfg(feature = "remote")]
 use std::sync::{PoisonError, Weak};
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use super::Reader;
@@ -24,6 +22,7 @@ use crate::cache::Cache;
 use crate::disk_cache::DiskCache;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
+use crate::job::thread_count;
 #[cfg(feature = "remote")]
 use crate::memory::Charge;
 use crate::memory::{Budget, Buffer, Room, Urgency, default_budget};
@@ -84,7 +83,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             cache_size: default_budget(),
-            threads: processors(),
+            threads: thread_count(None),
             prefetch: None,
             verify: Verify::default(),
             #[cfg(feature = "remote")]
@@ -144,11 +143,6 @@ pub struct Engine {
     started: Instant,
 }
 
-/// How many processors this process may use.
-fn processors() -> usize {
-    available_parallelism().map_or(1, NonZeroUsize::get)
-}
-
 impl Engine {
     /// An engine with its own cache, budget and threads.
     ///
@@ -184,7 +178,7 @@ impl Engine {
             one_call: OneCall::under(options.cache_size),
             counters,
             workers: Workers::start(options.threads)?,
-            at_once: options.threads.min(processors()),
+            at_once: options.threads.min(thread_count(None)),
             failures: Occasionally::every(FAILURES_TOLD),
             prefetch: options.prefetch,
             verify: options.verify,

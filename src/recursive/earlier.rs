@@ -8,7 +8,6 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -21,6 +20,7 @@ use crate::index::INDEX_NAME;
 use crate::output::{check_room, is_whole_name, set_user_attribute, temporary_of};
 use crate::pack::{is_packed, open_entry, packed_description};
 use crate::place::{Place, inode_of};
+use crate::unpack::original_name;
 use crate::walk::names_in;
 
 /// The attribute that marks what was made here. It is not copied from file to file.
@@ -170,14 +170,9 @@ fn is_made(task: Task<'_>, source: &OwnedFd, name: &OsStr) -> bool {
         !name.as_os_str().is_empty()
             && rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     };
-    let packed_from = || {
-        name.as_bytes()
-            .strip_suffix(b".warp")
-            .map(OsStr::from_bytes)
-    };
     let made_from = match task {
         Task::Pack(..) if name == INDEX_NAME => return true,
-        Task::Pack(..) => packed_from().map(PathBuf::from),
+        Task::Pack(..) => original_name(Path::new(name)),
         Task::Unpack(_) => Some(crate::pack::packed_name(Path::new(name))),
         Task::Verify(_) => return false,
     };

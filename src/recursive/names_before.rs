@@ -9,11 +9,12 @@ use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Dir;
 
 use crate::pack::packed_name;
+use crate::unpack::original_name;
 
 /// See the module's description.
 pub(super) struct NamesBefore {
@@ -74,10 +75,7 @@ impl NamesBefore {
     /// The name of what the task makes such a result of.
     fn input_of(&self, result: &OsStr) -> Option<OsString> {
         match self.packs {
-            true => {
-                let input = result.as_bytes().strip_suffix(b".warp")?;
-                Some(OsStr::from_bytes(input).to_owned())
-            }
+            true => original_name(Path::new(result)).map(PathBuf::into_os_string),
             false => Some(packed_name(Path::new(result)).into_os_string()),
         }
     }

@@ -5,6 +5,7 @@
 //! while somebody holds the old version.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +14,7 @@ use rustix::fs::{StatVfs, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::names::stripped;
+use super::prefix::too_many_chunks;
 use super::{Attributes, Kind, ListedEntry, Listing, NodeId, OpenedFile, Shown};
 use crate::archive::{Content, Glance, Source, glance};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -195,9 +197,7 @@ fn look(store: &Arc<Store>, location: &Location, node: NodeId) -> Result<Seen> {
     let found = glance(&object, &shown, object.version().size);
     let found = found.inspect_err(|_| object.doubt(None));
     let glance = found.map_err(|error| error.in_file(&shown))?;
-    let glance = glance.ok_or_else(|| {
-        Error::unusable("has more chunks than can be followed from here").in_file(&shown)
-    })?;
+    let glance = glance.ok_or_else(|| too_many_chunks(&shown))?;
     Ok(Seen {
         node,
         object: Arc::new(object),
@@ -225,7 +225,7 @@ impl Shown for ObjectTree {
         }
         let seen = match self.now(false) {
             Ok(seen) => seen,
-            Err(error) if is_absence(&error) => return Ok(None),
+            Err(error) if error.is_io(io::ErrorKind::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut state = self.state();
@@ -294,10 +294,12 @@ impl Shown for ObjectTree {
         for part in before.glance.likely_description().iter().flatten() {
             Object::expect(&self.store, self.location.key(), before.identity, part);
         }
-        let seen = self.now(true).map_err(|error| match is_absence(&error) {
-            true => self.changed(),
-            false => error,
-        })?;
+        let seen = self
+            .now(true)
+            .map_err(|error| match error.is_io(io::ErrorKind::NotFound) {
+                true => self.changed(),
+                false => error,
+            })?;
         if seen.node != node {
             return Err(self.changed());
         }
@@ -360,7 +362,7 @@ impl Shown for ObjectTree {
         listing.push(b"..", Kind::Directory, root.0, Some(false));
         match self.now(false) {
             Ok(seen) => listing.push(&self.name, Kind::File, seen.node.0, Some(false)),
-            Err(error) if is_absence(&error) => {}
+            Err(error) if error.is_io(io::ErrorKind::NotFound) => {}
             Err(error) => return Err(error),
         }
         Ok(listing)
@@ -407,9 +409,4 @@ pub(super) fn figures() -> StatVfs {
         f_flag: StatVfsMountFlags::RDONLY,
         f_namemax: 255,
     }
-}
-
-/// Whether there is no such object any more.
-pub(super) fn is_absence(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }

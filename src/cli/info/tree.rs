@@ -9,7 +9,7 @@ use warpfs::error::OneLine;
 use warpfs::info::{Share, TreeInfo};
 
 use super::name_of;
-use crate::cli::size::{human, percent};
+use crate::cli::size::{count, human, percent};
 
 /// Prints the sums of the tree at `root`.
 pub(super) fn print(out: &mut impl Write, root: &Path, tree: &TreeInfo) -> io::Result<()> {
@@ -124,11 +124,6 @@ fn print_files(out: &mut impl Write, title: &str, files: &[(PathBuf, u64, u64)])
         )?;
     }
     Ok(())
-}
-
-fn count(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", indicatif::HumanCount(number))
 }
 
 /// The sums as JSON: an object that has "tree" where a file's has "file".

@@ -8,8 +8,8 @@ use warpfs::error::OneLine;
 use warpfs::stats::{CodecStats, Latencies, Latency, Stats};
 
 use super::shown;
-use super::words::{count, ending, grouped, humantime, part, short};
-use crate::cli::size::human;
+use super::words::{ending, humantime, part, short};
+use crate::cli::size::{count, grouped, human};
 
 /// How many of the busiest files are shown.
 const FILES: usize = 10;

@@ -10,17 +10,6 @@ pub(super) fn part(of: u64, all: u64) -> String {
     }
 }
 
-/// A number of things, by their name.
-pub(super) fn count(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", grouped(number))
-}
-
-/// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
-    indicatif::HumanCount(number).to_string()
-}
-
 /// A short time with three digits.
 pub(super) fn short(time: Duration) -> String {
     let nanoseconds = time.as_nanos() as f64;

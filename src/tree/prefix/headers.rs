@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::Prefix;
 use super::entries::Brief;
 use crate::archive::{Glance, Source, glance};
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::identity::Identity;
 use crate::remote::{Key, Object, Version};
 
@@ -64,7 +64,7 @@ impl Prefix {
         }
         let looked = self.look(&unknown);
         let mut errors = looked.iter().filter_map(|found| found.as_ref().err());
-        let silence = errors.find(|error| is_silence(error));
+        let silence = errors.find(|error| error.is_io(io::ErrorKind::TimedOut));
         silence.inspect(|error| self.tell_of(error)).is_none()
     }
 
@@ -148,12 +148,8 @@ fn indexed(brief: &Brief) -> Option<Option<Glance>> {
     }))
 }
 
-/// Whether this is a store's that has not answered for as long as anybody waits.
-pub(super) fn is_silence(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut)
-}
-
-fn too_many_chunks(path: &Path) -> Error {
+/// What is said of an object without a table that cannot be read from here.
+pub(in crate::tree) fn too_many_chunks(path: &Path) -> Error {
     let why = "has no table and more chunks than can be followed from here; unpack it to read it";
     Error::unusable(why).in_file(path)
 }

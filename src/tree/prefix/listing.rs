@@ -1,5 +1,6 @@
 //! A directory of objects as it is told, a part at a time: which are packed is found out when a reader gets there.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -8,7 +9,6 @@ use super::super::listing::ListedEntry;
 use super::super::numbers::Key as NodeKey;
 use super::Prefix;
 use super::entries::{Brief, Entries, Record, short_of};
-use super::headers::is_silence;
 
 /// How many entries are looked at together: what a reader is told in a few answers.
 const PART: usize = 256;
@@ -165,7 +165,7 @@ impl ObjectListing {
             Ok(false) if self.entries.has_directory(&record.name) => HIDDEN,
             Ok(false) => AS_IT_IS,
             Err(error) => {
-                if is_silence(&error) {
+                if error.is_io(io::ErrorKind::TimedOut) {
                     self.gone.store(true, Ordering::Relaxed);
                 }
                 if self.entries.has_directory(&record.name) {

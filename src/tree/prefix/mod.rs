@@ -36,6 +36,7 @@ use crate::occasionally::Occasionally;
 use crate::remote::{Location, Store};
 
 use entries::{Brief, Entries, long_of, shortest_of};
+pub(super) use headers::too_many_chunks;
 use indexed::Index;
 pub(super) use listing::ObjectListing;
 use memory::Memory;

@@ -7,7 +7,7 @@ use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use super::super::numbers::Key as NodeKey;
-use super::super::object::{figures, is_absence};
+use super::super::object::figures;
 use super::super::{
     Attributes, Kind, LONGEST_NAME, ListedEntry, Listing, NodeId, OpenedFile, Shown,
 };
@@ -99,12 +99,12 @@ impl Prefix {
         })
     }
 
-    /// An object in its version now, and how it shows; as it was seen a moment ago, if that is enough.
-    fn look_at(&self, key: &str, packed: bool, at_once: bool) -> Result<(Brief, Option<Glance>)> {
+    /// An object in its version now, or a moment ago, and how it shows.
+    fn look_at(&self, key: &str, packed: bool) -> Result<(Brief, Option<Glance>)> {
         let known = self.store.identity(key, 0, None, std::time::UNIX_EPOCH);
         let known = self.memory.at((known.device, known.inode));
         let brief = match known {
-            Some(seen) if !at_once && seen.asked.elapsed() < BELIEVED => seen.brief,
+            Some(seen) if seen.asked.elapsed() < BELIEVED => seen.brief,
             _ => {
                 let version = self.store.head(&self.key(key)?);
                 let version = version.context("cannot examine", &self.shown(key))?;
@@ -250,11 +250,12 @@ impl Shown for PrefixTree {
             return Ok(prefix.describe_directory(node));
         }
         let key = prefix.key_in(&known.location, &String::from_utf8_lossy(&known.name));
-        let found = prefix.look_at(&key, known.key.decoded, false);
-        let (brief, packed) = found.map_err(|error| match is_absence(&error) {
-            true => prefix.changed(&key),
-            false => error,
-        })?;
+        let found = prefix.look_at(&key, known.key.decoded);
+        let (brief, packed) =
+            found.map_err(|error| match error.is_io(io::ErrorKind::NotFound) {
+                true => prefix.changed(&key),
+                false => error,
+            })?;
         if packed.is_some() != known.key.decoded || !prefix.tell(node, &key, &brief) {
             prefix.disbelieve(&known.location);
             return Err(prefix.changed(&key));
@@ -308,7 +309,7 @@ impl Shown for PrefixTree {
         let key = self
             .0
             .key_in(&known.location, &String::from_utf8_lossy(&known.name));
-        Ok(self.0.look_at(&key, true, false)?.1)
+        Ok(self.0.look_at(&key, true)?.1)
     }
 
     fn statfs(&self) -> Result<StatVfs> {
