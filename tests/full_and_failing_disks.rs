@@ -16,7 +16,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::disks::{Disk, forget};
@@ -298,6 +298,63 @@ fn what_the_disk_did_not_keep_gets_no_name_and_its_input_stays() {
         "{}",
         String::from_utf8_lossy(&packed.stderr)
     );
+}
+
+/// An overlay; unmounted when dropped, also when a test fails.
+struct Overlay(PathBuf);
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn what_the_disk_below_an_overlay_did_not_keep_gets_no_name() {
+    let Some(disk) = Disk::in_memory(48 * MIB) else {
+        return;
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let at = |name: &str| elsewhere.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/x"), noise(6 << 20, 6)).unwrap();
+    fs::write(at("tree/z"), sample(9 << 20, 7)).unwrap();
+    for directory in [
+        disk.path("upper"),
+        disk.path("work"),
+        at("lower"),
+        at("merged"),
+    ] {
+        fs::create_dir(directory).unwrap();
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        at("lower").display(),
+        disk.path("upper").display(),
+        disk.path("work").display()
+    );
+    let merged = at("merged");
+    shell(
+        &merged,
+        &format!("mount -t overlay overlay -o {options} {}", merged.display()),
+    );
+    let overlay = Overlay(merged);
+    let pack = || {
+        let mut command = warpfs();
+        command.args(["pack", "-rq", "-o", "merged/out", "tree"]);
+        command.current_dir(elsewhere.path()).output().unwrap()
+    };
+    let taken = disk.take_room();
+    let lost = pack();
+    let said = String::from_utf8_lossy(&lost.stderr);
+    assert_eq!(lost.status.code(), Some(1), "{said}");
+    assert_eq!(names(&at("merged/out")), [""; 0], "{said}");
+    drop(taken);
+    let kept = pack();
+    let said = String::from_utf8_lossy(&kept.stderr);
+    assert!(kept.status.success(), "{said}");
+    assert_eq!(names(&at("merged/out")), ["x", "z.warp"]);
+    drop(overlay);
 }
 
 #[test]

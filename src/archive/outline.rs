@@ -30,6 +30,7 @@ const RECORD_AT_ONCE: u64 = 1 << 20;
 const DESCRIBED_BY_A_BYTE: u64 = 1280;
 /// ... and this, with the footer, in bytes.
 const RECORD_AT_LEAST: u64 = 4 << 10;
+
 /// Whether a file that ends inside its payloads is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {

@@ -23,7 +23,7 @@ const TABLE_ENTRY_LEN: f64 = 16.0;
 const ONCE_LEN: f64 = (FIXED_HEADER_LEN + FOOTER_MAX_LEN + RECORD_MAGIC.len() + TAIL_LEN) as f64;
 /// What a page of the record has once, in bytes: its seal and its place in the directory.
 const PAGE_LEN: f64 = DIGEST_LEN as f64 + PLACE_LEN;
-/// What a page has in the directory, in bytes: its number of pieces and its value.
+/// What a page has in the directory, in bytes: its length and its value.
 const PLACE_LEN: f64 = (4 + VALUE_LEN) as f64;
 /// On how many samples every setting is tried.
 const LEAST_SAMPLES: usize = 6;

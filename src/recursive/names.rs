@@ -105,6 +105,9 @@ pub(super) struct Batch {
     bytes: u64,
     /// A new file on each file system there are some on, by device, to sync all through.
     file_systems: Vec<(u64, Arc<File>)>,
+    /// Whether each new file has to be asked itself for what the disk did not keep. A file system tells of it once, whichever batch it was of, and
+    /// an overlay does not know what happens below it.
+    asks_each: bool,
 }
 
 impl Default for Batch {
@@ -114,6 +117,7 @@ impl Default for Batch {
             most: (usable_descriptors() / DESCRIPTORS_FOR_ONE).clamp(1, MOST_DEFERRED),
             bytes: 0,
             file_systems: Vec::new(),
+            asks_each: false,
         }
     }
 }
@@ -135,6 +139,8 @@ impl Batch {
         let stat = rustix::fs::fstat(&*file).context("cannot examine", &name.target().path)?;
         let mut devices = self.file_systems.iter();
         if !devices.any(|&(device, _)| device == stat.st_dev) {
+            self.asks_each |=
+                is_on_overlay(&file).context("cannot examine", &name.target().path)?;
             self.file_systems.push((stat.st_dev, file.clone()));
         }
         self.bytes = self
@@ -159,14 +165,12 @@ impl Batch {
         self.bytes = 0;
         let file_systems = std::mem::take(&mut self.file_systems);
         let synced = sync(&file_systems);
+        self.asks_each |= synced.is_err();
         let mut last_renamed = None;
         for deferred in deferred {
             let done = match (deferred, synced) {
                 (Deferred::Leave(leave), _) => leave.finish_after(summary.failed),
                 // Nothing gets a name that it may not be able to hold.
-                (Deferred::Rename { name, .. }, Err(error)) => {
-                    Err(error).context("cannot sync", &name.target().path)
-                }
                 (Deferred::Link { target, .. }, Err(error)) => {
                     Err(error).context("cannot sync", &target.path)
                 }
@@ -177,9 +181,13 @@ impl Batch {
                         new,
                         instead,
                     },
-                    Ok(()),
+                    _,
                 ) => {
-                    let renamed = name.rename();
+                    let held = match self.asks_each {
+                        true => file.sync_all().context("cannot sync", &name.target().path),
+                        false => Ok(()),
+                    };
+                    let renamed = held.and_then(|()| name.rename());
                     drop(file);
                     renamed.and_then(|()| {
                         match new {
@@ -222,6 +230,13 @@ impl Batch {
 pub(super) fn remove(place: &Place) -> Result<()> {
     rustix::fs::unlinkat(&*place.directory, &place.name, AtFlags::empty())
         .context("cannot remove", &place.path)
+}
+
+/// Whether a file lies on an overlay, whose syncfs(2) does not tell what the file system below it could not write.
+fn is_on_overlay(file: &File) -> rustix::io::Result<bool> {
+    /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+    const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
+    Ok(rustix::fs::fstatfs(file)?.f_type == OVERLAY)
 }
 
 /// Writes down everything that these file systems have not written yet.
