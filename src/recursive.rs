@@ -218,6 +218,7 @@ struct Progress {
 impl Progress {
     fn fail(&mut self, error: &Error, control: Control<'_>) {
         self.summary.failed += 1;
+        self.batch.note_failure(error);
         control.observer.failed(error);
     }
 

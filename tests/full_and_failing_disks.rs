@@ -316,9 +316,10 @@ fn what_the_disk_below_an_overlay_did_not_keep_gets_no_name() {
     };
     let elsewhere = tempfile::tempdir().unwrap();
     let at = |name: &str| elsewhere.path().join(name);
-    fs::create_dir(at("tree")).unwrap();
-    fs::write(at("tree/x"), noise(6 << 20, 6)).unwrap();
-    fs::write(at("tree/z"), sample(9 << 20, 7)).unwrap();
+    fs::create_dir_all(at("tree/d")).unwrap();
+    fs::write(at("tree/d/x"), noise(6 << 20, 6)).unwrap();
+    fs::write(at("tree/d/z"), sample(9 << 20, 7)).unwrap();
+    shell(&at("tree"), "touch -d 2001-02-03 d");
     for directory in [
         disk.path("upper"),
         disk.path("work"),
@@ -348,12 +349,14 @@ fn what_the_disk_below_an_overlay_did_not_keep_gets_no_name() {
     let lost = pack();
     let said = String::from_utf8_lossy(&lost.stderr);
     assert_eq!(lost.status.code(), Some(1), "{said}");
-    assert_eq!(names(&at("merged/out")), [""; 0], "{said}");
+    assert_eq!(names(&at("merged/out/d")), [""; 0], "{said}");
     drop(taken);
     let kept = pack();
     let said = String::from_utf8_lossy(&kept.stderr);
     assert!(kept.status.success(), "{said}");
-    assert_eq!(names(&at("merged/out")), ["x", "z.warp"]);
+    assert_eq!(names(&at("merged/out/d")), ["x", "z.warp"]);
+    let modified = |name: &str| fs::metadata(at(name)).unwrap().modified().unwrap();
+    assert_eq!(modified("merged/out/d"), modified("tree/d"));
     drop(overlay);
 }
 

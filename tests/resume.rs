@@ -447,6 +447,7 @@ fn what_took_long_to_make_has_its_name_before_the_job_ends() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(trees.at("out/a").exists() && ended.is_none());
+    assert!(!trees.at("out/b").exists());
     let said = trees.pack(&["--codec", "snappy"]);
     assert!(said.contains("up to date"), "{said}");
 }
@@ -538,7 +539,7 @@ fn a_directory_in_which_a_file_could_not_be_unpacked_gets_its_time_when_it_can()
     // Restored as a backup would, with the directory's time.
     shell(
         trees.0.path(),
-        "touch -d 2001-02-03 out/d && chmod 555 out/d",
+        "mkdir out/e && cp out/a.warp out/e && touch -d 2001-02-03 out/d out/e && chmod 555 out/d",
     );
     let unpack = || {
         let mut command = warpfs();
@@ -547,6 +548,11 @@ fn a_directory_in_which_a_file_could_not_be_unpacked_gets_its_time_when_it_can()
         output.status.code()
     };
     assert_eq!(unpack(), Some(1));
+    let marks = shell(trees.0.path(), "getfattr -d back/d back/e");
+    assert!(
+        marks.contains("back/d") && !marks.contains("back/e"),
+        "{marks}"
+    );
     fs::write(trees.at("out/d/b.warp"), &sound).unwrap();
     shell(trees.0.path(), "touch -d 2001-02-03 out/d");
     assert_eq!(unpack(), Some(0));

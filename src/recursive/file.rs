@@ -106,12 +106,11 @@ impl Tree<'_> {
             let why = "left as it is: it has capabilities, which a packed file does not keep";
             return self.skip(input, why);
         }
-        if options.remove
-            && temporary_of(&entry.name).is_some()
-            && earlier::is_in_use(&*entry.directory, &entry.name)
+        if temporary_of(&entry.name).is_some() && earlier::is_in_use(&*entry.directory, &entry.name)
         {
             let why = "left as it is: another job is writing it";
-            return self.skip(input, why);
+            control.observer.skipped(&entry.path, why);
+            return Ok(Outcome::Left(input.size()));
         }
         let target = self.place(work, made);
         if !options.force
@@ -207,7 +206,8 @@ impl Tree<'_> {
             ..options.clone()
         };
         let (new, summary) = unpack_opened(file, stat, &entry.path, target, &options, control)?;
-        if options.remove && !options.force && !has_owner_and_mode(new.file(), stat) {
+        let takes_its_place = options.remove && self.output.is_none();
+        if takes_its_place && !options.force && !has_owner_and_mode(new.file(), stat) {
             let why =
                 "left as it is: this user may not give its owner, group or mode to the original";
             return self.skip(input, why);
@@ -298,7 +298,8 @@ impl Tree<'_> {
         }
         let summary = prove()?;
         let kept = made.stat().is_ok_and(|made| rights(&made) == rights(stat));
-        let keeps_both = self.task.is_in_place() || matches!(self.task, Task::Unpack(_));
+        let unpacks = matches!(self.task, Task::Unpack(_)) && self.output.is_none();
+        let keeps_both = self.task.is_in_place() || unpacks;
         if keeps_both && !self.task.replaces() && !kept {
             let why = "left as it is, beside what was made of it: this user may not give that its owner, group or mode";
             self.control.observer.skipped(&work.entry.path, why);

@@ -1,9 +1,10 @@
 //! How what is new in a tree gets its names: files some at a time, once they are synced together.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
@@ -24,6 +25,8 @@ const MOST_DEFERRED: usize = 256;
 /// How long they are together from which on they are finished, in bytes: what took a while to make is not to wait for its name
 /// until the job ends, or is killed.
 const MOST_BYTES: u64 = 256 << 20;
+/// Of how many directories it is remembered that something failed in them.
+const MOST_REMEMBERED: usize = 4096;
 /// How many of the descriptors there may be make room for one of them: each holds one or two directories and a file open,
 /// and others need some too.
 const DESCRIPTORS_FOR_ONE: usize = 6;
@@ -96,6 +99,31 @@ pub(super) struct FirstTarget {
     pub(super) inode: (u64, u64),
 }
 
+/// In which directories something has failed, so that it may be missing there.
+#[derive(Default)]
+struct Failures {
+    directories: HashSet<PathBuf>,
+    /// There are too many of them, or it was not said where.
+    everywhere: bool,
+}
+
+impl Failures {
+    fn note(&mut self, error: &Error) {
+        match error.path().and_then(Path::parent) {
+            Some(directory) if self.directories.len() < MOST_REMEMBERED => {
+                self.directories.insert(directory.to_owned());
+            }
+            _ => self.everywhere = true,
+        }
+    }
+
+    /// Whether something failed in a directory, of those there are or of those that are made.
+    fn are_in(&self, leave: &Leave) -> bool {
+        let named = |path: &Path| self.directories.contains(path);
+        self.everywhere || named(&leave.path) || named(&leave.entry.path)
+    }
+}
+
 /// What is to be done after the next sync, in order.
 pub(super) struct Batch {
     deferred: Vec<Deferred>,
@@ -108,6 +136,7 @@ pub(super) struct Batch {
     /// Whether each new file has to be asked itself for what the disk did not keep. A file system tells of it once, whichever batch it was of, and
     /// an overlay does not know what happens below it.
     asks_each: bool,
+    failures: Failures,
 }
 
 impl Default for Batch {
@@ -118,6 +147,7 @@ impl Default for Batch {
             bytes: 0,
             file_systems: Vec::new(),
             asks_each: false,
+            failures: Failures::default(),
         }
     }
 }
@@ -125,6 +155,11 @@ impl Default for Batch {
 impl Batch {
     pub(super) fn push(&mut self, deferred: Deferred) {
         self.deferred.push(deferred);
+    }
+
+    /// Takes notice of what has failed otherwise.
+    pub(super) fn note_failure(&mut self, error: &Error) {
+        self.failures.note(error);
     }
 
     /// Lets a file get its name with the others.
@@ -139,8 +174,7 @@ impl Batch {
         let stat = rustix::fs::fstat(&*file).context("cannot examine", &name.target().path)?;
         let mut devices = self.file_systems.iter();
         if !devices.any(|&(device, _)| device == stat.st_dev) {
-            self.asks_each |=
-                is_on_overlay(&file).context("cannot examine", &name.target().path)?;
+            self.asks_each |= is_on_overlay(&file);
             self.file_systems.push((stat.st_dev, file.clone()));
         }
         self.bytes = self
@@ -168,21 +202,18 @@ impl Batch {
         self.asks_each |= synced.is_err();
         let mut last_renamed = None;
         for deferred in deferred {
-            let done = match (deferred, synced) {
-                (Deferred::Leave(leave), _) => leave.finish_after(summary.failed),
-                // Nothing gets a name that it may not be able to hold.
-                (Deferred::Link { target, .. }, Err(error)) => {
-                    Err(error).context("cannot sync", &target.path)
+            let done = match deferred {
+                Deferred::Leave(leave) => {
+                    let has_all = !self.failures.are_in(&leave);
+                    leave.finish_if(has_all)
                 }
-                (
-                    Deferred::Rename {
-                        file,
-                        name,
-                        new,
-                        instead,
-                    },
-                    _,
-                ) => {
+                Deferred::Rename {
+                    file,
+                    name,
+                    new,
+                    instead,
+                } => {
+                    // Nothing gets a name that it may not be able to hold.
                     let held = match self.asks_each {
                         true => file.sync_all().context("cannot sync", &name.target().path),
                         false => Ok(()),
@@ -198,15 +229,12 @@ impl Batch {
                         instead.as_ref().map_or(Ok(()), remove)
                     })
                 }
-                (
-                    Deferred::Link {
-                        first,
-                        target,
-                        replace,
-                        instead,
-                    },
-                    Ok(()),
-                ) => first
+                Deferred::Link {
+                    first,
+                    target,
+                    replace,
+                    instead,
+                } => first
                     .link(target, replace)
                     .and_then(|name| name.rename())
                     .and_then(|()| {
@@ -215,6 +243,7 @@ impl Batch {
                     }),
             };
             if let Err(error) = done {
+                self.failures.note(&error);
                 fail(&error);
             }
         }
@@ -233,10 +262,10 @@ pub(super) fn remove(place: &Place) -> Result<()> {
 }
 
 /// Whether a file lies on an overlay, whose syncfs(2) does not tell what the file system below it could not write.
-fn is_on_overlay(file: &File) -> rustix::io::Result<bool> {
+fn is_on_overlay(file: &File) -> bool {
     /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
     const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
-    Ok(rustix::fs::fstatfs(file)?.f_type == OVERLAY)
+    rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type == OVERLAY)
 }
 
 /// Writes down everything that these file systems have not written yet.
@@ -247,9 +276,9 @@ fn sync(file_systems: &[(u64, Arc<File>)]) -> rustix::io::Result<()> {
 }
 
 impl Leave {
-    /// As [`Leave::finish`], after so many failures: what has failed in the directory may be missing there.
-    fn finish_after(mut self, failures: u64) -> Result<()> {
-        if failures > 0 {
+    /// As [`Leave::finish`], of a directory that `has_all` it is to have, or may lack something.
+    fn finish_if(mut self, has_all: bool) -> Result<()> {
+        if !has_all {
             self.renewal = self.renewal.unfinished();
         }
         self.finish()
