@@ -372,9 +372,7 @@ fn a_cancelled_job_leaves_nothing_behind() {
 fn an_interrupted_command_says_so_and_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     for signal in ["INT", "TERM"] {
-        // Whoever runs the tests in the background has them started with SIGINT ignored.
-        let mut child = Command::new("env")
-            .args(["--default-signal=INT", env!("CARGO_BIN_EXE_warpfs")])
+        let mut child = common::warpfs_to_interrupt()
             .args(["pack", "-o"])
             .arg(directory.path().join("x.warp"))
             .arg("-")

@@ -232,17 +232,9 @@ fn an_interrupted_upload_leaves_neither_an_object_nor_parts() {
     for signal in ["INT", "TERM"] {
         // The second part never arrives.
         bucket.proxy.always("partNumber=2", Fault::Hang);
-        // Whoever runs the tests in the background has them started with SIGINT ignored.
-        let warpfs = bucket.command();
-        let mut command = Command::new("env");
+        let mut command = common::warpfs_to_interrupt();
+        bucket.lead(&mut command);
         command
-            .arg("--default-signal=INT")
-            .arg(warpfs.get_program())
-            .envs(
-                warpfs
-                    .get_envs()
-                    .filter_map(|(name, value)| Some((name, value?))),
-            )
             .args(["pack", "-q", "--codec", "lz4"])
             .arg(&file)
             .args(["-o", "s3://bucket/large.warp"])

@@ -45,7 +45,7 @@ struct Watch(Child);
 
 impl Watch {
     fn begin(mounted: &Mounted, arguments: &[&str]) -> Self {
-        let mut command = warpfs();
+        let mut command = common::warpfs_to_interrupt();
         command.args(["stats", "--watch"]).args(arguments);
         let child = command
             .arg(&mounted.mount_point)

@@ -45,6 +45,13 @@ pub fn warpfs() -> Command {
     Command::new(env!("CARGO_BIN_EXE_warpfs"))
 }
 
+/// The program, which SIGINT will reach: whoever runs the tests in the background has them started with it ignored.
+pub fn warpfs_to_interrupt() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_warpfs")]);
+    command
+}
+
 /// Runs the program and demands success.
 pub fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     let output = warpfs().args(arguments).output().unwrap();
