@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use common::place::Place;
 use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
-use common::{Mounted, Random, mixed, pack, policies, sample, wait_until};
+use common::{Mounted, Random, mixed, pack, policies, processors, sample, wait_until};
 use rustix::fs::FlockOperation;
 use rustix::thread::CpuSet;
 
@@ -44,14 +44,6 @@ fn threads(server: u32, beginning: &str) -> usize {
         .unwrap()
         .filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).ok());
     names.filter(|name| name.starts_with(beginning)).count()
-}
-
-/// The processors that this thread may run on, which need not be the first ones.
-fn processors() -> Vec<usize> {
-    let ours = rustix::thread::sched_getaffinity(None).unwrap();
-    (0..CpuSet::MAX_CPU)
-        .filter(|processor| ours.is_set(*processor))
-        .collect()
 }
 
 /// A packed file in a directory of its own, and its original.

@@ -16,15 +16,16 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::place::{said, umount};
+use common::place::{Place, said, umount};
 use common::users::{FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
-use common::{Mounted, Random, is_mounted, noise, pack, shell, wait_until};
+use common::{Mounted, Random, is_mounted, noise, pack, processors, shell, wait_until};
 use rustix::fs::Advice;
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
 const MIB: usize = 1 << 20;
 const CHUNK: usize = 128 << 10;
@@ -166,6 +167,127 @@ fn a_source_that_is_unmounted_by_force_is_read_on_and_let_go_with_the_mount() {
     drop(held);
     end(mounted);
     wait_until("the device to be free", || !disk.is_held());
+}
+
+/// A source with a file on the disk and one in a file system whose server is stopped, so that it does not answer.
+struct Hanging {
+    place: Place,
+    far: Mounted,
+    _originals: tempfile::TempDir,
+}
+
+impl Hanging {
+    fn new(place: Place) -> Self {
+        let originals = tempfile::tempdir().unwrap();
+        packed(&place.source(), &noise(16 * MIB, 2));
+        // Packed twice, and shown packed once.
+        let twice = packed(originals.path(), &noise(64 * MIB, 3));
+        pack(
+            &twice,
+            &originals.path().join("plain.warp.warp"),
+            &["--codec", "lz4"],
+        );
+        fs::remove_file(twice).unwrap();
+        let directory = place.source().join("far");
+        fs::create_dir(&directory).unwrap();
+        Self {
+            far: Mounted::at(originals.path(), &directory, &["--allow-other"]),
+            place,
+            _originals: originals,
+        }
+    }
+
+    /// Stops the server, and has several read of its file from each processor, who get no answer.
+    fn stop(&self, mount_point: &Path) -> Stopped {
+        let path = mount_point.join("far/plain");
+        // The header and the table are there.
+        let file = File::open(&path).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 64 * MIB as u64);
+        let server = Pid::from_child(&self.far.server);
+        kill_process(server, Signal::STOP).unwrap();
+        let mut stopped = Stopped {
+            server,
+            readers: Vec::new(),
+        };
+        let readers = processors().into_iter().flat_map(|processor| {
+            (0..5).map(move |number| (processor, 1000 * (1 + number) + 100 * processor as u64))
+        });
+        stopped.readers = readers
+            .map(|(processor, page)| {
+                let script = format!(
+                    "taskset -c {processor} dd if='{}' iflag=direct bs=4096 skip={page} count=1 status=none | wc -c",
+                    path.display()
+                );
+                let mut reader = Command::new("sh");
+                reader.args(["-c", &script]).stdout(Stdio::piped());
+                reader.spawn().unwrap()
+            })
+            .collect();
+        stopped
+    }
+}
+
+/// A server that is stopped, and those who wait for it. Nobody who does can be ended, so it goes on when this goes.
+struct Stopped {
+    server: Pid,
+    readers: Vec<Child>,
+}
+
+impl Stopped {
+    /// Checks that the file on the disk is read on each processor meanwhile, and the other when the server goes on.
+    fn others_are_read(mut self, mount_point: &Path) {
+        let original = noise(16 * MIB, 2);
+        for round in 0..2 {
+            for processor in processors() {
+                let script = format!(
+                    "taskset -c {processor} dd if='{}' iflag=direct bs=1M skip={round} count=1 status=none",
+                    mount_point.join("plain").display()
+                );
+                let mut command = Command::new("timeout");
+                let output = command.args(["30", "sh", "-c", &script]).output().unwrap();
+                let place = round * MIB;
+                assert!(
+                    output.stdout == original[place..place + MIB],
+                    "on {processor}"
+                );
+            }
+        }
+        kill_process(self.server, Signal::CONT).unwrap();
+        for reader in self.readers.drain(..) {
+            let output = reader.wait_with_output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "4096");
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.server, Signal::CONT);
+    }
+}
+
+#[test]
+fn a_file_whose_file_system_does_not_answer_holds_up_nobody_who_reads_others() {
+    let hanging = Hanging::new(Place::new());
+    let outer = Mounted::at(&hanging.place.source(), &hanging.place.mount_point(), &[]);
+    let stopped = hanging.stop(&outer.mount_point);
+    stopped.others_are_read(&outer.mount_point);
+    assert!(
+        outer.logged().contains("one more thread"),
+        "{}",
+        outer.logged()
+    );
+}
+
+#[test]
+fn a_file_whose_file_system_does_not_answer_holds_up_nobody_in_an_ordinary_user_s_mount() {
+    let _fuse = FuseForAll::new(true);
+    let (place, program) = place_of_somebody();
+    let hanging = Hanging::new(place);
+    let mounted = mount_as_somebody(&hanging.place, &program, &["--allow-other"]);
+    assert!(mounted.status.success(), "{}", said(&mounted));
+    let mount_point = hanging.place.mount_point();
+    hanging.stop(&mount_point).others_are_read(&mount_point);
 }
 
 #[test]

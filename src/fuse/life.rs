@@ -4,7 +4,7 @@
 //! whatever fails in between takes the mount away again.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -102,7 +102,7 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let begun = guard.watch(&mount).and_then(|()| {
         let begun = Serving::begin(
             filesystem,
-            connection,
+            (connection, mount_point.clone()),
             threads,
             signals,
             metrics,
@@ -182,7 +182,7 @@ impl Serving {
     /// Agrees with the kernel, and starts the threads that answer it and those that wait for signals.
     fn begin(
         filesystem: WarpFilesystem,
-        connection: Arc<OwnedFd>,
+        connection: (Arc<OwnedFd>, PathBuf),
         threads: usize,
         mut signals: Signals,
         metrics: Option<Listener>,

@@ -35,6 +35,7 @@ mod notify;
 mod observation;
 mod pages;
 mod protocol;
+mod relief;
 mod ring;
 mod schedule;
 mod session;

@@ -5,8 +5,9 @@
 //! twice a request. Measured on two cores, one reader of 4 KiB at random, 55 microseconds of work for each: 93 µs a read by
 //! read(2) and write(2), 64 µs so; without any work 15 and 8.
 //!
-//! A queue has several threads, each with one entry, so that one slow request holds up nobody. They share nothing: each has
-//! its own ring and its own memory, which the kernel fills with a request and takes the reply from.
+//! A queue has several threads, each with one entry, so that one slow request holds up nobody; when all are held up it gets another
+//! (see `relief`). They share nothing: each has its own ring and its own memory, which the kernel fills with a request and takes the reply
+//! from.
 //!
 //! Once agreed on there is no way back: the kernel lets nobody ask for anything before every queue has an entry. So the rings
 //! are made, and seen to work, before the kernel is answered.
@@ -31,6 +32,7 @@ use super::aside::{Answerer, Askers};
 use super::filesystem::WarpFilesystem;
 use super::pages::Pages;
 use super::protocol::{self, Outlet, REPLY_HEADER, REQUEST_HEADER, Reply, Request};
+use super::relief::{Post, Relief};
 use super::schedule::Home;
 use super::session::LOCAL_REQUEST;
 use super::start;
@@ -130,13 +132,23 @@ fn wait_to_hold(file: &File, how: FlockOperation) -> io::Result<()> {
 
 /// Threads with rings that have been made and wait for the kernel's agreement. Dropped, they end.
 pub(super) struct Rings {
-    waiting: Vec<Sender<Agreement>>,
+    connection: Arc<OwnedFd>,
+    queues: usize,
+    /// For the agreement, each for its queue.
+    waiting: Vec<(usize, Sender<Agreement>)>,
     /// Whom its threads answer, if they may step aside.
     askers: Option<Arc<Askers>>,
 }
 
-/// Who answers, and whom to tell how it ended.
-type Agreement = (Arc<WarpFilesystem>, Sender<io::Result<()>>);
+/// What a thread needs when there is agreement.
+struct Agreement {
+    filesystem: Arc<WarpFilesystem>,
+    post: Post,
+    /// Told when the entry is in its queue.
+    registered: Option<Sender<()>>,
+    /// Told how it ended.
+    ended: Sender<io::Result<()>>,
+}
 
 impl Rings {
     /// Makes a ring for each entry; `None` if that cannot be, and the log says why.
@@ -146,12 +158,14 @@ impl Rings {
                 return Err(io::Error::other("there are too many processors"));
             }
             let mut rings = Self {
+                connection: Arc::clone(connection),
+                queues: processors,
                 waiting: Vec::new(),
                 askers: Askers::new().map(Arc::new),
             };
             for queue in 0..processors {
-                for number in 0..THREADS_PER_QUEUE {
-                    rings.add(connection, queue, number)?;
+                for _ in 0..THREADS_PER_QUEUE {
+                    rings.add(queue)?;
                 }
             }
             Ok(rings)
@@ -161,19 +175,26 @@ impl Rings {
             .ok()
     }
 
-    fn add(&mut self, connection: &Arc<OwnedFd>, queue: usize, number: usize) -> io::Result<()> {
+    /// How many queues there are.
+    pub(super) fn queues(&self) -> usize {
+        self.queues
+    }
+
+    /// Makes a ring for one more entry of a queue, and a thread that waits with it for the agreement.
+    fn add(&mut self, queue: usize) -> io::Result<()> {
         let (made, is_made) = mpsc::channel();
         let (waiting, agreement) = mpsc::channel::<Agreement>();
-        let connection = Arc::clone(connection);
+        let connection = Arc::clone(&self.connection);
         let askers = self.askers.clone();
-        let thread = start(format!("queue-{queue}-{number}"), move || {
+        let thread = start(format!("queue-{queue}"), move || {
             let home = Home::new(queue);
             match Entry::new(queue, connection) {
                 Ok(entry) => {
                     let _ = made.send(Ok(()));
                     // Nobody tells of one if the kernel agrees to none.
-                    if let Ok((filesystem, ended)) = agreement.recv() {
-                        let _ = ended.send(serve(entry, home, askers.as_ref(), &filesystem));
+                    if let Ok(agreement) = agreement.recv() {
+                        let ended = agreement.ended.clone();
+                        let _ = ended.send(serve(entry, home, askers.as_ref(), &agreement));
                     }
                 }
                 Err(error) => drop(made.send(Err(error))),
@@ -182,17 +203,55 @@ impl Rings {
         thread.map_err(io::Error::other)?;
         let ended = |_| io::Error::other("a thread has ended unexpectedly");
         is_made.recv().map_err(ended)??;
-        self.waiting.push(waiting);
+        self.waiting.push((queue, waiting));
         Ok(())
     }
 
-    /// Has the threads answer the kernel's requests from now on, until the mount ends; each tells `ended` then.
-    pub(super) fn serve(self, filesystem: &Arc<WarpFilesystem>, ended: &Sender<io::Result<()>>) {
-        for waiting in self.waiting {
-            if waiting
-                .send((Arc::clone(filesystem), ended.clone()))
-                .is_err()
-            {
+    /// Has the threads that wait answer the kernel's requests from now on, until the mount ends; each tells `ended` then.
+    pub(super) fn serve(
+        &mut self,
+        filesystem: &Arc<WarpFilesystem>,
+        relief: &Arc<Relief>,
+        ended: &Sender<io::Result<()>>,
+    ) {
+        self.agree(filesystem, relief, None, ended);
+    }
+
+    /// Adds a thread to a queue of a mount that is served, and returns when its entry is there. What waited in the queue before, it gets
+    /// only after something new was asked for there.
+    ///
+    /// # Errors
+    /// There can be no such thread.
+    pub(super) fn reinforce(
+        &mut self,
+        queue: usize,
+        filesystem: &Arc<WarpFilesystem>,
+        relief: &Arc<Relief>,
+        ended: &Sender<io::Result<()>>,
+    ) -> io::Result<()> {
+        let (registered, is_registered) = mpsc::channel();
+        self.add(queue)?;
+        self.agree(filesystem, relief, Some(&registered), ended);
+        drop(registered);
+        let ended = |_| io::Error::other("a thread has ended unexpectedly");
+        is_registered.recv().map_err(ended)
+    }
+
+    fn agree(
+        &mut self,
+        filesystem: &Arc<WarpFilesystem>,
+        relief: &Arc<Relief>,
+        registered: Option<&Sender<()>>,
+        ended: &Sender<io::Result<()>>,
+    ) {
+        for (queue, waiting) in self.waiting.drain(..) {
+            let agreement = Agreement {
+                filesystem: Arc::clone(filesystem),
+                post: relief.post(queue),
+                registered: registered.cloned(),
+                ended: ended.clone(),
+            };
+            if waiting.send(agreement).is_err() {
                 let error = io::Error::other("a thread has ended unexpectedly");
                 let _ = ended.send(Err(error));
             }
@@ -221,14 +280,25 @@ fn serve(
     mut entry: Entry,
     mut home: Home,
     askers: Option<&Arc<Askers>>,
-    filesystem: &WarpFilesystem,
+    agreement: &Agreement,
 ) -> io::Result<()> {
+    let Agreement {
+        filesystem,
+        post,
+        registered,
+        ..
+    } = agreement;
     let answerer = askers
         .filter(|_| home.is_kept())
         .map(|askers| Answerer::new(askers, entry.queue));
     let mut rest = Vec::new();
     entry.register()?;
+    if let Some(registered) = registered {
+        entry.hand_in();
+        let _ = registered.send(());
+    }
     while entry.wait()? {
+        let _busy = post.begin();
         let (headers, payload) = entry.memory();
         // The reply goes where the request came from.
         let asked = *headers;
@@ -423,10 +493,10 @@ impl Entry {
         self.push(COMMIT_AND_FETCH, number, 0, 0)
     }
 
-    /// Has the kernel take the reply, if it can; what it does not take now it does when it is waited for.
+    /// Has the kernel take the reply or the entry, if it can; what it does not take now it does when it is waited for.
     fn hand_in(&mut self) {
         if let Err(error) = self.ring.submit() {
-            tracing::debug!("a reply is taken later: {error}");
+            tracing::debug!("the kernel takes it later: {error}");
         }
     }
 

@@ -6,7 +6,9 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, mpsc};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -15,7 +17,9 @@ use super::elsewhere::Elsewhere;
 use super::filesystem::WarpFilesystem;
 use super::interrupts::{Wait, Waiting};
 use super::protocol::{self, Features, Greeting, Operation, Outlet, Reply, Request};
+use super::relief::{Post, Relief};
 use super::ring::{Permission, Rings};
+use super::schedule::Home;
 use super::start;
 use crate::error::{Error, Result};
 
@@ -41,17 +45,18 @@ pub(super) struct Session {
     connection: Arc<OwnedFd>,
     rings: Option<Rings>,
     threads: usize,
+    mount_point: PathBuf,
 }
 
 impl Session {
     /// Agrees with the kernel on what both can do. `threads` are to answer requests, more where io_uring is used, which takes a
-    /// `permission` that is held meanwhile. The kernel reads `readahead` bytes ahead.
+    /// `permission` that is held meanwhile, and where they are held up. The kernel reads `readahead` bytes ahead.
     ///
     /// # Errors
     /// The kernel says nothing that is understood, or lacks what the mount cannot do without.
     pub(super) fn begin(
         mut filesystem: WarpFilesystem,
-        connection: Arc<OwnedFd>,
+        (connection, mount_point): (Arc<OwnedFd>, PathBuf),
         threads: usize,
         permission: &Permission,
         readahead: u32,
@@ -105,6 +110,7 @@ impl Session {
             connection,
             rings: rings.filter(|_| agreed.has(Features::IO_URING)),
             threads,
+            mount_point,
         })
     }
 
@@ -114,21 +120,42 @@ impl Session {
     /// The connection to the kernel breaks otherwise, or a thread cannot be started. Others may still serve then.
     pub(super) fn run(self) -> Result<()> {
         let (ended, ends) = mpsc::channel();
-        let waiting = Arc::<Waiting>::default();
-        let by_read = match &self.rings {
-            Some(_) => 1,
-            None => self.threads,
+        let readers = Readers {
+            filesystem: Arc::clone(&self.filesystem),
+            connection: self.connection,
+            waiting: Arc::default(),
+            ended: ended.clone(),
         };
-        for number in 0..by_read {
-            let (filesystem, connection) =
-                (Arc::clone(&self.filesystem), Arc::clone(&self.connection));
-            let (ended, waiting) = (ended.clone(), Arc::clone(&waiting));
-            start(format!("requests-{number}"), move || {
-                let _ = ended.send(serve(&filesystem, &connection, &waiting));
-            })?;
-        }
-        if let Some(rings) = self.rings {
-            rings.serve(&self.filesystem, &ended);
+        let (filesystem, mount_point) = (self.filesystem, self.mount_point);
+        match self.rings {
+            None => {
+                let relief = Relief::of(1);
+                for number in 0..self.threads {
+                    readers.start(number, Some(relief.post(0)))?;
+                }
+                let mut number = self.threads;
+                start("relief".to_owned(), move || {
+                    relief.clone().watch(|queue| {
+                        told_of_relief(readers.start(number, Some(relief.post(queue))));
+                        number += 1;
+                    });
+                })?;
+            }
+            Some(mut rings) => {
+                // What nobody waits for.
+                readers.start(0, None)?;
+                drop(readers);
+                let relief = Relief::of(rings.queues());
+                rings.serve(&filesystem, &relief, &ended);
+                let ended = ended.clone();
+                start("relief".to_owned(), move || {
+                    relief.clone().watch(|queue| {
+                        let added = rings.reinforce(queue, &filesystem, &relief, &ended);
+                        told_of_relief(added.map_err(|error| Error::io("cannot add one", error)));
+                        ask_for_something(queue, mount_point.clone());
+                    });
+                })?;
+            }
         }
         drop(ended);
         // With one queue unserved, whoever asks there would wait for ever: the first that breaks ends it all.
@@ -139,14 +166,54 @@ impl Session {
     }
 }
 
+/// Starts threads that read requests from /dev/fuse.
+struct Readers {
+    filesystem: Arc<WarpFilesystem>,
+    connection: Arc<OwnedFd>,
+    waiting: Arc<Waiting>,
+    ended: Sender<io::Result<()>>,
+}
+
+impl Readers {
+    fn start(&self, number: usize, post: Option<Post>) -> Result<()> {
+        let (filesystem, connection) = (Arc::clone(&self.filesystem), Arc::clone(&self.connection));
+        let (ended, waiting) = (self.ended.clone(), Arc::clone(&self.waiting));
+        start(format!("requests-{number}"), move || {
+            let _ = ended.send(serve(&filesystem, &connection, &waiting, post.as_ref()));
+        })
+    }
+}
+
+/// Tells of a thread that was added, because others are held up.
+fn told_of_relief(added: Result<()>) {
+    match added {
+        Ok(()) => tracing::warn!("requests are held up: one more thread takes some"),
+        Err(error) => tracing::error!("requests are held up, and no thread is to be had: {error}"),
+    }
+}
+
+/// Asks the mount for something from a processor, so that an entry that is new in its queue is given work: without that, what waited there before would
+/// wait on. Nobody waits for this.
+fn ask_for_something(processor: usize, mount_point: PathBuf) {
+    let asked = start("relief-asks".to_owned(), move || {
+        let _home = Home::new(processor);
+        let _ = rustix::fs::statvfs(&mount_point);
+    });
+    if let Err(error) = asked {
+        tracing::debug!("what waits is answered with what is asked for next: {error}");
+    }
+}
+
 /// Has answered what is read from /dev/fuse, until there is no more.
 fn serve(
     filesystem: &Arc<WarpFilesystem>,
     connection: &Arc<OwnedFd>,
     waiting: &Arc<Waiting>,
+    post: Option<&Post>,
 ) -> io::Result<()> {
     let mut message = vec![0; REQUEST_ROOM];
     while let Some(length) = receive(connection, &mut message)? {
+        let _busy = post.map(Post::begin);
         let message = message.get(..length).unwrap_or_default();
         let Some(request) = Request::from_message(message) else {
             // The kernel's messages are whole; what is none has no number to answer to.

@@ -63,6 +63,14 @@ pub fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     output
 }
 
+/// The processors that this thread may run on, which need not be the first ones.
+pub fn processors() -> Vec<usize> {
+    let ours = rustix::thread::sched_getaffinity(None).unwrap();
+    (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|processor| ours.is_set(*processor))
+        .collect()
+}
+
 /// The scheduling policies, as sched(7) numbers them, of the threads that answer requests and decode.
 pub fn policies(server: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
