@@ -21,7 +21,9 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-pub(crate) use attributes::{access_list, copy_attributes, set_user_attribute, times_of};
+pub(crate) use attributes::{
+    access_list, copy_attributes, narrow_access, set_user_attribute, times_of,
+};
 pub(crate) use contents::{Compared, Filled};
 pub(crate) use writeback::Appender;
 

@@ -112,6 +112,24 @@ impl Place {
         Ok(())
     }
 
+    /// Checks that what an earlier job has left here, in the state `found`, may be given the owner and the mode of what it was made of. In somebody
+    /// else's directory it may be any file whose bytes are known. So it has to have that owner and group already, or to belong to whom the job runs as
+    /// and have this name alone. `own` is the inode of what the same job has put here.
+    pub(crate) fn check_owner(
+        &self,
+        own: Option<(u64, u64)>,
+        found: &Stat,
+        of: &Stat,
+    ) -> Result<()> {
+        let owner = |stat: &Stat| (stat.st_uid, stat.st_gid);
+        let is_ours = found.st_uid == rustix::process::geteuid().as_raw() && found.st_nlink == 1;
+        if own == Some(inode_of(found)) || own.is_none() && (is_ours || owner(found) == owner(of)) {
+            return Ok(());
+        }
+        let why = "has another owner or group than what it was made of: remove one of the two, or use --force";
+        Err(Error::unusable(why).in_file(&self.path))
+    }
+
     /// Checks that the name still stands for the file that was read, unchanged.
     pub(crate) fn check_unchanged(&self, stat: &Stat) -> Result<()> {
         let named = self.stat().context("cannot examine", &self.path)?;

@@ -14,6 +14,7 @@
 mod drawing;
 mod earlier;
 mod file;
+mod marks;
 mod names;
 mod names_before;
 mod plain;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drawing::Drawing;
+use marks::Marks;
 use names::{Batch, Deferred, Leave, New, Renewal, make_symlink, remove};
 use rustix::fs::{FileType, Stat, StatVfsMountFlags};
 
@@ -159,8 +161,8 @@ struct Tree<'a> {
     leaving: Mutex<VecDeque<Leave>>,
     /// How many names in the tree a file of several has, by its device and inode, if that is to be known.
     names: HashMap<(u64, u64), u64>,
-    /// Which tree is packed into another, for the marks of what is made of it.
-    source: Option<String>,
+    /// What marks on what is made in another tree say of this one; `None` if it cannot be told from others.
+    marks: Option<Marks>,
     /// Whether the tree is somewhere in the other, so that files of the one may have names that the other is to have.
     lies_in_output: bool,
 }
@@ -189,8 +191,8 @@ struct Work {
 enum Outcome {
     /// An earlier run made this of it, or copied it.
     UpToDate(Made),
-    /// An earlier run made this of it, which was compared with it now, in this state; it is to be removed.
-    Completed(Summary, Stat),
+    /// It is to be removed, for an earlier run made another of it.
+    Completed(Completed),
     /// It was packed or unpacked, in this state; the input is to be removed if the task says so.
     Made(NewFile, Summary, Stat),
     Verified(Summary),
@@ -205,6 +207,14 @@ struct Made {
     /// Whether it was packed or unpacked, not copied.
     made: bool,
     inode: (u64, u64),
+}
+
+/// A file in whose place comes what an earlier run made of it: they were compared, in these states.
+struct Completed {
+    stat: Stat,
+    summary: Summary,
+    made: Place,
+    made_stat: Stat,
 }
 
 /// What is put together in the order of the walk.
@@ -248,14 +258,14 @@ impl<'a> Tree<'a> {
             control,
             leaving: Mutex::default(),
             names: HashMap::new(),
-            source: None,
+            marks: None,
             lies_in_output: false,
         }
     }
 
     fn run(mut self, root: &Path) -> Result<TreeSummary> {
-        if self.output.is_some() && matches!(self.task, Task::Pack(..)) {
-            self.source = earlier::source_of(root);
+        if self.output.is_some() {
+            self.marks = Marks::of(root);
         }
         let output = self.output.and_then(|output| output.canonicalize().ok());
         self.lies_in_output = output.is_some_and(|output| {
@@ -268,7 +278,7 @@ impl<'a> Tree<'a> {
         if self.task.removes() {
             self.names = self.count_names(root)?;
         }
-        let mut drawing = Drawing::new(root, self.output, self.task)?;
+        let mut drawing = Drawing::new(root, &self)?;
         let mut progress = Progress::default();
         let done = ordered::run(
             self.threads,
@@ -360,9 +370,11 @@ impl<'a> Tree<'a> {
                 let instead = self.earlier_instead(work, false);
                 progress.batch.push_file(new, New::Copy(size), instead)?;
             }
-            Outcome::Completed(made, stat) => {
-                progress.summary.count(&made);
-                return work.source().remove(&stat).map(Some);
+            Outcome::Completed(completed) => {
+                // That was a while ago, if a large file came in between.
+                completed.made.check_unchanged(&completed.made_stat)?;
+                progress.summary.count(&completed.summary);
+                return work.source().remove(&completed.stat).map(Some);
             }
             Outcome::UpToDate(earlier) => {
                 // A run that was interrupted right before may have left it.

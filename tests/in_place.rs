@@ -266,11 +266,69 @@ fn attributes_changed_since_a_file_was_packed_are_not_lost_with_it() {
     assert!(found().contains("600:1000:1000\nsecret"), "{}", found());
     // And the way back.
     tree.run(&["unpack", "-rq", "models"]);
+    tree.line("setfattr -n user.old -v gone models/weights");
     tree.line("chmod 640 models/weights.warp; chmod 644 models/weights");
     let (output, said) = tree.run(&["unpack", "-rq", "--rm", "models"]);
     assert!(output.status.success(), "{said}");
     assert!(!tree.at("models/weights.warp").exists());
     assert!(found().contains("640:1000:1000\nsecret"), "{}", found());
+    let attributes = tree.line("getfattr -d models/weights");
+    assert!(!attributes.contains("user.old"), "{attributes}");
+}
+
+#[test]
+fn an_original_stays_if_what_an_earlier_job_made_of_it_goes_amid_the_job() {
+    let tree = Tree::new();
+    fs::remove_dir_all(tree.at("models")).unwrap();
+    fs::create_dir(tree.at("models")).unwrap();
+    for name in ["a", "z"] {
+        fs::write(tree.at("models").join(name), sample(200_000, 1)).unwrap();
+    }
+    tree.run(&["pack", "-rq", "models"]);
+    let large: Vec<u8> = sample(1 << 20, 2).repeat(16);
+    fs::write(tree.at("models/m"), large).unwrap();
+    let slow = &["--zstd-level", "15", "--codec", "zstd", "--threads", "2"];
+    let words = [&["pack", "-rq", "--in-place"][..], slow, &["models"]].concat();
+    let (output, said) = amid_a_job(&tree, &words, "models/a", || {
+        // By then the one after the large file has been compared, too.
+        wait_until("the large file", || !strays(&tree.at("models")).is_empty());
+        assert!(tree.at("models/z").exists(), "too late to test anything");
+        fs::rename(tree.at("models/z.warp"), tree.at("elsewhere")).unwrap();
+    });
+    assert!(
+        tree.at("models/z").exists() || tree.at("models/z.warp").exists(),
+        "{said}"
+    );
+    assert!(
+        !tree.at("models/m").exists() && tree.at("models/m.warp").exists(),
+        "{said}"
+    );
+    assert!(output.status.code() <= Some(1), "{said}");
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_not_given_away_for_having_the_right_bytes() {
+    let tree = Tree::new();
+    let text = sample(200_000, 3);
+    for (links, owner) in [(1, ANOTHER), (2, 0)] {
+        fs::remove_dir_all(tree.at("models")).unwrap();
+        fs::create_dir(tree.at("models")).unwrap();
+        fs::write(tree.at("models/x"), &text).unwrap();
+        tree.run(&["pack", "-q", "models/x"]);
+        chown(tree.at("models/x.warp"), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        chown(tree.at("models/x"), Some(owner), Some(owner)).unwrap();
+        if links == 2 {
+            fs::hard_link(tree.at("models/x"), tree.at("elsewhere")).unwrap();
+        }
+        let (output, said) = tree.run(&["unpack", "-r", "--rm", "models"]);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("models/x: has another owner or group"),
+            "{said}"
+        );
+        assert_eq!(fs::metadata(tree.at("models/x")).unwrap().uid(), owner);
+        assert!(tree.at("models/x.warp").exists());
+    }
 }
 
 #[test]

@@ -11,13 +11,13 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
 use common::jobs::{decoded, strays};
-use common::users::{SOMEBODY, as_user, place_of_somebody};
+use common::users::{ANOTHER, SOMEBODY, as_user, place_of_somebody};
 use common::{Random, sample, shell, warpfs};
 
 struct Trees(tempfile::TempDir);
@@ -120,6 +120,142 @@ fn what_is_up_to_date_gets_the_owner_and_the_mode_its_source_has_by_now() {
         assert_eq!(access, (0o600, 1000, 1000), "{name}");
     }
     assert!(trees.pack(&[]).contains("up to date           6"));
+}
+
+/// Gives a file of the tree to a user, with such a mode.
+fn give(path: &Path, user: u32, mode: u32) {
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    chown(path, Some(user), Some(user)).unwrap();
+}
+
+/// Whose a file is, and its mode.
+fn access(path: &Path) -> (u32, u32) {
+    let found = fs::symlink_metadata(path).unwrap();
+    (found.uid(), found.mode() & 0o7777)
+}
+
+#[test]
+fn a_result_put_in_another_s_place_is_not_given_to_the_owner_of_what_is_there_now() {
+    if !rustix::process::geteuid().is_root() {
+        common::left_out("only root gives files away");
+        return;
+    }
+    let trees = Trees::new();
+    let at = |name: &str| trees.at(name);
+    fs::write(at("tree/diary"), sample(40_000, 70)).unwrap();
+    fs::write(at("tree/root's"), sample(40_000, 71)).unwrap();
+    give(&at("tree/diary"), ANOTHER, 0o600);
+    give(&at("tree/root's"), 0, 0o600);
+    trees.pack(&[]);
+    // Who may rename in both directories has a file of the same length and time in another's place, or under another name.
+    for (name, owner) in [("diary", ANOTHER), ("root's", 0)] {
+        let (result, of) = (at(&format!("out/{name}.warp")), at("tree").join(name));
+        fs::write(at("tree/mine"), sample(40_000, 72)).unwrap();
+        shell(&at("tree"), &format!("touch -r \"{name}\" mine"));
+        give(&at("tree/mine"), SOMEBODY, 0o644);
+        fs::rename(&result, at("out/mine.warp")).unwrap();
+        let (output, said) = trees.try_pack(&[]);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("out/mine.warp: exists already"), "{said}");
+        assert_eq!(access(&at("out/mine.warp")), (owner, 0o600), "{said}");
+        fs::rename(at("out/mine.warp"), &result).unwrap();
+        fs::rename(at("tree/mine"), &of).unwrap();
+        trees.pack(&[]);
+        assert_eq!(access(&result), (SOMEBODY, 0o644));
+        assert!(decoded(&result).unwrap() == sample(40_000, 72));
+    }
+}
+
+#[test]
+fn rights_are_not_given_to_bytes_that_somebody_has_put_there() {
+    if !rustix::process::geteuid().is_root() {
+        common::left_out("only root gives files away");
+        return;
+    }
+    let trees = Trees::new();
+    let tool = fs::read(trees.at("tree/noise")).unwrap();
+    trees.pack(&[]);
+    for marked in [false, true] {
+        // His own bytes, as long and as old, perhaps with the mark that was there.
+        shell(
+            &trees.at("out"),
+            "cp --preserve=all noise ../saved && rm noise",
+        );
+        let words = ["--preserve=timestamps", "--preserve=timestamps,xattr"];
+        let copy = format!("cp {} saved out/noise", words[usize::from(marked)]);
+        shell(trees.0.path(), &copy);
+        let own = File::options()
+            .write(true)
+            .open(trees.at("out/noise"))
+            .unwrap();
+        own.write_all_at(b"his own", 0).unwrap();
+        shell(trees.0.path(), "touch -r saved out/noise");
+        give(&trees.at("out/noise"), SOMEBODY, 0o755);
+        give(&trees.at("tree/noise"), 0, 0o4755 - u32::from(marked));
+        trees.pack(&[]);
+        let found = fs::read(trees.at("out/noise")).unwrap();
+        match access(&trees.at("out/noise")) {
+            (0, _) => assert!(found == tool),
+            (owner, mode) => assert!(owner == SOMEBODY && mode & 0o7000 == 0, "{mode:o}"),
+        }
+        assert_eq!(marked, found == tool, "made anew if it was made of that");
+        shell(
+            trees.0.path(),
+            "cp --preserve=all saved out/noise; rm saved",
+        );
+    }
+}
+
+#[test]
+fn a_directory_put_in_another_s_place_is_not_given_to_the_owner_of_what_is_there_now() {
+    if !rustix::process::geteuid().is_root() {
+        common::left_out("only root gives directories away");
+        return;
+    }
+    let trees = Trees::new();
+    fs::create_dir(trees.at("tree/private")).unwrap();
+    fs::write(trees.at("tree/private/x"), sample(40_000, 70)).unwrap();
+    give(&trees.at("tree/private"), ANOTHER, 0o700);
+    trees.pack(&[]);
+    fs::create_dir(trees.at("tree/mine")).unwrap();
+    give(&trees.at("tree/mine"), SOMEBODY, 0o755);
+    fs::rename(trees.at("out/private"), trees.at("out/mine")).unwrap();
+    trees.pack(&[]);
+    assert_eq!(access(&trees.at("out/mine")), (ANOTHER, 0o700));
+    assert_eq!(access(&trees.at("out/private")), (ANOTHER, 0o700));
+    // In its own place, and with a directory of the other's in the source.
+    fs::rename(trees.at("tree/private"), trees.at("elsewhere")).unwrap();
+    fs::rename(trees.at("tree/mine"), trees.at("tree/private")).unwrap();
+    trees.pack(&[]);
+    assert_eq!(access(&trees.at("out/private")), (ANOTHER, 0o700));
+}
+
+#[test]
+fn a_result_that_has_another_name_by_now_is_not_replaced_by_what_is_called_so() {
+    let trees = Trees::new();
+    trees.pack(&[]);
+    let kept = fs::read(trees.at("out/d/b.warp")).unwrap();
+    fs::rename(trees.at("out/d/b.warp"), trees.at("out/d/old.warp")).unwrap();
+    fs::write(trees.at("tree/d/old"), sample(30_000, 60)).unwrap();
+    let (output, said) = trees.try_pack(&[]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("out/d/old.warp: exists already"), "{said}");
+    assert!(fs::read(trees.at("out/d/old.warp")).unwrap() == kept);
+    assert!(decoded(&trees.at("out/d/b.warp")).is_some());
+    // What has got another name in both trees is still told, and replaced when it has changed.
+    fs::remove_file(trees.at("tree/d/old")).unwrap();
+    fs::remove_file(trees.at("out/d/old.warp")).unwrap();
+    for (from, to) in [
+        ("tree/d/b", "tree/d/new"),
+        ("out/d/b.warp", "out/d/new.warp"),
+    ] {
+        fs::rename(trees.at(from), trees.at(to)).unwrap();
+    }
+    let said = trees.pack(&[]);
+    assert!(said.contains("0 files packed"), "{said}");
+    fs::write(trees.at("tree/d/new"), sample(30_000, 61)).unwrap();
+    trees.pack(&[]);
+    assert!(decoded(&trees.at("out/d/new.warp")).unwrap() == sample(30_000, 61));
 }
 
 #[test]
@@ -278,10 +414,14 @@ fn what_would_stand_for_a_packed_file_in_a_mount_is_told_and_goes_by_force() {
         fs::remove_dir(trees.at(name)).unwrap();
     }
     // What an interrupted run left of its own goes.
+    fs::copy(trees.at("tree/noise"), trees.at("tree/x")).unwrap();
     trees.pack(&[]);
-    let left = "cp --preserve=timestamps noise x && setfattr -n user.warpfs.made -v \
-        \"$(getfattr --only-values -n user.warpfs.made noise)\" x";
-    shell(&trees.at("out"), left);
+    assert!(trees.at("out/x").exists() && !trees.at("out/x.warp").exists());
+    shell(trees.0.path(), "cp --preserve=all out/x saved");
+    fs::write(trees.at("tree/x"), sample(30_000, 9)).unwrap();
+    trees.pack(&[]);
+    assert!(!trees.at("out/x").exists());
+    shell(trees.0.path(), "cp --preserve=all saved out/x");
     trees.pack(&[]);
     assert!(!trees.at("out/x").exists() && trees.at("out/x.warp").exists());
 }

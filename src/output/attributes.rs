@@ -45,6 +45,36 @@ pub(crate) fn copy_attributes(
     rustix::fs::futimens(&to, &times_of(stat)).context("cannot set the times of", path)
 }
 
+/// Takes from a file or directory what others may do with it and not with another; `path` is its name in messages. A file of several
+/// names may be anybody's, and is left.
+///
+/// # Errors
+/// An access list cannot be read.
+pub(crate) fn narrow_access(
+    from: impl AsFd,
+    stat: &Stat,
+    to: impl AsFd,
+    path: &Path,
+) -> Result<()> {
+    let found = rustix::fs::fstat(&to).context("cannot examine", path)?;
+    let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+    if is_file && found.st_nlink > 1 {
+        return Ok(());
+    }
+    let before = found.st_mode & 0o7777;
+    let mut mode = before & stat.st_mode;
+    let list = access_list(&to, path)?;
+    if list.is_some() && list != access_list(&from, path)? {
+        // The most that anybody named in it may do.
+        mode &= !0o070;
+    }
+    if mode != before {
+        // Not everybody may.
+        let _ = rustix::fs::fchmod(&to, Mode::from_raw_mode(mode));
+    }
+    Ok(())
+}
+
 /// Changes owner and group, and says whether that was allowed.
 fn change_owner(to: impl AsFd, owner: Option<Uid>, group: Gid) -> rustix::io::Result<bool> {
     match rustix::fs::fchown(to, owner, Some(group)) {
@@ -159,6 +189,24 @@ pub(crate) fn times_of(stat: &Stat) -> Timestamps {
     }
 }
 
+/// The names among these, with a zero behind each, of attributes that come along. What a mount adds to packed files says nothing of a copy.
+fn user_attributes(names: &[u8]) -> impl Iterator<Item = &[u8]> {
+    names
+        .split(|&byte| byte == 0)
+        .filter(|name| name.starts_with(b"user.") && !name.starts_with(b"user.warpfs."))
+}
+
+/// Takes away what a file has that is not new: attributes that the other had when it was made, and has no more.
+fn remove_other_attributes(of: BorrowedFd<'_>, wanted: &[u8]) {
+    let mut names = vec![0_u8; 64 << 10];
+    let len = rustix::fs::flistxattr(of, &mut names[..]).unwrap_or(0);
+    for name in user_attributes(names.get(..len).unwrap_or(&[])) {
+        if !user_attributes(wanted).any(|wanted| wanted == name) {
+            let _ = rustix::fs::fremovexattr(of, name);
+        }
+    }
+}
+
 fn copy_user_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let mut names = vec![0_u8; 64 << 10];
     let len = match rustix::fs::flistxattr(from, &mut names[..]) {
@@ -166,13 +214,9 @@ fn copy_user_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &Path) -
         Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(()),
         Err(error) => return Err(error).context("cannot list the attributes for", path),
     };
-    for name in names
-        .get(..len)
-        .unwrap_or(&[])
-        .split(|&byte| byte == 0)
-        // What a mount adds to packed files says nothing of a copy.
-        .filter(|name| name.starts_with(b"user.") && !name.starts_with(b"user.warpfs."))
-    {
+    let names = names.get(..len).unwrap_or(&[]);
+    remove_other_attributes(to, names);
+    for name in user_attributes(names) {
         let value = attribute(from, name).context("cannot read the attributes for", path)?;
         let Some(value) = value else { continue };
         match set_user_attribute(to, name, &value) {

@@ -292,19 +292,21 @@ fn read_back(
 
 /// Does what is left of packing a file that is to be removed, where an earlier job was stopped in between: proves that the
 /// packed file at `place` holds what the file does, and that both it and its name are on the disk. It is given the file's
-/// attributes.
+/// attributes. With the summary comes the state that it is in then. `own` is the inode of what the same job has put there.
 ///
 /// # Errors
-/// It does not, or the system's.
+/// It does not; its owner is another, see [`Place::check_owner`]; or the system's.
 pub(crate) fn prove_packed(
     place: &Place,
+    own: Option<(u64, u64)>,
     file: &File,
     stat: &Stat,
     input: &Path,
     options: &PackOptions,
     control: Control<'_>,
-) -> Result<Summary> {
+) -> Result<(Summary, Stat)> {
     let (packed, packed_stat) = open_entry(&*place.directory, &place.name, &place.path)?;
+    place.check_owner(own, &packed_stat, stat)?;
     let found = packed_description(&packed, &packed_stat, &place.path)?;
     let found = found.ok_or(ErrorKind::NotWarp)?;
     place.sync(&packed)?;
@@ -326,13 +328,15 @@ pub(crate) fn prove_packed(
     // The input's may have been changed since it was packed.
     copy_attributes(file, stat, &packed, &place.path)?;
     place.sync(&packed)?;
-    Ok(Summary {
+    let summary = Summary {
         encodings: found.encodings,
         chunks: found.chunk_count,
         original_size: found.original_size,
         packed_size: u64::try_from(packed_stat.st_size).unwrap_or(0),
         lost: 0,
-    })
+    };
+    let proved = rustix::fs::fstat(&packed).context("cannot examine", &place.path)?;
+    Ok((summary, proved))
 }
 
 /// The bytes a file takes that was written from its beginning to its end: not more than its blocks, for XFS counts what it
@@ -379,9 +383,9 @@ mod tests {
         let prove = || {
             let file = File::open(&input).unwrap();
             let stat = rustix::fs::fstat(&file).unwrap();
-            prove_packed(&place, &file, &stat, &input, &options, control)
+            prove_packed(&place, None, &file, &stat, &input, &options, control)
         };
-        assert_eq!(prove().unwrap().original_size, 10_000);
+        assert_eq!(prove().unwrap().0.original_size, 10_000);
         let mut file = File::options().append(true).open(&input).unwrap();
         file.write_all(b"more").unwrap();
         let refused = prove().unwrap_err().to_string();

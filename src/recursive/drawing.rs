@@ -8,13 +8,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, OFlags};
 
 use super::names::{Leave, Renewal, make_directory};
 use super::names_before::NamesBefore;
-use super::{Item, LARGE, Task, Tree, Work, earlier};
+use super::{Item, LARGE, Task, Tree, Work, earlier, marks};
 use crate::error::{Error, IoContext, Result};
-use crate::place::inode_of;
+use crate::place::{inode_of, open_directory};
 use crate::walk::{Descent, Entry, Step, Walk};
 
 /// What the walk and the making of directories need to remember.
@@ -32,8 +32,9 @@ pub(super) struct Drawing {
 
 impl Drawing {
     /// Makes the root of the other tree, if there is to be one. The attributes of directories that were there are
-    /// replaced only if the task replaces what exists.
-    pub(super) fn new(root: &Path, output: Option<&Path>, task: Task<'_>) -> Result<Self> {
+    /// replaced only if the task replaces what exists, or an earlier run made them.
+    pub(super) fn new(root: &Path, tree: &Tree<'_>) -> Result<Self> {
+        let task = tree.task;
         let mut drawing = Self {
             walk: Walk::new(root, None).selecting(task.selection()),
             linked: HashSet::new(),
@@ -41,10 +42,12 @@ impl Drawing {
             targets: Descent::new(),
             before: Vec::new(),
         };
-        if let Some(output) = output {
+        if let Some(output) = tree.output {
             let (directory, made) = make_root(output)?;
             let stat = rustix::fs::fstat(&directory).context("cannot examine", output)?;
-            if rustix::fs::stat(root).is_ok_and(|root| inode_of(&root) == inode_of(&stat)) {
+            let from = open_directory(CWD, root, OFlags::empty()).ok();
+            let from_stat = from.as_ref().and_then(|from| rustix::fs::fstat(from).ok());
+            if from_stat.is_some_and(|from| inode_of(&from) == inode_of(&stat)) {
                 let why = "the output is the input: leave --output out to work beside the files";
                 return Err(Error::unusable(why).in_file(output));
             }
@@ -52,29 +55,13 @@ impl Drawing {
             drawing.walk = Walk::new(root, Some(inode_of(&stat))).selecting(task.selection());
             let directory = Arc::new(directory);
             drawing.root = Some(directory.clone());
-            let renewal = task.renewal(&directory, made);
+            // What is no directory has been, or is going to be, told.
+            let renewal =
+                from.and_then(|from| tree.renewal(&directory, made, Path::new(""), &from, root));
             let entered = drawing.targets.enter(directory, renewal);
             entered.context("cannot examine", output)?;
         }
         Ok(drawing)
-    }
-}
-
-impl Task<'_> {
-    /// What a directory of the other tree is to be given; `made` says whether it is new. Until it has that, its owner may make
-    /// names in it.
-    fn renewal(self, directory: &OwnedFd, made: bool) -> Option<Renewal> {
-        if made {
-            earlier::mark_directory(directory);
-        }
-        // What an earlier run was interrupted in has not got its attributes yet.
-        let due = made || self.replaces() || earlier::is_marked_directory(directory);
-        if due && !made {
-            allow_owner(directory);
-        }
-        due.then_some(Renewal::Attributes {
-            keep_mark: matches!(self, Task::Pack(..)),
-        })
     }
 }
 
@@ -147,9 +134,14 @@ impl Tree<'_> {
             return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
         };
         let (directory, made) = make_directory(&*parent, &entry.name, &target, OFlags::NOFOLLOW)?;
-        let just_made =
-            || earlier::is_marked_directory(&parent) && earlier::was_just_made(&directory);
-        let renewal = self.task.renewal(&directory, made || just_made());
+        let just_made = || marks::is_marked(&parent) && earlier::was_just_made(&directory);
+        let renewal = self.renewal(
+            &directory,
+            made || just_made(),
+            &entry.relative,
+            &entry.directory,
+            &entry.path,
+        );
         if !made {
             earlier::remove_leftovers(self.task, &entry.directory, &directory);
         }
@@ -191,17 +183,6 @@ impl Tree<'_> {
     pub(super) fn leave_all(&self, drawing: &mut Drawing) {
         while let Some(entry) = drawing.walk.leave() {
             self.leave(entry, drawing);
-        }
-    }
-}
-
-/// Lets the owner do in a directory what he likes, until its mode is set again.
-fn allow_owner(directory: &OwnedFd) {
-    if let Ok(stat) = rustix::fs::fstat(directory) {
-        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-        if !mode.contains(Mode::RWXU) {
-            // To whom it may not be done, making a name says why.
-            let _ = rustix::fs::fchmod(directory, mode | Mode::RWXU);
         }
     }
 }

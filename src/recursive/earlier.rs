@@ -2,31 +2,32 @@
 //!
 //! What is made of a file has its modification time and says how long it was, so a later run sees without reading it that
 //! nothing is to be done. How it was packed is not compared. Where the file has changed, what is there is replaced only if
-//! it is the job's own, by a mark: an extended attribute that names the tree it was made of, and that a later change of the
-//! file makes void. So no job replaces or removes what another tree's made. Where there are no such attributes, nothing is
-//! replaced. A killed run's temporary files are told from a living one's by the lock that the latter holds.
+//! it is the job's own, by its mark (see `marks`). So no job replaces or removes what another tree's made. Where there are no such
+//! attributes, nothing is replaced. A killed run's temporary files are told from a living one's by the lock that the latter holds.
+//!
+//! Owner, access list and mode of what is up to date follow those of its source, for what has been closed to others since then must not
+//! stay open to them there. But nobody is given what was not made of his own file: see [`Tree::up_to_date`].
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, XattrFlags, fgetxattr, flock,
-};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, flock};
+use rustix::process::geteuid;
 
-use super::{Task, Tree, Work};
+use super::marks::{Mark, Origin};
+use super::names::Renewal;
+use super::{Made, Outcome, Task, Tree, Work};
 use crate::error::Result;
 use crate::index::INDEX_NAME;
-use crate::output::{check_room, is_whole_name, set_user_attribute, temporary_of};
+use crate::output::{
+    access_list, check_room, copy_attributes, is_whole_name, narrow_access, temporary_of,
+};
 use crate::pack::{is_packed, open_entry, packed_description};
 use crate::place::{Place, inode_of};
 use crate::unpack::original_name;
-use crate::walk::names_in;
-
-/// The attribute that marks what was made here. It is not copied from file to file.
-const MARK: &str = "user.warpfs.made";
-/// Its value for a directory.
-const DIRECTORY: &[u8] = b"directory";
+use crate::walk::{Entry, names_in};
 
 /// A second in nanoseconds.
 const SECOND: i128 = 1_000_000_000;
@@ -99,40 +100,6 @@ fn nanoseconds(seconds: i64, rest: impl Into<i128>) -> i128 {
     i128::from(seconds) * SECOND + rest.into()
 }
 
-/// What tells the tree at `root` from every other one: its file system and the inode there, also after it was moved and after
-/// the system was started again. `None` if it cannot be examined.
-pub(super) fn source_of(root: &Path) -> Option<String> {
-    let file_system = rustix::fs::statvfs(root).ok()?.f_fsid;
-    let stat = rustix::fs::stat(root).ok()?;
-    // Some file systems, FUSE among them, do not say which one they are.
-    Some(match file_system {
-        0 => format!("device-{:x} {}", stat.st_dev, stat.st_ino),
-        _ => format!("{file_system:x} {}", stat.st_ino),
-    })
-}
-
-/// Marks what was made of a file of that source and is complete, its times included.
-pub(super) fn mark_file(file: impl AsFd, source: &str) {
-    if let Ok(stat) = rustix::fs::fstat(&file) {
-        // Without a mark it is not replaced, and no more than that.
-        let _ = set_user_attribute(file.as_fd(), MARK, &mark_of(&stat, source));
-    }
-}
-
-fn mark_of(stat: &Stat, source: &str) -> Vec<u8> {
-    let (size, seconds, nanoseconds) = (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-    format!("{size} {seconds} {nanoseconds} {source}").into_bytes()
-}
-
-/// Marks a directory that has just been made.
-pub(super) fn mark_directory(directory: impl AsFd) {
-    let _ = rustix::fs::fsetxattr(directory, MARK, DIRECTORY, XattrFlags::empty());
-}
-
-pub(super) fn is_marked_directory(directory: impl AsFd) -> bool {
-    has_mark(directory, DIRECTORY)
-}
-
 /// Whether a directory is as a run leaves it that is killed before it can mark what it has just made. So may be one that its owner has
 /// made for himself: it is for those alone that lie in one of ours.
 pub(super) fn was_just_made(directory: &OwnedFd) -> bool {
@@ -140,17 +107,6 @@ pub(super) fn was_just_made(directory: &OwnedFd) -> bool {
     let bits = Mode::RWXU | Mode::RWXG | Mode::RWXO;
     mode.is_ok_and(|mode| mode & bits == Mode::RWXU)
         && names_in(directory).is_ok_and(|names| names.is_empty())
-}
-
-/// Takes the mark off again.
-pub(super) fn unmark(directory: impl AsFd) {
-    let _ = rustix::fs::fremovexattr(directory, MARK);
-}
-
-fn has_mark(of: impl AsFd, mark: &[u8]) -> bool {
-    // Longer than any mark.
-    let mut value = [0; 160];
-    fgetxattr(of, MARK, &mut value[..]).is_ok_and(|len| value.get(..len) == Some(mark))
 }
 
 /// Removes the temporary files in `target` that a killed run of the same task, on what is in `source`, has left there.
@@ -197,19 +153,130 @@ pub(super) fn is_in_use(directory: impl AsFd, name: &OsStr) -> bool {
 }
 
 impl Tree<'_> {
-    /// Whether what is there may be replaced: by force, or as the result of what a file of the tree was before.
-    pub(super) fn may_replace(&self, target: &Place, made: bool) -> bool {
-        self.task.replaces() || self.is_own(target, made)
+    /// What is done with a result that is up to date, of a file that is open and in this state: nothing beside its original. In another tree
+    /// it is given the owner, access list and mode of the file as they are now, if
+    /// - it belongs to the owner and the group that the file has: then it goes to nobody; or
+    /// - it was made of this very file and belongs to whom the job runs as, so that nobody else can have said so.
+    ///
+    /// What else was made of what is at this place is made anew (`None`): somebody may have put another's result there, or his own file in the
+    /// place of the source. What bears no mark is given to nobody, but closed to those whom the file is closed to. What was made of another file of
+    /// the tree is not what the job would make.
+    pub(super) fn up_to_date(
+        &self,
+        place: &Place,
+        made: bool,
+        inode: (u64, u64),
+        work: &Work,
+        file: &File,
+        stat: &Stat,
+    ) -> Result<Option<Outcome>> {
+        let done = Some(Outcome::UpToDate(Made { made, inode }));
+        if self.output.is_none() {
+            return Ok(done);
+        }
+        let (found, found_stat) = open_entry(&*place.directory, &place.name, &place.path)?;
+        let origin = Origin::of(&work.entry.relative, file, stat, &work.entry.path)?;
+        let mark = self.mark_on(&found, &found_stat, &origin);
+        match mark {
+            Mark::OfAnother => return Ok(None),
+            // Should it have another owner, its file system keeps none, or somebody has chosen so.
+            Mark::Own {
+                same_access: true, ..
+            } => return Ok(done),
+            Mark::Own { .. } | Mark::None => {}
+        }
+        let access = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
+        let same = access(&found_stat) == access(stat)
+            && access_list(&found, &place.path)? == access_list(file, &work.entry.path)?;
+        match may_be_given(&found_stat, stat, mark) {
+            _ if same => {}
+            true => copy_attributes(file, stat, &found, &place.path)?,
+            false if mark.is_own() => return Ok(None),
+            false => narrow_access(file, stat, &found, &place.path)?,
+        }
+        if mark.is_own() {
+            self.put_mark(&found, &origin);
+        }
+        Ok(done)
     }
 
-    fn is_own(&self, target: &Place, made: bool) -> bool {
-        let Some(source) = &self.source else {
-            return false;
+    /// What a directory of the other tree is to be given, that is of this entry of the source or, at the root, of this one; `made` says whether it is new.
+    /// Until it has that, its owner may make names in it. The same rules hold as for files that are up to date.
+    pub(super) fn renewal(
+        &self,
+        directory: &OwnedFd,
+        made: bool,
+        relative: &Path,
+        of: impl AsFd,
+        path: &Path,
+    ) -> Option<Renewal> {
+        let attributes = Renewal::Attributes {
+            keep_mark: matches!(self.task, Task::Pack(..)),
         };
+        let states =
+            rustix::fs::fstat(directory).and_then(|found| Ok((found, rustix::fs::fstat(&of)?)));
+        let (found, stat) = states.ok()?;
+        let origin = Origin::of(relative, &of, &stat, path).ok()?;
+        if made {
+            self.put_mark(directory, &origin);
+            return Some(attributes);
+        }
+        // What an earlier run was interrupted in has not got its attributes yet.
+        let mark = match &self.marks {
+            Some(marks) => marks.read(directory, &found, &origin),
+            None => Mark::None,
+        };
+        if !mark.is_own() && !self.task.replaces() {
+            return None;
+        }
+        if may_be_given(&found, &stat, mark)
+            || self.task.replaces() && mark == Mark::None && is_ours(&found)
+        {
+            allow_owner(directory);
+            return Some(attributes);
+        }
+        if is_ours(&found) {
+            allow_owner(directory);
+        }
+        mark.is_own().then_some(Renewal::Narrower)
+    }
+
+    /// Marks a file made of one of the tree, if what the job makes is to be told later; `path` is what the one of the tree is called in messages.
+    ///
+    /// # Errors
+    /// The access list of the one cannot be read.
+    pub(super) fn mark(&self, made: &File, entry: &Entry, file: &File, stat: &Stat) -> Result<()> {
+        if self.packs_elsewhere() {
+            self.put_mark(made, &Origin::of(&entry.relative, file, stat, &entry.path)?);
+        }
+        Ok(())
+    }
+
+    fn put_mark(&self, on: impl AsFd, origin: &Origin) {
+        if let Some(marks) = &self.marks {
+            marks.put(on, origin);
+        }
+    }
+
+    /// What the mark on a file says; only packing into another tree makes such.
+    fn mark_on(&self, found: &File, stat: &Stat, origin: &Origin) -> Mark {
+        match &self.marks {
+            Some(marks) if self.packs_elsewhere() => marks.read(found, stat, origin),
+            _ => Mark::None,
+        }
+    }
+
+    /// Whether what is there may be replaced: by force, or as the result of what was at this place of the tree before.
+    pub(super) fn may_replace(&self, work: &Work, target: &Place, made: bool) -> bool {
+        self.task.replaces() || self.is_own(work, target, made)
+    }
+
+    fn is_own(&self, work: &Work, target: &Place, made: bool) -> bool {
         let opened = open_entry(&*target.directory, &target.name, &target.path);
-        opened.is_ok_and(|(file, stat)| {
-            has_mark(&file, &mark_of(&stat, source))
-                && (!made || matches!(is_packed(&file, &stat, &target.path), Ok(true)))
+        opened.is_ok_and(|(found, found_stat)| {
+            let mark = self.mark_on(&found, &found_stat, &Origin::named(&work.entry));
+            mark.is_own()
+                && (!made || matches!(is_packed(&found, &found_stat, &target.path), Ok(true)))
         })
     }
 
@@ -220,7 +287,10 @@ impl Tree<'_> {
             return Ok(());
         }
         let own = self.place(work, PathBuf::from(&work.entry.name));
-        check_room(&own, self.takes_own_names() || self.is_own(&own, false))
+        check_room(
+            &own,
+            self.takes_own_names() || self.is_own(work, &own, false),
+        )
     }
 
     /// Whether what has the own name of something that is packed goes by force. Not where it may be an input itself.
@@ -245,9 +315,38 @@ impl Tree<'_> {
         let place = self.place(work, name);
         let goes = match made && self.takes_own_names() {
             true => place.stat().is_ok(),
-            false => !taken && self.is_own(&place, !made),
+            false => !taken && self.is_own(work, &place, !made),
         };
         goes.then_some(place)
+    }
+}
+
+/// Whether a result may be given the owner and the mode that its source has by now: see [`Tree::up_to_date`].
+fn may_be_given(found: &Stat, of: &Stat, mark: Mark) -> bool {
+    let owner = |stat: &Stat| (stat.st_uid, stat.st_gid);
+    let same_file = matches!(
+        mark,
+        Mark::Own {
+            same_file: true,
+            ..
+        }
+    );
+    owner(found) == owner(of) || same_file && is_ours(found)
+}
+
+/// Whether something belongs to whom the job runs as.
+fn is_ours(found: &Stat) -> bool {
+    found.st_uid == geteuid().as_raw()
+}
+
+/// Lets the owner do in a directory what he likes, until its mode is set again.
+fn allow_owner(directory: &OwnedFd) {
+    if let Ok(stat) = rustix::fs::fstat(directory) {
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        if !mode.contains(Mode::RWXU) {
+            // To whom it may not be done, making a name says why.
+            let _ = rustix::fs::fchmod(directory, mode | Mode::RWXU);
+        }
     }
 }
 

@@ -7,10 +7,10 @@ use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::earlier::{self, Found};
-use super::{Made, Outcome, Task, Tree, TreeOptions, Work, is_named_packed, plain};
+use super::{Completed, Outcome, Task, Tree, TreeOptions, Work, is_named_packed, plain};
 use crate::archive::Input;
 use crate::error::{Error, Result};
-use crate::output::{access_list, copy_attributes, temporary_of};
+use crate::output::temporary_of;
 use crate::pack::{
     PackOptions, Summary, is_packed, open_entry, pack_opened, packed_description, prove_packed,
 };
@@ -116,15 +116,15 @@ impl Tree<'_> {
         if !options.force
             && let Found::UpToDate(inode) = earlier::packed(&target, stat)
         {
-            return match options.remove {
-                false => {
-                    self.check_own_name(work)?;
-                    self.up_to_date(&target, true, inode, file, stat)
-                }
-                true => self.complete(work, stat, &target, || {
-                    prove_packed(&target, file, stat, &entry.path, options, control)
-                }),
-            };
+            if options.remove {
+                return self.complete(work, stat, target.clone(), || {
+                    prove_packed(&target, None, file, stat, &entry.path, options, control)
+                });
+            }
+            self.check_own_name(work)?;
+            if let Some(done) = self.up_to_date(&target, true, inode, work, file, stat)? {
+                return Ok(done);
+            }
         }
         if input.size() < tree.min_size {
             return self.as_it_is(input);
@@ -137,8 +137,9 @@ impl Tree<'_> {
         if self.output.is_some()
             && !options.force
             && let Found::UpToDate(inode) = earlier::plain(&copy, input.size(), stat)
+            && let Some(done) = self.up_to_date(&copy, false, inode, work, file, stat)?
         {
-            return self.up_to_date(&copy, false, inode, file, stat);
+            return Ok(done);
         }
         self.check_own_name(work)?;
         self.check_is_no_input(&target)?;
@@ -147,7 +148,7 @@ impl Tree<'_> {
         }
         let options = PackOptions {
             threads: input.threads,
-            force: self.may_replace(&target, true),
+            force: self.may_replace(work, &target, true),
             ..options.clone()
         };
         let written = pack_opened(file, stat, &entry.path, target, &options, control)?;
@@ -163,9 +164,7 @@ impl Tree<'_> {
                 "left as it is: this user may not give its owner, group or mode to a packed file";
             return self.skip(input, why);
         }
-        if let Some(source) = &self.source {
-            earlier::mark_file(new.file(), source);
-        }
+        self.mark(new.file(), entry, file, stat)?;
         Ok(Outcome::Made(new, summary, *stat))
     }
 
@@ -190,12 +189,14 @@ impl Tree<'_> {
         if !options.force
             && let Found::UpToDate(inode) = earlier::plain(&target, header.original_size, stat)
         {
-            return match options.remove {
-                false => self.up_to_date(&target, true, inode, file, stat),
-                true => self.complete(work, stat, &target, || {
-                    prove_unpacked(&target, file, stat, &entry.path, options, control)
-                }),
-            };
+            if options.remove {
+                return self.complete(work, stat, target.clone(), || {
+                    prove_unpacked(&target, None, file, stat, &entry.path, options, control)
+                });
+            }
+            if let Some(done) = self.up_to_date(&target, true, inode, work, file, stat)? {
+                return Ok(done);
+            }
         }
         if options.remove {
             let force = options.force || self.has_all_names(stat);
@@ -215,42 +216,19 @@ impl Tree<'_> {
         Ok(Outcome::Made(new, summary, *stat))
     }
 
-    /// Leaves in another tree what an earlier run made of a file, with the file's owner, access list and mode of today: what has been
-    /// closed to others since then must not stay open to them there.
-    fn up_to_date(
-        &self,
-        place: &Place,
-        made: bool,
-        inode: (u64, u64),
-        file: &File,
-        stat: &Stat,
-    ) -> Result<Outcome> {
-        if self.output.is_some() {
-            let (found, found_stat) = open_entry(&*place.directory, &place.name, &place.path)?;
-            let access = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
-            let same = access(&found_stat) == access(stat)
-                && access_list(&found, &place.path)? == access_list(file, &place.path)?;
-            if !same {
-                copy_attributes(file, stat, &found, &place.path)?;
-            }
-        }
-        Ok(Outcome::UpToDate(Made { made, inode }))
-    }
-
     /// Copies a file to the other tree, unless that has been done.
     fn copy(&self, work: &Work, file: &File, stat: &Stat) -> Result<Outcome> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let target = self.place(work, PathBuf::from(&work.entry.name));
         if !self.task.replaces()
             && let Found::UpToDate(inode) = earlier::plain(&target, size, stat)
+            && let Some(done) = self.up_to_date(&target, false, inode, work, file, stat)?
         {
-            return self.up_to_date(&target, false, inode, file, stat);
+            return Ok(done);
         }
-        let replace = self.may_replace(&target, false);
+        let replace = self.may_replace(work, &target, false);
         let copy = plain::copy(file, stat, &work.entry.path, target, replace, self.control)?;
-        if let Some(source) = &self.source {
-            earlier::mark_file(copy.file(), source);
-        }
+        self.mark(copy.file(), &work.entry, file, stat)?;
         Ok(Outcome::Copied(copy, size))
     }
 
@@ -289,23 +267,30 @@ impl Tree<'_> {
         &self,
         work: &Work,
         stat: &Stat,
-        made: &Place,
-        prove: impl FnOnce() -> Result<Summary>,
+        made: Place,
+        prove: impl FnOnce() -> Result<(Summary, Stat)>,
     ) -> Result<Outcome> {
+        let leave = |why: &str| {
+            self.control.observer.skipped(&work.entry.path, why);
+            Ok(Outcome::Left(u64::try_from(stat.st_size).unwrap_or(0)))
+        };
         if let Some(why) = self.keeps_name(work, stat)? {
-            self.control.observer.skipped(&work.entry.path, &why);
-            return Ok(Outcome::Left(u64::try_from(stat.st_size).unwrap_or(0)));
+            return leave(&why);
         }
-        let summary = prove()?;
-        let kept = made.stat().is_ok_and(|made| rights(&made) == rights(stat));
+        let (summary, made_stat) = prove()?;
         let unpacks = matches!(self.task, Task::Unpack(_)) && self.output.is_none();
         let keeps_both = self.task.is_in_place() || unpacks;
-        if keeps_both && !self.task.replaces() && !kept {
-            let why = "left as it is, beside what was made of it: this user may not give that its owner, group or mode";
-            self.control.observer.skipped(&work.entry.path, why);
-            return Ok(Outcome::Left(u64::try_from(stat.st_size).unwrap_or(0)));
+        if keeps_both && !self.task.replaces() && rights(&made_stat) != rights(stat) {
+            return leave(
+                "left as it is, beside what was made of it: this user may not give that its owner, group or mode",
+            );
         }
-        Ok(Outcome::Completed(summary, *stat))
+        Ok(Outcome::Completed(Completed {
+            stat: *stat,
+            summary,
+            made,
+            made_stat,
+        }))
     }
 
     /// Checks that what has the name of a packed file to be made in the same tree is not to be packed itself: by force it
@@ -325,18 +310,21 @@ impl Tree<'_> {
         Err(Error::unusable(why).in_file(&target.path))
     }
 
-    /// Proves that what is at `place` was made of a file that is to be removed, in this state.
+    /// Proves that what this job has put at `place`, a file of this inode, was made of a file that is to be removed, in this state.
     pub(super) fn prove(
         &self,
         place: &Place,
+        inode: (u64, u64),
         file: &File,
         stat: &Stat,
         input: &Path,
     ) -> Result<()> {
-        let control = self.control;
+        let (own, control) = (Some(inode), self.control);
         match self.task {
-            Task::Pack(options, _) => prove_packed(place, file, stat, input, options, control),
-            Task::Unpack(options) => prove_unpacked(place, file, stat, input, options, control),
+            Task::Pack(options, _) => prove_packed(place, own, file, stat, input, options, control),
+            Task::Unpack(options) => {
+                prove_unpacked(place, own, file, stat, input, options, control)
+            }
             Task::Verify(_) => return Ok(()),
         }
         .map(drop)

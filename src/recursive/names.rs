@@ -12,10 +12,10 @@ use rustix::io::Errno;
 
 use super::names_before::NamesBefore;
 use super::plain::copy_link_attributes;
-use super::{TreeSummary, earlier};
+use super::{TreeSummary, marks};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::usable_descriptors;
-use crate::output::{NewFile, NewName, copy_attributes, times_of};
+use crate::output::{NewFile, NewName, copy_attributes, narrow_access, times_of};
 use crate::pack::{Summary, open_entry};
 use crate::place::{Place, inode_of, open_beneath, open_directory};
 use crate::walk::Entry;
@@ -74,6 +74,8 @@ pub(super) struct Leave {
 pub(super) enum Renewal {
     /// The attributes of the one it was made for. The mark of what was made here stays, or goes.
     Attributes { keep_mark: bool },
+    /// No more rights than that one gives, and its times.
+    Narrower,
     /// The times it had itself, if files in it were replaced by what was made of them and nothing else was done.
     Times,
 }
@@ -83,7 +85,7 @@ impl Renewal {
     pub(super) fn unfinished(self) -> Self {
         match self {
             Self::Attributes { .. } => Self::Attributes { keep_mark: true },
-            Self::Times => Self::Times,
+            Self::Narrower | Self::Times => self,
         }
     }
 }
@@ -291,9 +293,13 @@ impl Leave {
         match self.renewal {
             Renewal::Attributes { keep_mark } => {
                 if !keep_mark {
-                    earlier::unmark(&*self.directory);
+                    marks::unmark(&*self.directory);
                 }
                 copy_attributes(&**directory, stat, &*self.directory, &self.path)
+            }
+            Renewal::Narrower => {
+                narrow_access(&**directory, stat, &*self.directory, &self.path)?;
+                set_times(&self.directory, stat, &self.path)
             }
             Renewal::Times => {
                 let now =
@@ -304,13 +310,18 @@ impl Leave {
                 {
                     return Ok(());
                 }
-                match rustix::fs::futimens(&*self.directory, &times_of(stat)) {
-                    // Who may write to a directory need not own it.
-                    Ok(()) | Err(Errno::PERM) => Ok(()),
-                    Err(error) => Err(error).context("cannot set the times of", &self.path),
-                }
+                set_times(&self.directory, stat, &self.path)
             }
         }
+    }
+}
+
+/// Gives a directory the times of another.
+fn set_times(directory: &OwnedFd, stat: &Stat, path: &Path) -> Result<()> {
+    match rustix::fs::futimens(directory, &times_of(stat)) {
+        // Who may write to a directory need not own it.
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(error) => Err(error).context("cannot set the times of", path),
     }
 }
 
@@ -382,7 +393,7 @@ pub(super) fn make_directory(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Task, TreeOptions};
+    use super::super::{Task, TreeOptions, earlier};
     use super::*;
     use crate::pack::PackOptions;
     use crate::walk::names_in;

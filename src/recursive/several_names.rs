@@ -57,7 +57,7 @@ impl Tree<'_> {
                 if first.made {
                     self.check_is_no_input(&target)?;
                 }
-                let replace = self.may_replace(&target, first.made);
+                let replace = self.may_replace(work, &target, first.made);
                 if first.made && self.task.removes() {
                     return self.take_further_name(work, target, replace, progress);
                 }
@@ -126,7 +126,7 @@ impl Tree<'_> {
                 name: temporary.to_owned(),
                 ..link.target().clone()
             };
-            self.prove(&made, &file, &stat, &entry.path)?;
+            self.prove(&made, first.target.inode, &file, &stat, &entry.path)?;
         }
         first.stat = link.publish_instead(&file, &work.source(), &stat)?;
         progress.summary.links += 1;

@@ -150,19 +150,21 @@ fn read_back(
 
 /// Does what is left of unpacking a file that is to be removed, where an earlier job was stopped in between: proves that the
 /// file at `place` is what it unpacks to, and that both it and its name are on the disk. It is given the packed file's
-/// attributes.
+/// attributes. With the summary comes the state that it is in then. `own` is the inode of what the same job has put there.
 ///
 /// # Errors
-/// It is not, or the system's.
+/// It is not; its owner is another, see [`Place::check_owner`]; or the system's.
 pub(crate) fn prove_unpacked(
     place: &Place,
+    own: Option<(u64, u64)>,
     file: &File,
     stat: &Stat,
     input: &Path,
     options: &UnpackOptions,
     control: Control<'_>,
-) -> Result<Summary> {
+) -> Result<(Summary, Stat)> {
     let (plain, plain_stat) = open_entry(&*place.directory, &place.name, &place.path)?;
+    place.check_owner(own, &plain_stat, stat)?;
     place.sync(&plain)?;
     let own = file.try_clone().context("cannot open", input)?;
     let archive = Archive::from_file(own, input, Verify::Fast, Cut::Refuse, control.cancelled)?;
@@ -177,5 +179,6 @@ pub(crate) fn prove_unpacked(
     // The input's may have been changed since it was unpacked.
     copy_attributes(file, stat, &plain, &place.path)?;
     place.sync(&plain)?;
-    Ok(summary(&archive, 0))
+    let proved = rustix::fs::fstat(&plain).context("cannot examine", &place.path)?;
+    Ok((summary(&archive, 0), proved))
 }
