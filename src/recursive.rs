@@ -20,6 +20,7 @@ mod names_before;
 mod plain;
 mod several_names;
 mod summary;
+mod synced;
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;

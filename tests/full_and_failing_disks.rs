@@ -16,11 +16,12 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::disks::{Disk, forget};
 use common::jobs::{Job, State, decoded, empty, jobs, strays};
+use common::over_others::Mounted;
 use common::{noise, sample, shell, system_calls, warpfs};
 
 const MIB: u64 = 1 << 20;
@@ -300,17 +301,8 @@ fn what_the_disk_did_not_keep_gets_no_name_and_its_input_stays() {
     );
 }
 
-/// An overlay; unmounted when dropped, also when a test fails.
-struct Overlay(PathBuf);
-
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-    }
-}
-
-#[test]
-fn what_the_disk_below_an_overlay_did_not_keep_gets_no_name() {
+/// Packs a tree into what `mount` mounts at a path over a disk that keeps nothing at first.
+fn pack_over_a_disk_without_room(mount: impl FnOnce(&Path, &Disk) -> Mounted) {
     let Some(disk) = Disk::in_memory(48 * MIB) else {
         return;
     };
@@ -320,26 +312,8 @@ fn what_the_disk_below_an_overlay_did_not_keep_gets_no_name() {
     fs::write(at("tree/d/x"), noise(6 << 20, 6)).unwrap();
     fs::write(at("tree/d/z"), sample(9 << 20, 7)).unwrap();
     shell(&at("tree"), "touch -d 2001-02-03 d");
-    for directory in [
-        disk.path("upper"),
-        disk.path("work"),
-        at("lower"),
-        at("merged"),
-    ] {
-        fs::create_dir(directory).unwrap();
-    }
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        at("lower").display(),
-        disk.path("upper").display(),
-        disk.path("work").display()
-    );
-    let merged = at("merged");
-    shell(
-        &merged,
-        &format!("mount -t overlay overlay -o {options} {}", merged.display()),
-    );
-    let overlay = Overlay(merged);
+    fs::create_dir(at("merged")).unwrap();
+    let mounted = mount(&at("merged"), &disk);
     let pack = || {
         let mut command = warpfs();
         command.args(["pack", "-rq", "-o", "merged/out", "tree"]);
@@ -357,7 +331,24 @@ fn what_the_disk_below_an_overlay_did_not_keep_gets_no_name() {
     assert_eq!(names(&at("merged/out/d")), ["x", "z.warp"]);
     let modified = |name: &str| fs::metadata(at(name)).unwrap().modified().unwrap();
     assert_eq!(modified("merged/out/d"), modified("tree/d"));
-    drop(overlay);
+    drop(mounted);
+}
+
+#[test]
+fn what_the_disk_below_an_overlay_did_not_keep_gets_no_name() {
+    let lower = tempfile::tempdir().unwrap();
+    pack_over_a_disk_without_room(|at, disk| {
+        let [upper, work] = ["upper", "work"].map(|name| disk.path(name));
+        for directory in [&upper, &work] {
+            fs::create_dir(directory).unwrap();
+        }
+        Mounted::overlay(at, lower.path(), &upper, &work)
+    });
+}
+
+#[test]
+fn what_the_disk_below_a_fuse_server_did_not_keep_gets_no_name() {
+    pack_over_a_disk_without_room(|at, disk| Mounted::by_a_server(at, &disk.path(""), 0));
 }
 
 #[test]

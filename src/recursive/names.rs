@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::names_before::NamesBefore;
 use super::plain::copy_link_attributes;
+use super::synced::tells_of_all;
 use super::{TreeSummary, marks};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::usable_descriptors;
@@ -135,8 +136,8 @@ pub(super) struct Batch {
     bytes: u64,
     /// A new file on each file system there are some on, by device, to sync all through.
     file_systems: Vec<(u64, Arc<File>)>,
-    /// Whether each new file has to be asked itself for what the disk did not keep. A file system tells of it once, whichever batch it was of, and
-    /// an overlay does not know what happens below it.
+    /// Whether each new file has to be asked itself for what the disk did not keep: a file system tells of it once, whichever batch it was of, and
+    /// some do not tell at all.
     asks_each: bool,
     failures: Failures,
 }
@@ -176,7 +177,7 @@ impl Batch {
         let stat = rustix::fs::fstat(&*file).context("cannot examine", &name.target().path)?;
         let mut devices = self.file_systems.iter();
         if !devices.any(|&(device, _)| device == stat.st_dev) {
-            self.asks_each |= is_on_overlay(&file);
+            self.asks_each |= !tells_of_all(&file);
             self.file_systems.push((stat.st_dev, file.clone()));
         }
         self.bytes = self
@@ -202,7 +203,8 @@ impl Batch {
         let file_systems = std::mem::take(&mut self.file_systems);
         let synced = sync(&file_systems);
         self.asks_each |= synced.is_err();
-        let mut last_renamed = None;
+        // One place in each directory in which files got their names, and a file there.
+        let mut named: Vec<(Place, Arc<File>)> = Vec::new();
         for deferred in deferred {
             let done = match deferred {
                 Deferred::Leave(leave) => {
@@ -221,13 +223,18 @@ impl Batch {
                         false => Ok(()),
                     };
                     let renamed = held.and_then(|()| name.rename());
-                    drop(file);
                     renamed.and_then(|()| {
                         match new {
                             New::Made(made) => summary.count(&made),
                             New::Copy(size) => summary.count_copy(size),
                         }
-                        last_renamed = Some(name.target().path.clone());
+                        let target = name.target();
+                        let is_there = |(place, _): &(Place, _)| {
+                            Arc::ptr_eq(&place.directory, &target.directory)
+                        };
+                        if !named.iter().any(is_there) {
+                            named.push((target.clone(), file));
+                        }
                         instead.as_ref().map_or(Ok(()), remove)
                     })
                 }
@@ -249,10 +256,18 @@ impl Batch {
                 fail(&error);
             }
         }
-        if let Some(path) = last_renamed
-            && let Err(error) = sync(&file_systems).context("cannot sync the directory of", &path)
+        if let Some((last, _)) = named.last()
+            && let Err(error) =
+                sync(&file_systems).context("cannot sync the directory of", &last.path)
         {
             fail(&error);
+        }
+        if self.asks_each {
+            for (place, file) in &named {
+                if let Err(error) = place.sync_directory(file) {
+                    fail(&error);
+                }
+            }
         }
     }
 }
@@ -261,13 +276,6 @@ impl Batch {
 pub(super) fn remove(place: &Place) -> Result<()> {
     rustix::fs::unlinkat(&*place.directory, &place.name, AtFlags::empty())
         .context("cannot remove", &place.path)
-}
-
-/// Whether a file lies on an overlay, whose syncfs(2) does not tell what the file system below it could not write.
-fn is_on_overlay(file: &File) -> bool {
-    /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
-    const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
-    rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type == OVERLAY)
 }
 
 /// Writes down everything that these file systems have not written yet.

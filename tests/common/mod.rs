@@ -20,6 +20,7 @@ pub mod group;
 pub mod jobs;
 mod left_out;
 pub mod model;
+pub mod over_others;
 pub mod place;
 pub mod remote;
 pub mod shown;
