@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::jobs::{decoded, strays};
-use common::{names, sample, shell, system_calls, warpfs};
+use common::users::{ANOTHER, SOMEBODY};
+use common::{names, sample, shell, system_calls, wait_until, warpfs};
 
 fn run(directory: &Path, words: &[&str]) -> Output {
     warpfs()
@@ -628,4 +629,94 @@ fn an_ordinary_user_s_copy_of_another_s_program_runs_as_nobody_else() {
         "root/own.warp: cannot make a file beside it: Permission denied",
     );
     assert_eq!(names(&at("root")), ["z"]);
+}
+
+/// Runs a job that is held up behind each call of this name, and does something as soon as the effect is there.
+fn held_up_behind(
+    call: &str,
+    directory: &Path,
+    words: &[&str],
+    is_done: impl FnMut() -> bool,
+    act: impl FnOnce(),
+) -> Output {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let injection = format!("{call}:delay_exit=500000");
+    let child = system_calls::command(trace.path(), call, Some(&injection), words)
+        .current_dir(directory)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the call", is_done);
+    act();
+    child.wait_with_output().unwrap()
+}
+
+/// A tree whose job is run again, by root, where its output belongs to an ordinary user, who also has what is not his in there.
+fn output_of_somebody() -> Option<tempfile::TempDir> {
+    if !rustix::process::geteuid().is_root() {
+        common::left_out("only root can give files away");
+        return None;
+    }
+    if !system_calls::can_trace() {
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    chown(at("tree"), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    let first = run(directory.path(), &["pack", "-rq", "-o", "out", "tree"]);
+    assert!(first.status.success(), "{}", said(&first));
+    assert_eq!(fs::metadata(at("out")).unwrap().uid(), SOMEBODY);
+    Some(directory)
+}
+
+#[test]
+fn what_is_put_in_the_place_of_a_new_link_is_not_given_away() {
+    let Some(directory) = output_of_somebody() else {
+        return;
+    };
+    let at = |name: &str| directory.path().join(name);
+    symlink("text", at("tree/link")).unwrap();
+    std::os::unix::fs::lchown(at("tree/link"), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    fs::write(at("out/secret"), "secret").unwrap();
+    set_mode(&at("out/secret"), 0o600);
+    fs::hard_link(at("out/secret"), at("secret")).unwrap();
+    let words = ["pack", "-rq", "-o", "out", "tree"];
+    let made = || !strays(&at("out")).is_empty();
+    let packed = held_up_behind("symlinkat", directory.path(), &words, made, || {
+        fs::rename(at("out/secret"), &strays(&at("out"))[0]).unwrap();
+    });
+    assert_refused(&packed, "out/link: was replaced by something else");
+    let secret = fs::metadata(at("secret")).unwrap();
+    assert_eq!((secret.uid(), secret.mode() & 0o7777), (0, 0o600));
+    // And undisturbed it gets its owner.
+    assert!(run(directory.path(), &words).status.success());
+    let link = fs::symlink_metadata(at("out/link")).unwrap();
+    assert!(link.is_symlink() && link.uid() == SOMEBODY);
+}
+
+#[test]
+fn what_is_put_in_the_place_of_a_new_directory_is_not_given_away() {
+    for in_it in [Some("secret"), None] {
+        let Some(directory) = output_of_somebody() else {
+            return;
+        };
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("tree/d")).unwrap();
+        chown(at("tree/d"), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        fs::create_dir(at("out/private")).unwrap();
+        set_mode(&at("out/private"), 0o700);
+        chown(at("out/private"), Some(ANOTHER), Some(ANOTHER)).unwrap();
+        if let Some(name) = in_it {
+            fs::write(at("out/private").join(name), "secret").unwrap();
+        }
+        let words = ["pack", "-rq", "-o", "out", "tree"];
+        let made = || at("out/d").exists();
+        let packed = held_up_behind("mkdirat", directory.path(), &words, made, || {
+            fs::rename(at("out/private"), at("out/d")).unwrap();
+        });
+        assert!(packed.status.success(), "{}", said(&packed));
+        let found = fs::metadata(at("out/d")).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o7777), (ANOTHER, 0o700));
+    }
 }

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, flock};
 use rustix::process::geteuid;
 
 use super::marks::{Mark, Origin};
-use super::names::Renewal;
+use super::names::{Renewal, is_as_made};
 use super::{Made, Outcome, Task, Tree, Work};
 use crate::error::Result;
 use crate::index::INDEX_NAME;
@@ -105,8 +105,7 @@ fn nanoseconds(seconds: i64, rest: impl Into<i128>) -> i128 {
 pub(super) fn was_just_made(directory: &OwnedFd) -> bool {
     let mode = rustix::fs::fstat(directory).map(|stat| Mode::from_raw_mode(stat.st_mode));
     let bits = Mode::RWXU | Mode::RWXG | Mode::RWXO;
-    mode.is_ok_and(|mode| mode & bits == Mode::RWXU)
-        && names_in(directory).is_ok_and(|names| names.is_empty())
+    mode.is_ok_and(|mode| mode & bits == Mode::RWXU) && is_as_made(directory).unwrap_or(false)
 }
 
 /// Removes the temporary files in `target` that a killed run of the same task, on what is in `source`, has left there.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::names_before::NamesBefore;
 use super::plain::copy_link_attributes;
@@ -19,7 +20,7 @@ use crate::machine::usable_descriptors;
 use crate::output::{NewFile, NewName, copy_attributes, narrow_access, times_of};
 use crate::pack::{Summary, open_entry};
 use crate::place::{Place, inode_of, open_beneath, open_directory};
-use crate::walk::Entry;
+use crate::walk::{Entry, names_in};
 
 /// How many new files, links and directories are finished at once, at most.
 const MOST_DEFERRED: usize = 256;
@@ -136,8 +137,8 @@ pub(super) struct Batch {
     bytes: u64,
     /// A new file on each file system there are some on, by device, to sync all through.
     file_systems: Vec<(u64, Arc<File>)>,
-    /// Whether each new file has to be asked itself for what the disk did not keep: a file system tells of it once, whichever batch it was of, and
-    /// some do not tell at all.
+    /// Whether each new file has to be asked itself for what the disk did not keep: a file system tells of it once, whichever
+    /// batch it was of, and some do not tell at all.
     asks_each: bool,
     failures: Failures,
 }
@@ -376,8 +377,8 @@ pub(super) fn make_symlink(
     link.rename()
 }
 
-/// Makes a directory, unless there is one, and opens it with such flags; the second says whether it is new. Its attributes
-/// come when all is in it.
+/// Makes a directory, unless there is one, and opens it with such flags; the second says whether it is the new one. Its
+/// attributes come when all is in it.
 pub(super) fn make_directory(
     parent: impl AsFd,
     name: &std::ffi::OsStr,
@@ -390,7 +391,10 @@ pub(super) fn make_directory(
         Err(error) => return Err(error).context("cannot make the directory", path),
     };
     match open_directory(&parent, name, flags) {
-        Ok(directory) => Ok((directory, made)),
+        Ok(directory) => {
+            let is_new = made && is_as_made(&directory).context("cannot examine", path)?;
+            Ok((directory, is_new))
+        }
         Err(Errno::NOTDIR | Errno::LOOP) => Err(Error::new(ErrorKind::Unusable(
             "is in the way: a directory is to have this name".to_owned(),
         ))
@@ -399,12 +403,21 @@ pub(super) fn make_directory(
     }
 }
 
+/// Whether a directory is as one that was just made here. Who may make names beside it may have put another in its place, and what
+/// is new is given the owner and the mode of a directory of the tree: it must be empty, and no third person's. Where owners are
+/// not kept as they are given, on FAT or by a server that maps them, it has the same as the one it is in.
+pub(super) fn is_as_made(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    let owner = rustix::fs::fstat(directory)?.st_uid;
+    let is_own = owner == geteuid().as_raw()
+        || owner == rustix::fs::statat(directory, "..", AtFlags::empty())?.st_uid;
+    Ok(is_own && names_in(directory)?.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Task, TreeOptions, earlier};
     use super::*;
     use crate::pack::PackOptions;
-    use crate::walk::names_in;
 
     /// What there is in a directory after another run of the same job began there.
     fn names_left(directory: &OwnedFd) -> Vec<OsString> {

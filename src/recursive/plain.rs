@@ -7,8 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{AtFlags, Gid, SeekFrom, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Uid};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::job::Control;
@@ -49,21 +50,39 @@ pub(super) fn copy(
     Ok(new)
 }
 
-/// Copies owner, as far as allowed, and times to a symbolic link, called `path` in messages.
+/// Gives a symbolic link that was just made, called `path` in messages, owner, as far as allowed, and times of another. Who may make
+/// names beside it may have put something else in its place, which is not to be given away.
 pub(super) fn copy_link_attributes(
     stat: &Stat,
     directory: BorrowedFd<'_>,
     name: &OsStr,
     path: &Path,
 ) -> Result<()> {
-    let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    let flags = AtFlags::SYMLINK_NOFOLLOW;
-    match rustix::fs::chownat(directory, name, Some(owner), Some(group), flags) {
-        Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP) => {}
-        Err(error) => return Err(error).context("cannot set the owner of", path),
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let link = rustix::fs::openat(directory, name, flags, Mode::empty())
+        .context("cannot examine", path)?;
+    let found = rustix::fs::fstat(&link).context("cannot examine", path)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::Symlink || found.st_nlink > 1 {
+        let why = "was replaced by something else while it was made; try again";
+        return Err(Error::unusable(why).in_file(path));
     }
-    rustix::fs::utimensat(directory, name, &times_of(stat), flags)
-        .context("cannot set the times of", path)
+    let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    // What is somebody else's is not the link that was made, or is where owners cannot be given.
+    if found.st_uid == geteuid().as_raw() {
+        match rustix::fs::chownat(&link, c"", Some(owner), Some(group), AtFlags::EMPTY_PATH) {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP) => {}
+            Err(error) => return Err(error).context("cannot set the owner of", path),
+        }
+    }
+    let times = times_of(stat);
+    match rustix::fs::utimensat(&link, c"", &times, AtFlags::EMPTY_PATH) {
+        // Before Linux 5.8 this takes a name; nothing is given away with a time.
+        Err(Errno::INVAL) => {
+            rustix::fs::utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        }
+        set => set,
+    }
+    .context("cannot set the times of", path)
 }
 
 /// One file's data on its way into another, and both their names for messages.
