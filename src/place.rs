@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -52,6 +52,14 @@ impl Place {
     /// What is there, not followed if a symbolic link.
     pub(crate) fn stat(&self) -> rustix::io::Result<Stat> {
         rustix::fs::statat(&*self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// The same, as whoever keeps it has it now.
+    fn stat_anew(&self) -> rustix::io::Result<Stat> {
+        // What the name stands for is the directory's to say, of which as much may be kept.
+        ask_anew(&*self.directory, c"", AtFlags::EMPTY_PATH)?;
+        ask_anew(&*self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        self.stat()
     }
 
     /// Writes down to the disk the file there, which is open, and its name.
@@ -132,7 +140,7 @@ impl Place {
 
     /// Checks that the name still stands for the file that was read, unchanged.
     pub(crate) fn check_unchanged(&self, stat: &Stat) -> Result<()> {
-        let named = self.stat().context("cannot examine", &self.path)?;
+        let named = self.stat_anew().context("cannot examine", &self.path)?;
         match inode_of(&named) == inode_of(stat) && is_same_state(&named, stat) {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::InputChanged).in_file(&self.path)),
@@ -161,6 +169,17 @@ impl Place {
             let _ = rustix::fs::unlinkat(&*self.directory, &self.name, AtFlags::empty());
         }
     }
+}
+
+/// Has the server of a network file system say what a file is like now: else the system tells what it was told up to a minute ago,
+/// and what somebody else has written since does not show.
+pub(crate) fn ask_anew(
+    at: impl AsFd,
+    name: impl rustix::path::Arg,
+    flags: AtFlags,
+) -> rustix::io::Result<()> {
+    let flags = flags | AtFlags::STATX_FORCE_SYNC;
+    rustix::fs::statx(at, name, flags, StatxFlags::BASIC_STATS).map(drop)
 }
 
 /// Whether nothing was done to a file from one look to the next: neither its content nor its attributes were changed, nor

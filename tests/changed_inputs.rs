@@ -19,6 +19,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::jobs::strays;
+use common::over_others::Mounted;
 use common::{names, sample, system_calls, wait_until};
 
 /// How long a job stands still at the call it is held up at: time enough for a change, in microseconds.
@@ -165,6 +166,29 @@ fn an_input_changed_after_everything_was_checked_is_not_removed() {
         assert_changed(&output, "x: ", what);
         // What was made of what it was would only be in the way of the next try.
         assert_eq!(names(directory.path()), ["x"], "{what}");
+    }
+}
+
+#[test]
+fn an_input_that_is_written_to_elsewhere_is_not_removed_by_what_is_remembered_of_it() {
+    if !system_calls::can_trace() {
+        return;
+    }
+    for (what, change) in CHANGES {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["server", "mounted"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        fs::write(at("server/x"), sample(50_000, 1)).unwrap();
+        let mounted = Mounted::by_a_server(&at("mounted"), &at("server"), 600);
+        let words = ["pack", "--rm", "x"];
+        let output = held_up(&at("mounted"), &words, "fsync:when=3", || {
+            change(&at("server/x"));
+        });
+        assert_changed(&output, "x: ", what);
+        assert_eq!(names(&at("server")), ["x"], "{what}");
+        drop(mounted);
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Advice, FileType, Stat};
+use rustix::fs::{Advice, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::PackOptions;
@@ -20,7 +20,7 @@ use crate::error::{ErrorKind, IoContext, Result};
 use crate::format::{FixedHeader, Version};
 use crate::job::{Control, thread_count, threads_for};
 use crate::output::{Appender, NewFile};
-use crate::place::allocated;
+use crate::place::{allocated, ask_anew};
 
 /// How long a silent pipe is waited for before a look at whether to stop, in nanoseconds.
 const POLL_INTERVAL: i64 = 100_000_000;
@@ -178,7 +178,8 @@ impl<'a> SizedInput<'a> {
 /// # Errors
 /// [`ErrorKind::InputChanged`] if it is not.
 pub(crate) fn check_unchanged(file: &File, before: &Stat, path: &Path) -> Result<()> {
-    let now = rustix::fs::fstat(file).context("cannot examine", path)?;
+    let now = ask_anew(file, c"", AtFlags::EMPTY_PATH).and_then(|()| rustix::fs::fstat(file));
+    let now = now.context("cannot examine", path)?;
     if state(&now) != state(before) {
         return Err(crate::Error::new(ErrorKind::InputChanged).in_file(path));
     }
