@@ -151,15 +151,18 @@ impl Place {
     /// leaves the file, if nobody writes to it meanwhile: removing one of its names changes the change time.
     pub(crate) fn remove(&self, stat: &Stat) -> Result<Stat> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&*self.directory, &self.name, flags, Mode::empty())
-            .context("cannot examine", &self.path)?;
+        let open = || rustix::fs::openat(&*self.directory, &self.name, flags, Mode::empty());
+        // Not if it is gone afterwards: NFS gives what is held another name, in this directory, and removes it some time later.
+        let further = (stat.st_nlink > 1).then(open).transpose();
+        let further = further.context("cannot examine", &self.path)?;
         self.check_unchanged(stat)?;
         rustix::fs::unlinkat(&*self.directory, &self.name, AtFlags::empty())
             .context("cannot remove", &self.path)?;
-        // If it cannot be told, it counts as changed.
-        let now = rustix::fs::fstat(&file).unwrap_or(*stat);
         let mut left = *stat;
-        (left.st_ctime, left.st_ctime_nsec) = (now.st_ctime, now.st_ctime_nsec);
+        // If it cannot be told, it counts as changed.
+        if let Some(now) = further.and_then(|file| rustix::fs::fstat(file).ok()) {
+            (left.st_ctime, left.st_ctime_nsec) = (now.st_ctime, now.st_ctime_nsec);
+        }
         Ok(left)
     }
 

@@ -430,6 +430,33 @@ fn directory_times_that_others_have_changed_meanwhile_are_not_put_back() {
 }
 
 #[test]
+fn a_file_is_not_open_any_more_when_its_last_name_is_removed() {
+    if !system_calls::can_trace() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("tree")).unwrap();
+    for size in [200_000, 17 << 20] {
+        fs::write(directory.path().join("tree/x"), sample(size, 1)).unwrap();
+        let words = ["pack", "-rqf", "--in-place", "tree"];
+        let calls = "openat,close,unlinkat";
+        let (output, lines) = system_calls::traced(directory.path(), calls, None, &words);
+        assert!(output.status.success());
+        let removed = |line: &String| line.contains("unlinkat(") && line.contains("\"x\"");
+        let removed = lines.iter().position(removed).unwrap();
+        let count = |call: &str, name: &str| {
+            let is_it = |line: &&String| line.contains(call) && line.contains(name);
+            lines[..removed].iter().filter(is_it).count()
+        };
+        // A server of NFS would keep it under another name until it is closed.
+        let opened = count("openat(", "\"x\"");
+        assert!(opened > 0);
+        assert_eq!(count("close(", "/tree/x>"), opened);
+        assert!(!directory.path().join("tree/x").exists());
+    }
+}
+
+#[test]
 fn a_name_without_room_for_the_ending_is_no_failure() {
     let tree = Tree::new();
     let (long, longest) = ("n".repeat(250), "o".repeat(251));
