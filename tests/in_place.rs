@@ -16,7 +16,7 @@ use std::process::{Output, Stdio};
 
 use common::jobs::{decoded, strays};
 use common::users::{ANOTHER, SOMEBODY, as_user, place_of_somebody};
-use common::{Random, is_mounted, sample, shell, system_calls, wait_until, warpfs};
+use common::{Random, is_mounted, names, sample, shell, system_calls, wait_until, warpfs};
 
 /// The commands of the walkthrough, in its order, to be run in the directory that holds the tree.
 fn walkthrough() -> Vec<String> {
@@ -500,7 +500,7 @@ fn what_would_lose_its_owner_mode_or_capabilities_stays_as_it_is_and_is_told() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains("other: left as it is: this user may not"),
+        said.contains("other: left as it is: a packed file cannot be given its owner"),
         "{said}"
     );
     let mode = |name: &str| fs::metadata(place.source().join(name)).unwrap().mode() & 0o7777;
@@ -529,11 +529,61 @@ fn what_would_lose_its_owner_mode_or_capabilities_stays_as_it_is_and_is_told() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains("other.warp: left as it is: this user may not"),
+        said.contains("other.warp: left as it is: the original cannot be given its owner"),
         "{said}"
     );
     assert_eq!((mode("own"), mode("other.warp")), (0o4755, 0o4755));
     assert!(!place.source().join("other").exists());
+}
+
+#[test]
+fn what_would_lose_its_access_list_stays_as_it_is_and_is_told() {
+    if !system_calls::can_trace() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    let list = |name: &str| shell(directory.path(), &format!("getfacl -cn {name} 2>/dev/null"));
+    // The mode that is left without the list is the same.
+    let set = "setfacl -m u:1:r tree/x && stat -c %a tree/x";
+    fs::write(at("tree/x"), sample(200_000, 9)).unwrap();
+    fs::set_permissions(at("tree/x"), PermissionsExt::from_mode(0o640)).unwrap();
+    assert_eq!(shell(directory.path(), set), "640\n");
+    let run = |words: &[&str]| {
+        let injection = Some("fsetxattr:error=EINVAL");
+        let (output, _) = system_calls::traced(directory.path(), "fsetxattr", injection, words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let said = run(&["pack", "-r", "--in-place", "tree"]);
+    let told =
+        "x: left as it is: a packed file cannot be given its owner, group, mode or access list";
+    assert!(said.contains(told), "{said}");
+    assert_eq!(names(&at("tree")), ["x"]);
+
+    // Nor is the last step taken for what was packed before.
+    let packed = warpfs().arg("pack").arg(at("tree/x")).output().unwrap();
+    assert!(packed.status.success() && list("tree/x.warp").contains("user:1:r--"));
+    let said = run(&["pack", "-r", "--in-place", "tree"]);
+    assert!(said.contains("x: left as it is, beside what"), "{said}");
+    assert!(list("tree/x").contains("user:1:r--") && at("tree/x.warp").exists());
+
+    // Nor does the original take the place of what was packed.
+    let pack = warpfs()
+        .args(["pack", "-rq", "--in-place"])
+        .arg(at("tree"))
+        .output()
+        .unwrap();
+    assert!(pack.status.success() && list("tree/x.warp").contains("user:1:r--"));
+    assert_eq!(names(&at("tree")), ["x.warp"]);
+    let said = run(&["unpack", "-r", "--rm", "tree"]);
+    assert!(
+        said.contains("x.warp: left as it is: the original cannot be given"),
+        "{said}"
+    );
+    assert_eq!(names(&at("tree")), ["x.warp"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::earlier::{self, Found};
 use super::{Completed, Outcome, Task, Tree, TreeOptions, Work, is_named_packed, plain};
 use crate::archive::Input;
 use crate::error::{Error, Result};
-use crate::output::temporary_of;
+use crate::output::{access_list, temporary_of};
 use crate::pack::{
     PackOptions, Summary, is_packed, open_entry, pack_opened, packed_description, prove_packed,
 };
@@ -117,7 +117,7 @@ impl Tree<'_> {
             && let Found::UpToDate(inode) = earlier::packed(&target, stat)
         {
             if options.remove {
-                return self.complete(work, stat, target.clone(), || {
+                return self.complete(work, file, stat, target.clone(), || {
                     prove_packed(&target, None, file, stat, &entry.path, options, control)
                 });
             }
@@ -159,9 +159,8 @@ impl Tree<'_> {
             return self.as_it_is(input);
         }
         let new = written.complete(file, stat, &entry.path, &options, control)?;
-        if tree.in_place && !options.force && !has_owner_and_mode(new.file(), stat) {
-            let why =
-                "left as it is: this user may not give its owner, group or mode to a packed file";
+        if tree.in_place && !options.force && !has_rights(new.file(), file, stat, &entry.path)? {
+            let why = "left as it is: a packed file cannot be given its owner, group, mode or access list";
             return self.skip(input, why);
         }
         self.mark(new.file(), entry, file, stat)?;
@@ -190,7 +189,7 @@ impl Tree<'_> {
             && let Found::UpToDate(inode) = earlier::plain(&target, header.original_size, stat)
         {
             if options.remove {
-                return self.complete(work, stat, target.clone(), || {
+                return self.complete(work, file, stat, target.clone(), || {
                     prove_unpacked(&target, None, file, stat, &entry.path, options, control)
                 });
             }
@@ -208,9 +207,9 @@ impl Tree<'_> {
         };
         let (new, summary) = unpack_opened(file, stat, &entry.path, target, &options, control)?;
         let takes_its_place = options.remove && self.output.is_none();
-        if takes_its_place && !options.force && !has_owner_and_mode(new.file(), stat) {
+        if takes_its_place && !options.force && !has_rights(new.file(), file, stat, &entry.path)? {
             let why =
-                "left as it is: this user may not give its owner, group or mode to the original";
+                "left as it is: the original cannot be given its owner, group, mode or access list";
             return self.skip(input, why);
         }
         Ok(Outcome::Made(new, summary, *stat))
@@ -266,6 +265,7 @@ impl Tree<'_> {
     fn complete(
         &self,
         work: &Work,
+        file: &File,
         stat: &Stat,
         made: Place,
         prove: impl FnOnce() -> Result<(Summary, Stat)>,
@@ -278,11 +278,15 @@ impl Tree<'_> {
             return leave(&why);
         }
         let (summary, made_stat) = prove()?;
+        let kept = match open_entry(&*made.directory, &made.name, &made.path) {
+            Ok((made, _)) => has_rights(&made, file, stat, &work.entry.path)?,
+            Err(_) => false,
+        };
         let unpacks = matches!(self.task, Task::Unpack(_)) && self.output.is_none();
         let keeps_both = self.task.is_in_place() || unpacks;
-        if keeps_both && !self.task.replaces() && rights(&made_stat) != rights(stat) {
+        if keeps_both && !self.task.replaces() && !kept {
             return leave(
-                "left as it is, beside what was made of it: this user may not give that its owner, group or mode",
+                "left as it is, beside what was made of it: that cannot be given its owner, group, mode or access list",
             );
         }
         Ok(Outcome::Completed(Completed {
@@ -356,12 +360,9 @@ fn has_capabilities(file: &File) -> bool {
     rustix::fs::fgetxattr(file, "security.capability", &mut [][..] as &mut [u8]).is_ok()
 }
 
-/// Whether a new file got what its input has of this.
-fn has_owner_and_mode(new: &File, of: &Stat) -> bool {
-    rustix::fs::fstat(new).is_ok_and(|new| rights(&new) == rights(of))
-}
-
-/// Owner, group and mode.
-fn rights(stat: &Stat) -> (u32, u32, u32) {
-    (stat.st_uid, stat.st_gid, stat.st_mode)
+/// Whether what was made of a file has its owner, group, mode and access list: all that says who may do what with it.
+fn has_rights(made: &File, file: &File, stat: &Stat, path: &Path) -> Result<bool> {
+    let rights = |stat: &Stat| (stat.st_uid, stat.st_gid, stat.st_mode);
+    let same = rustix::fs::fstat(made).is_ok_and(|made| rights(&made) == rights(stat));
+    Ok(same && access_list(made, path)? == access_list(file, path)?)
 }
