@@ -164,8 +164,6 @@ struct Tree<'a> {
     names: HashMap<(u64, u64), u64>,
     /// What marks on what is made in another tree say of this one; `None` if it cannot be told from others.
     marks: Option<Marks>,
-    /// Whether the tree is somewhere in the other, so that files of the one may have names that the other is to have.
-    lies_in_output: bool,
 }
 
 /// What goes from the walk through the threads and back into order.
@@ -186,6 +184,9 @@ struct Work {
     into: Arc<OwnedFd>,
     /// The root of the tree that directory is in.
     root: Arc<OwnedFd>,
+    /// Whether there is another tree for what is made, in which that directory is one of this tree's own: what is there already
+    /// may be an input.
+    goes_among_inputs: bool,
 }
 
 /// What became of one file.
@@ -260,7 +261,6 @@ impl<'a> Tree<'a> {
             leaving: Mutex::default(),
             names: HashMap::new(),
             marks: None,
-            lies_in_output: false,
         }
     }
 
@@ -268,11 +268,6 @@ impl<'a> Tree<'a> {
         if self.output.is_some() {
             self.marks = Marks::of(root);
         }
-        let output = self.output.and_then(|output| output.canonicalize().ok());
-        self.lies_in_output = output.is_some_and(|output| {
-            let root = root.canonicalize();
-            root.is_ok_and(|root| root.starts_with(output))
-        });
         if self.output.is_none() && !matches!(self.task, Task::Verify(_)) {
             check_writable(root)?;
         }
@@ -403,7 +398,7 @@ impl<'a> Tree<'a> {
         let target = self.place(work, PathBuf::from(&entry.name));
         let there = rustix::fs::readlinkat(&*target.directory, &target.name, Vec::new());
         match there {
-            Ok(there) if !self.task.replaces() => {
+            Ok(there) if !self.forces(work) => {
                 if there == text {
                     summary.up_to_date += 1;
                     return Ok(());
@@ -414,7 +409,7 @@ impl<'a> Tree<'a> {
             }
             _ => {}
         }
-        make_symlink(&text, &entry.stat, target, self.task.replaces())?;
+        make_symlink(&text, &entry.stat, target, self.forces(work))?;
         summary.links += 1;
         Ok(())
     }

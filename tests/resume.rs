@@ -17,6 +17,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use common::jobs::{decoded, strays};
+use common::over_others::Mounted;
 use common::users::{ANOTHER, SOMEBODY, as_user, place_of_somebody};
 use common::{Random, sample, shell, warpfs};
 
@@ -624,27 +625,68 @@ fn a_private_directory_that_a_tree_is_packed_into_stays_private() {
     }
 }
 
+/// Runs a job by force over a tree into one that it lies in: under its own name, and bound elsewhere. The inputs must be as they
+/// were.
+fn into_the_tree_that_it_lies_in(job: &str, inputs: &[(&str, Vec<u8>)], check: impl Fn(&Path)) {
+    for source in ["p/p", "bound"] {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir_all(at("p/p/p")).unwrap();
+        for (name, bytes) in inputs {
+            fs::write(at(name), bytes).unwrap();
+        }
+        for (name, text) in [("p/p/link", "outer"), ("p/p/p/link", "inner")] {
+            symlink(text, at(name)).unwrap();
+        }
+        fs::create_dir(at("bound")).unwrap();
+        let bound = Mounted::bound(&at("bound"), &at("p/p"));
+        let done = warpfs()
+            .args([job, "-rq", "--force", "-o", "p", source])
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{source}: {said}");
+        assert!(said.contains("p/p/x: exists already"), "{said}");
+        for (name, bytes) in inputs {
+            assert!(&fs::read(at(name)).unwrap() == bytes, "{source}: {name}");
+        }
+        for (name, text) in [("p/p/link", "outer"), ("p/p/p/link", "inner")] {
+            assert_eq!(fs::read_link(at(name)).unwrap(), Path::new(text));
+        }
+        check(&at("p"));
+        drop(bound);
+    }
+}
+
 #[test]
 fn what_is_packed_by_force_into_a_tree_that_it_lies_in_takes_no_input_away() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name);
-    fs::create_dir_all(at("p/p/p")).unwrap();
-    let inputs = [("p/p/x", sample(50_000, 1)), ("p/p/p/x", sample(60_000, 2))];
-    for (name, bytes) in &inputs {
-        fs::write(at(name), bytes).unwrap();
-    }
-    let packed = warpfs()
-        .args(["pack", "-rq", "--force", "-o", "p", "p/p"])
-        .current_dir(directory.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&packed.stderr);
-    assert_eq!(packed.status.code(), Some(1), "{said}");
-    assert!(said.contains("p/p/x: exists already"), "{said}");
-    for (name, bytes) in &inputs {
-        assert!(&fs::read(at(name)).unwrap() == bytes, "{name}");
-    }
-    assert!(decoded(&at("p/x.warp")).unwrap() == inputs[0].1);
+    let packed = fs::read(common::vector("v2-zstd-blake3.warp")).unwrap();
+    let inputs = [
+        ("p/p/x", sample(50_000, 1)),
+        ("p/p/p/x", sample(60_000, 2)),
+        // What is not packed is copied.
+        ("p/p/short", sample(40_000, 3)),
+        ("p/p/p/short", Vec::new()),
+        ("p/p/y.warp", sample(40_000, 4)),
+        ("p/p/p/y.warp", packed),
+    ];
+    into_the_tree_that_it_lies_in("pack", &inputs, |output| {
+        assert!(decoded(&output.join("x.warp")).unwrap() == inputs[0].1);
+        assert_eq!(
+            fs::read_link(output.join("link")).unwrap(),
+            Path::new("outer")
+        );
+    });
+}
+
+#[test]
+fn what_is_unpacked_by_force_into_a_tree_that_it_lies_in_takes_no_input_away() {
+    let packed = fs::read(common::vector("v2-zstd-blake3.warp")).unwrap();
+    let inputs = [("p/p/x", sample(50_000, 1)), ("p/p/p/x.warp", packed)];
+    into_the_tree_that_it_lies_in("unpack", &inputs, |output| {
+        assert!(fs::read(output.join("x")).unwrap() == inputs[0].1);
+    });
 }
 
 #[test]

@@ -20,6 +20,8 @@ use crate::walk::{Descent, Entry, Step, Walk};
 /// What the walk and the making of directories need to remember.
 pub(super) struct Drawing {
     walk: Walk,
+    /// The root of the tree that is walked, by device and inode, once it is met.
+    source: Option<(u64, u64)>,
     /// Inodes met under one of several names; removing one may leave the next the only one.
     linked: HashSet<(u64, u64)>,
     /// The root of the tree that is made, or of the one that is worked on in place.
@@ -37,6 +39,7 @@ impl Drawing {
         let task = tree.task;
         let mut drawing = Self {
             walk: Walk::new(root, None).selecting(task.selection()),
+            source: None,
             linked: HashSet::new(),
             root: None,
             targets: Descent::new(),
@@ -96,7 +99,15 @@ impl Tree<'_> {
             };
             let stat = entry.stat;
             let is_small = entry.kind() == FileType::RegularFile && stat.st_size < LARGE;
-            let work = Work { entry, into, root };
+            let targets = &drawing.targets;
+            let work = Work {
+                entry,
+                into,
+                root,
+                goes_among_inputs: drawing
+                    .source
+                    .is_some_and(|source| targets.leads_through(source)),
+            };
             if is_small && stat.st_nlink > 1 {
                 drawing.linked.insert(inode_of(&stat));
             }
@@ -125,6 +136,7 @@ impl Tree<'_> {
         };
         // The root is made already.
         if entry.relative.as_os_str().is_empty() {
+            drawing.source = Some(inode_of(&entry.stat));
             if let Some(root) = &drawing.root {
                 earlier::remove_leftovers(self.task, &entry.directory, root);
             }

@@ -267,7 +267,12 @@ impl Tree<'_> {
 
     /// Whether what is there may be replaced: by force, or as the result of what was at this place of the tree before.
     pub(super) fn may_replace(&self, work: &Work, target: &Place, made: bool) -> bool {
-        self.task.replaces() || self.is_own(work, target, made)
+        self.forces(work) || self.is_own(work, target, made)
+    }
+
+    /// Whether what is in the way of what is made of an entry goes by force. Not where it may be an input itself.
+    pub(super) fn forces(&self, work: &Work) -> bool {
+        self.task.replaces() && !work.goes_among_inputs
     }
 
     fn is_own(&self, work: &Work, target: &Place, made: bool) -> bool {
@@ -288,13 +293,13 @@ impl Tree<'_> {
         let own = self.place(work, PathBuf::from(&work.entry.name));
         check_room(
             &own,
-            self.takes_own_names() || self.is_own(work, &own, false),
+            self.takes_own_name(work) || self.is_own(work, &own, false),
         )
     }
 
-    /// Whether what has the own name of something that is packed goes by force. Not where it may be an input itself.
-    fn takes_own_names(&self) -> bool {
-        self.packs_elsewhere() && self.task.replaces() && !self.lies_in_output
+    /// Whether what has the own name of something that is packed goes by force.
+    fn takes_own_name(&self, work: &Work) -> bool {
+        self.packs_elsewhere() && self.forces(work)
     }
 
     fn packs_elsewhere(&self) -> bool {
@@ -312,7 +317,7 @@ impl Tree<'_> {
         // What has a name of its own in the source has it there too.
         let taken = !made && self.is_met(&work.entry, &name);
         let place = self.place(work, name);
-        let goes = match made && self.takes_own_names() {
+        let goes = match made && self.takes_own_name(work) {
             true => place.stat().is_ok(),
             false => !taken && self.is_own(work, &place, !made),
         };

@@ -203,6 +203,7 @@ impl Tree<'_> {
         }
         let options = UnpackOptions {
             threads: input.threads,
+            force: self.forces(work),
             ..options.clone()
         };
         let (new, summary) = unpack_opened(file, stat, &entry.path, target, &options, control)?;

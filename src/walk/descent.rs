@@ -62,6 +62,11 @@ impl<T> Descent<T> {
         Some((level.directory.clone()?, &mut level.content))
     }
 
+    /// Whether a directory is on the way, by its device and inode.
+    pub(crate) fn leads_through(&self, inode: (u64, u64)) -> bool {
+        self.levels.iter().any(|level| level.inode == inode)
+    }
+
     /// Goes back out of the innermost directory. The result says whether there is a way on from there; if not, that was
     /// the last directory.
     pub(crate) fn leave(&mut self) -> Option<(Arc<OwnedFd>, T, Result<()>)> {

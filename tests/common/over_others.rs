@@ -21,6 +21,13 @@ impl Mounted {
         Self(at.to_owned())
     }
 
+    /// A directory, `below`, at `at` too.
+    pub fn bound(at: &Path, below: &Path) -> Self {
+        let command = format!("mount --bind {} {}", below.display(), at.display());
+        shell(Path::new("/"), &command);
+        Self(at.to_owned())
+    }
+
     /// A directory, `below`, shown at `at` by a FUSE server, which keeps attributes for so many seconds.
     pub fn by_a_server(at: &Path, below: &Path, attributes: u32) -> Self {
         let options =
