@@ -2,8 +2,10 @@
 //!
 //! The answer is kept by device and inode and holds as long as birth time, size and modification time are the same, so that a listing
 //! reads 18 bytes of each packed file once; of one that does not say its original's size, also the headers of its chunks. The
-//! memory is bounded; what was used longest ago goes first. No lock is held while a file is read, but it is marked: who asks for
-//! the same file meanwhile waits for the answer, so that many names of one file of many chunks cost one walk through it.
+//! memory is bounded; what was used longest ago goes first. A file may be changed between two looks at it: an answer is kept, and
+//! the size in it told, only with the state that the file had before it was read and after. No lock is held while a file is read,
+//! but it is marked: who asks for the same file meanwhile waits for the answer, so that many names of one file of many chunks cost
+//! one walk through it.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -15,12 +17,15 @@ use lru::LruCache;
 use super::may_pass;
 use super::source::{Directory, Patience, Source};
 use crate::archive::{Glance, glance};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::identity::Identity;
 use crate::in_turn::InTurn;
 
 /// What an entry costs besides its key and value: two links, and a slot in the hash table.
 const ENTRY_OVERHEAD: usize = 4 * size_of::<usize>();
+
+/// How often a file's header is read that is in another state afterwards than before.
+const MOST_LOOKS: u32 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
@@ -76,11 +81,12 @@ impl Headers {
         self.lock().len() * entry
     }
 
-    /// The header of the regular file `name` in `directory`, which was seen as `identity`; `None` if the file is to be
-    /// shown raw: it is not packed, or may not be read by the server, or is gone.
+    /// The header of the regular file `name` in `directory`, in the state that it was seen in, `identity`; `None` if the file is
+    /// to be shown raw: it is not packed, or may not be read by the server, or is gone.
     ///
     /// # Errors
-    /// The system could not say. Such a file can be looked up under neither name, and nobody is to conclude that there is none.
+    /// [`ErrorKind::Changed`] if it is in another state by now: whoever has the one open would be told the size of the other. Or
+    /// the system could not say: such a file can be looked up under neither name, and nobody is to conclude that there is none.
     pub(super) fn of(
         &self,
         source: &Source,
@@ -89,26 +95,59 @@ impl Headers {
         identity: &Identity,
         patience: Patience,
     ) -> Result<Option<Glance>> {
+        let (state, found) = self.find(source, directory, name, identity, patience)?;
+        if state != Some(*identity) {
+            let path = source.path(directory.location(), name);
+            return Err(Error::from(ErrorKind::Changed).in_file(&path));
+        }
+        Ok(found)
+    }
+
+    /// Whether the regular file `name` in `directory`, which was seen as `identity`, is packed, in whatever state it is by now.
+    ///
+    /// # Errors
+    /// The system could not say, as with [`Headers::of`].
+    pub(super) fn is_packed(
+        &self,
+        source: &Source,
+        directory: &Directory,
+        name: &[u8],
+        identity: &Identity,
+        patience: Patience,
+    ) -> Result<bool> {
+        let (_, found) = self.find(source, directory, name, identity, patience)?;
+        Ok(found.is_some())
+    }
+
+    /// The header of a file that was seen as `identity`, and the state of the file that it is of, as [`look_at`] has it.
+    fn find(
+        &self,
+        source: &Source,
+        directory: &Directory,
+        name: &[u8],
+        identity: &Identity,
+        patience: Patience,
+    ) -> Result<(Option<Identity>, Option<Glance>)> {
         if let Some(known) = self.recall(identity).and_then(Answer::lasting) {
-            return Ok(known);
+            return Ok((Some(*identity), known));
         }
         let _reading = self.reading.begin((identity.device, identity.inode));
         // Whoever was waited for may have found it.
         let before = self.recall(identity);
         if let Some(known) = before.and_then(Answer::lasting) {
-            return Ok(known);
+            return Ok((Some(*identity), known));
         }
         let path = source.path(directory.location(), name);
-        let (identity, found) = match open(source, directory, name, &path, patience) {
-            Ok((file, now)) => (now, glance(&file, &path, now.size)),
-            Err(error) => (*identity, Err(error)),
-        };
-        self.judge(&identity, found, before, &path)
+        let looked = open(source, directory, name, &path, patience)
+            .and_then(|file| look_at(&file, &path, *identity));
+        let (state, found) = looked.unwrap_or_else(|error| (Some(*identity), Err(error)));
+        let found = self.judge(state.as_ref(), found, before, &path)?;
+        Ok((state, found))
     }
 
     /// The header of what was listed as a regular file `name` in `directory`, with this device and inode number, and of which
     /// nothing is remembered: there is no state of it to compare, and so it need not be examined before it is opened. `None` if
-    /// something is, or it does not open, or turns out to have other numbers; then [`Headers::of`] has to say.
+    /// something is, or it does not open, or turns out to have other numbers; then [`Headers::is_packed`] has to say.
     pub(super) fn of_unseen(
         &self,
         source: &Source,
@@ -122,20 +161,21 @@ impl Headers {
             return None;
         }
         let path = source.path(directory.location(), name);
-        let (opened, identity) = open(source, directory, name, &path, patience).ok()?;
+        let opened = open(source, directory, name, &path, patience).ok()?;
+        let identity = examine(&opened, &path).ok()?;
         if (identity.device, identity.inode) != file {
             // What is remembered is found by the file's own numbers.
             return None;
         }
-        let found = glance(&opened, &path, identity.size);
-        Some(self.judge(&identity, found, None, &path))
+        let (state, found) = look_at(&opened, &path, identity).ok()?;
+        Some(self.judge(state.as_ref(), found, None, &path))
     }
 
-    /// Remembers what was found in a file, and tells the log if it is not packed or could not be looked at, unless that was so
-    /// `before`.
+    /// Remembers what was found in a file in this `state`, if it was in one, and tells the log if it is not packed or could not be
+    /// looked at, unless that was so `before`.
     fn judge(
         &self,
-        identity: &Identity,
+        state: Option<&Identity>,
         found: Result<Option<Glance>>,
         before: Option<Answer>,
         path: &Path,
@@ -163,7 +203,9 @@ impl Headers {
                 (answer, if may_pass { Err(error) } else { Ok(None) })
             }
         };
-        self.remember(identity, answer);
+        if let Some(state) = state {
+            self.remember(state, answer);
+        }
         outcome
     }
 
@@ -178,10 +220,14 @@ impl Headers {
         name: &[u8],
     ) -> Result<()> {
         let path = source.path(directory.location(), name);
-        let (file, identity) = open(source, directory, name, &path, Patience::ForLeases)?;
-        let glance = glance(&file, &path, identity.size).map_err(|error| error.in_file(&path))?;
+        let file = open(source, directory, name, &path, Patience::ForLeases)?;
+        let identity = examine(&file, &path)?;
+        let (state, found) = look_at(&file, &path, identity)?;
+        let glance = found.map_err(|error| error.in_file(&path))?;
         let glance = glance.ok_or_else(|| too_many_chunks(&path))?;
-        self.remember(&identity, Answer::Packed(glance));
+        if let Some(state) = state {
+            self.remember(&state, Answer::Packed(glance));
+        }
         Ok(())
     }
 
@@ -222,20 +268,47 @@ fn too_many_chunks(path: &Path) -> Error {
     Error::unusable(why).in_file(path)
 }
 
-/// Opens a file to read its header, and says in which state it is.
+/// Opens a file to read its header.
 fn open(
     source: &Source,
     directory: &Directory,
     name: &[u8],
     path: &Path,
     patience: Patience,
-) -> Result<(File, Identity)> {
+) -> Result<File> {
     // Whoever lists a directory has not read its files.
-    let file = source
+    source
         .open_unnoticed(directory, name, patience)
-        .context("cannot open", path)?;
-    let identity = Identity::of(&file).context("cannot examine", path)?;
-    Ok((file, identity))
+        .context("cannot open", path)
+}
+
+fn examine(file: &File, path: &Path) -> Result<Identity> {
+    Identity::of(file).context("cannot examine", path)
+}
+
+/// Reads the header of an open file that was `seen` in some state, and says in which state it was before and after that; `None`
+/// if somebody changes it all the while, and no state of it is sure to have that header.
+///
+/// # Errors
+/// The file cannot be examined.
+fn look_at(
+    file: &File,
+    path: &Path,
+    mut seen: Identity,
+) -> Result<(Option<Identity>, Result<Option<Glance>>)> {
+    let mut looks = 1;
+    loop {
+        let found = glance(file, path, seen.size);
+        let now = examine(file, path)?;
+        if now == seen {
+            return Ok((Some(now), found));
+        }
+        if looks == MOST_LOOKS {
+            return Ok((None, found));
+        }
+        looks += 1;
+        seen = now;
+    }
 }
 
 #[cfg(test)]
@@ -289,6 +362,32 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_changed_since_it_was_seen_is_not_told_with_the_size_of_its_new_original() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x.warp");
+        fs::write(&path, include_bytes!("../../tests/data/v2-lz4-none.warp")).unwrap();
+        let source = Source::open(root.path(), root.path().to_path_buf(), Vec::new()).unwrap();
+        let directory = source.directory(b"").unwrap();
+        let headers = Headers::new(NonZeroUsize::new(2).unwrap());
+        let identity = || Identity::of(&fs::File::open(&path).unwrap()).unwrap();
+        let of = |seen| headers.of(&source, &directory, b"x.warp", seen, Patience::None);
+        let is_packed =
+            |seen| headers.is_packed(&source, &directory, b"x.warp", seen, Patience::None);
+        let before = identity();
+        fs::write(&path, include_bytes!("../../tests/data/v2-empty.warp")).unwrap();
+        let after = identity();
+        // Whether anything is remembered of it or not.
+        for _ in 0..2 {
+            let error = of(&before).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Changed), "{error}");
+            assert!(is_packed(&before).unwrap());
+            assert_eq!(of(&after).unwrap().unwrap().original_size, 0);
+        }
+        let file = fs::File::open(&path).unwrap();
+        assert_eq!(look_at(&file, &path, before).unwrap().0, Some(after));
+    }
+
+    #[test]
     fn who_asks_while_another_reads_the_file_waits_for_its_answer() {
         let root = tempfile::tempdir().unwrap();
         let source = Source::open(root.path(), root.path().to_path_buf(), Vec::new()).unwrap();
@@ -305,10 +404,9 @@ mod tests {
                 scope.spawn(|| headers.of(&source, &directory, b"gone", &identity, Patience::None));
             std::thread::sleep(std::time::Duration::from_millis(100));
             assert!(!asked.is_finished());
-            let (file, found) =
-                open(&source, &directory, b"x.warp", &path, Patience::None).unwrap();
-            let glance = glance(&file, &path, found.size).unwrap();
-            headers.remember(&found, Answer::Packed(glance.unwrap()));
+            let file = open(&source, &directory, b"x.warp", &path, Patience::None).unwrap();
+            let glance = glance(&file, &path, identity.size).unwrap();
+            headers.remember(&identity, Answer::Packed(glance.unwrap()));
             drop(reading);
             assert_eq!(asked.join().unwrap().unwrap(), glance);
         });

@@ -136,12 +136,13 @@ impl Names<'_> {
             }));
         }
         let source_name = [name, SUFFIX].concat();
-        let Some(stat) = self.stat(view, &source_name)? else {
-            return Ok(None);
-        };
         if !self.shows_stripped(view, &source_name)? {
             return Ok(None);
         }
+        // After its header was read for that: the one that is remembered is of this very state then, but for a change just now.
+        let Some(stat) = self.stat(view, &source_name)? else {
+            return Ok(None);
+        };
         let header = self.header_of_stripped(view, &source_name, &stat)?;
         Ok(Some(Found {
             source_name,
@@ -222,10 +223,13 @@ impl Names<'_> {
                 return header.map(|header| header.is_some());
             }
         }
-        match self.stat(view, name)? {
-            Some(stat) => Ok(self.header(view, name, &stat)?.is_some()),
-            None => Ok(false),
-        }
+        let stat = self.stat(view, name)?;
+        let Some(stat) = stat.filter(|stat| file_type(stat) == FileType::RegularFile) else {
+            return Ok(false);
+        };
+        let (directory, identity) = (&view.directory, Identity::from(&stat));
+        self.headers
+            .is_packed(self.source, directory, name, &identity, self.patience)
     }
 
     /// The target of a link in `view`, as it shows.
@@ -337,10 +341,11 @@ impl Names<'_> {
         )
     }
 
-    /// The header of an entry that is a packed file by its header; whether it shows as one is decided elsewhere.
+    /// The header of an entry that is a packed file by its header, in the state that `stat` is of; whether it shows as one is
+    /// decided elsewhere.
     ///
     /// # Errors
-    /// The system could not say.
+    /// [`ErrorKind::Changed`] if it is in another state by now; the system could not say.
     pub(super) fn header(&self, view: &View, name: &[u8], stat: &Statx) -> Result<Option<Glance>> {
         if file_type(stat) != FileType::RegularFile {
             return Ok(None);
