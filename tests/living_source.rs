@@ -14,12 +14,14 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::vectors::forget_pages;
 use common::{Mounted, Random, Running, packed, sample, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
@@ -904,4 +906,63 @@ fn a_file_that_grew_is_whole_though_a_listing_was_cut_off_before_it() {
         let shown = fs::read(mounted.path(format!("{number:03}"))).unwrap();
         assert!(shown == new, "{number}: {} bytes", shown.len());
     }
+}
+
+/// A server that answers nothing until this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(mounted: &Mounted) -> Self {
+        let server = Pid::from_child(&mounted.server);
+        kill_process(server, Signal::STOP).unwrap();
+        Self(server)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_grew_is_whole_while_a_listing_that_tells_of_it_is_held_up() {
+    let source = tempfile::tempdir().unwrap();
+    let (old, new) = (sample(3000, 1), sample(9000, 2));
+    for number in 0..16 {
+        let path = source.path().join(format!("{number}.warp"));
+        fs::write(path, small_chunks(&old)).unwrap();
+        fs::write(source.path().join(format!("place{number}")), "").unwrap();
+    }
+    // What is listed last is another mount, whose server is made to keep whoever looks at it waiting.
+    let listed = fs::read_dir(source.path()).unwrap();
+    let places = listed.map(|entry| entry.unwrap().path());
+    let place = places.filter(|path| path.extension().is_none()).last();
+    let inner = tempfile::tempdir().unwrap();
+    let packed = inner.path().join("x.warp");
+    fs::write(&packed, small_chunks(&old)).unwrap();
+    let inner = Mounted::at(&packed, &place.unwrap(), &[]);
+    let mounted = Mounted::new(source.path(), LONG);
+    // Who looks at each entry has attributes told with the names from then on.
+    for _ in 0..2 {
+        common::shell(&mounted.mount_point, "ls -l");
+    }
+    for number in 0..16 {
+        let path = source.path().join(format!("{number}.warp"));
+        fs::write(path, small_chunks(&new)).unwrap();
+    }
+    let mut command = Command::new("ls");
+    command.arg("-l").arg(&mounted.mount_point);
+    // It cannot be killed before it is answered.
+    let mut listing;
+    let stopped = Stopped::new(&inner);
+    listing = Running(command.stdout(Stdio::null()).spawn().unwrap());
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(listing.0.try_wait().unwrap().is_none());
+    for number in 0..16 {
+        let shown = fs::read(mounted.path(number.to_string())).unwrap();
+        assert!(shown == new, "{number}: {} bytes", shown.len());
+    }
+    drop(stopped);
+    assert!(listing.0.wait().unwrap().success());
 }

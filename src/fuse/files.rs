@@ -47,7 +47,7 @@ impl WarpFilesystem {
                 return reply.error(errno(&error));
             }
         };
-        if reader.is_none() && self.tree.has_another_size(node, &opened) {
+        if self.tree.has_another_size(node, &opened) {
             self.tell_of_another_size(node);
         }
         let backing = if reader.is_none() {
@@ -86,7 +86,7 @@ impl WarpFilesystem {
         }
     }
 
-    /// Has the kernel ask how large a plain file is by now: it reads as much of it as it was told there is.
+    /// Has the kernel ask how large a file is by now: it reads as much of it as it was told there is.
     fn tell_of_another_size(&self, node: NodeId) {
         let told = rustix::io::write(&self.connection, &attributes_changed(node));
         if let Err(error) = told {

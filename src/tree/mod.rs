@@ -268,10 +268,9 @@ impl Tree {
         held.ok_or_else(|| Error::from(ErrorKind::Changed).in_file(&opened.path))
     }
 
-    /// Whether an opened file has another size than the kernel was last told: it is as much of it as would be read.
+    /// Whether the kernel may know another size of a file that was opened and is held: it is as much of it as would be read.
     pub(crate) fn has_another_size(&self, node: NodeId, opened: &OpenedFile) -> bool {
-        let told = self.nodes.told(node);
-        told.is_some_and(|told| told.size != opened.identity.size)
+        self.nodes.may_know_another_size(node, opened.identity)
     }
 
     /// Takes notice that one of those who held a file, as `identity`, has closed it.

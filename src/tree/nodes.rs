@@ -37,8 +37,11 @@ struct Node {
     name: Box<[u8]>,
     lookups: u64,
     children: u64,
-    /// What the kernel was last told.
+    /// What the kernel was last told, or is about to be told.
     told: Option<Identity>,
+    /// Whether it was told something else before, and may still go by that: the answer that tells of the change is sent after it
+    /// was noted here.
+    told_anew: bool,
     /// How many hold it open.
     holders: u64,
     /// What was last opened.
@@ -51,6 +54,12 @@ impl Node {
     /// Whether somebody holds it open as something else than `identity`.
     fn is_held_as_another(&self, identity: Identity) -> bool {
         self.key.decoded && self.holders > 0 && self.held != Some(identity)
+    }
+
+    /// Notes what the kernel is going to be told.
+    fn tell(&mut self, identity: Identity) {
+        self.told_anew |= self.told.is_some_and(|told| told != identity);
+        self.told = Some(identity);
     }
 
     /// Whether it is the file of another time that had this inode number.
@@ -97,6 +106,7 @@ impl Nodes {
             lookups: 0,
             children: 0,
             told: None,
+            told_anew: false,
             holders: 0,
             held: None,
             settled: false,
@@ -125,8 +135,18 @@ impl Nodes {
     }
 
     /// What the kernel was last told of a node.
+    #[cfg(feature = "remote")]
     pub(super) fn told(&self, id: NodeId) -> Option<Identity> {
         self.lock().nodes.get(&id)?.told
+    }
+
+    /// Whether the kernel may know another size of a node that is held as `identity`: it was last told another, or the answer that
+    /// tells it of a change may still be on its way to it.
+    pub(super) fn may_know_another_size(&self, id: NodeId, identity: Identity) -> bool {
+        let table = self.lock();
+        let another = |told: Identity| told.size != identity.size;
+        let node = table.nodes.get(&id);
+        node.is_some_and(|node| node.told_anew || node.told.is_some_and(another))
     }
 
     /// How many nodes were last seen in the directory `id`.
@@ -165,6 +185,7 @@ impl Nodes {
                 lookups: 1,
                 children: 0,
                 told: Some(told),
+                told_anew: false,
                 holders: 0,
                 held: None,
                 settled: false,
@@ -178,7 +199,7 @@ impl Nodes {
         let node = table.nodes.get_mut(&id)?;
         node.lookups = node.lookups.saturating_add(1);
         node.kind = kind;
-        node.told = Some(told);
+        node.tell(told);
         if moves {
             if *node.name != *name {
                 node.name = name.into();
@@ -205,7 +226,7 @@ impl Nodes {
     pub(super) fn tell(&self, id: NodeId, identity: Identity) -> bool {
         match self.lock().nodes.get_mut(&id) {
             Some(node) if !node.is_held_as_another(identity) => {
-                node.told = Some(identity);
+                node.tell(identity);
                 true
             }
             _ => false,
@@ -239,6 +260,8 @@ impl Nodes {
         if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.holders = node.holders.saturating_sub(1);
             node.settled |= node.held == Some(identity);
+            // Before he was told that he holds it, the kernel was told to ask for its attributes again.
+            node.told_anew &= node.told != Some(identity);
         }
     }
 
@@ -509,5 +532,38 @@ mod tests {
         assert_eq!(nodes.hold(second, state(3)), Some(false));
         nodes.forget(first, 1);
         assert_eq!(look_up(3), second);
+    }
+
+    #[test]
+    fn who_opens_a_changed_file_while_an_answer_tells_of_it_has_the_kernel_ask_how_long_it_is() {
+        for decoded in [true, false] {
+            let nodes = table();
+            let file = Key { decoded, ..key(10) };
+            let state = |size| Identity {
+                device: 7,
+                born: (0, 0),
+                inode: 10,
+                size,
+                modified: (0, 0),
+            };
+            let look_up = |size| {
+                let found = nodes.look_up(file, Kind::File, NodeId::ROOT, b"x.warp", state(size));
+                found.unwrap()
+            };
+            let node = look_up(1);
+            assert!(nodes.hold(node, state(1)).is_some());
+            assert!(!nodes.may_know_another_size(node, state(1)));
+            nodes.let_go(node, state(1));
+            // By a lookup or by a listing, or because somebody asks for its attributes.
+            assert_eq!(look_up(2), node);
+            assert!(nodes.tell(node, state(2)));
+            for _ in 0..2 {
+                assert!(nodes.hold(node, state(2)).is_some());
+                assert!(nodes.may_know_another_size(node, state(2)));
+            }
+            nodes.let_go(node, state(2));
+            assert!(nodes.hold(node, state(2)).is_some());
+            assert!(!nodes.may_know_another_size(node, state(2)));
+        }
     }
 }
