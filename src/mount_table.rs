@@ -29,6 +29,13 @@ pub(crate) struct Entry {
     pub(crate) source: PathBuf,
 }
 
+impl Entry {
+    /// Whether it is a mount of ours that shows `source`.
+    pub(crate) fn is_ours(&self, source: &Path) -> bool {
+        self.file_system_type == FILE_SYSTEM_TYPE && self.source == source
+    }
+}
+
 /// Where a file system is mounted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mounted {
@@ -45,6 +52,16 @@ pub(crate) struct Mounted {
 pub(crate) fn topmost_at(path: &Path) -> Result<Option<Entry>> {
     let at_path = |entry: &Entry| entry.mount_point == path && is_reached(entry);
     Ok(read()?.into_iter().rfind(at_path))
+}
+
+/// The mount of ours at exactly this path, which must be canonical, that shows `source`: the last one that was made there, be it
+/// covered or not.
+///
+/// # Errors
+/// The table cannot be read.
+pub(crate) fn last_of_ours_at(path: &Path, source: &Path) -> Result<Option<Entry>> {
+    let is_it = |entry: &Entry| entry.mount_point == path && entry.is_ours(source);
+    Ok(read()?.into_iter().rfind(is_it))
 }
 
 /// Where the file system of this device number is mounted, also by way of bind mounts and moved directories.

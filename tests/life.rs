@@ -13,7 +13,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use common::place::{Place, said, umount};
 use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::{
-    Mounted, Running, is_mounted, policies, run, sample, shell, vector, wait_until, warpfs,
+    Mounted, Running, is_mounted, policies, run, sample, shell, system_calls, vector, wait_until,
+    warpfs,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -310,6 +311,78 @@ fn a_mount_whose_parent_directory_is_covered_ends_when_that_is_uncovered() {
     assert!(is_mounted(&place));
     unmount(&above);
     assert!(mounted.server.wait().unwrap().success());
+    assert!(!is_mounted(&place));
+}
+
+/// A mount of `source` that is held up in its system call, as strace's `--inject` has it.
+fn held_up(source: &Path, place: &Path, trace: &Path, hold: &str) -> Running {
+    let injection = format!("mount:{hold}=1000000");
+    let mut command = system_calls::command(trace, "mount", Some(&injection), &["mount", "-f"]);
+    command.args([source, place]).stderr(Stdio::piped());
+    Running(command.spawn().unwrap())
+}
+
+#[test]
+fn a_mount_point_that_is_swapped_for_a_link_while_it_is_mounted_on_leads_nowhere() {
+    if !system_calls::can_trace() {
+        return;
+    }
+    for onto_file in [false, true] {
+        let ground = Ground::new(
+            "mkdir -p his/above other/above/place source; touch his/above/file other/above/file",
+        );
+        let root = ground.0.path().canonicalize().unwrap();
+        let mut source = root.join("source");
+        let mut place = root.join("his/above/place");
+        fs::copy(vector("v2-zstd-blake3.warp"), source.join("x.warp")).unwrap();
+        if onto_file {
+            source.push("x.warp");
+            place = root.join("his/above/file");
+        } else {
+            fs::create_dir(&place).unwrap();
+        }
+        let trace = root.join("trace");
+        let mut mounting = held_up(&source, &place, &trace, "delay_enter");
+        wait_until("the system call", || {
+            fs::read_to_string(&trace).is_ok_and(|calls| calls.contains("mount("))
+        });
+        shell(
+            &root,
+            "mv his/above his/aside; ln -s ../other/above his/above",
+        );
+        let mut said = String::new();
+        let mut errors = mounting.0.stderr.take().unwrap();
+        errors.read_to_string(&mut said).unwrap();
+        assert_eq!(mounting.0.wait().unwrap().code(), Some(1), "{said}");
+        assert!(said.contains("somebody has renamed"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let below = format!("{}/", root.display());
+        assert!(!table.contains(&below), "{table}");
+        shell(&root, "ls his/aside/* other/above/*");
+    }
+}
+
+#[test]
+fn a_mount_that_is_covered_at_once_is_served_and_there_when_it_is_uncovered() {
+    if !system_calls::can_trace() {
+        return;
+    }
+    let ground = Ground::new("mkdir source place");
+    let root = ground.0.path().canonicalize().unwrap();
+    let (source, place) = (root.join("source"), root.join("place"));
+    fs::copy(vector("v2-zstd-blake3.warp"), source.join("x.warp")).unwrap();
+    let mut mounting = held_up(&source, &place, &root.join("trace"), "delay_exit");
+    wait_until("the mount", || is_mounted(&place));
+    shell(&root, "mount -t tmpfs other place && touch place/other");
+    let mut errors = BufReader::new(mounting.0.stderr.take().unwrap()).lines();
+    let told = errors.find(|line| line.as_ref().unwrap().contains("is mounted on"));
+    assert!(told.is_some());
+    assert!(place.join("other").exists());
+    unmount(&place);
+    assert!(place.join("x").exists());
+    unmount(&place);
+    assert!(mounting.0.wait().unwrap().success());
     assert!(!is_mounted(&place));
 }
 

@@ -20,12 +20,13 @@ use super::handles::Handles;
 use super::idle::{self, Activity};
 use super::metrics::{Listener, Service};
 use super::mount::{self, Mount, Reach};
+use super::mount_point::MountPoint;
 use super::notify::ServiceManager;
 use super::ring::{self, Permission};
 use super::schedule;
 use super::session::Session;
 use super::source::Source;
-use super::{COVERED_RETRY, MountOptions, place_of, shown_at, start};
+use super::{COVERED_RETRY, MountOptions, shown_at, start};
 use crate::error::{Error, IoContext, Result};
 use crate::job::is_ignored;
 use crate::reader::Engine;
@@ -49,7 +50,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The source or the mount point cannot be used, or the system does not let us mount.
 pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()> {
     // Before the mount covers it.
-    let mount_point = place_of(&options.mount_point)?;
+    let place = MountPoint::find(&options.mount_point)?;
+    let mount_point = place.path().to_owned();
     let source = source_for(options, &mount_point)?;
     let shown = source.shown();
     let metrics = options.metrics.as_deref().map(Listener::bind).transpose()?;
@@ -87,7 +89,8 @@ pub fn serve(options: &MountOptions, begin_logging: impl FnOnce()) -> Result<()>
     let signals = Signals::new(ending_signals(options.foreground))
         .context("cannot wait for signals for", &mount_point)?;
     let permission = Permission::give();
-    let (connection, mut mount) = mount::mount(&shown, &mount_point, onto_file, options)?;
+    let (connection, mut mount) = mount::mount(&shown, &place, onto_file, options)?;
+    drop(place);
     tree.mounted_as(mount.device());
     let connection = Arc::new(connection);
     let filesystem = WarpFilesystem::new(

@@ -1,6 +1,6 @@
 //! The mount: a thin adapter between the kernel and the rooms that know something.
 //!
-//! `source` is what is mounted, `mount` makes and ends the mount, `background` the daemon, `notify` speaks to a service manager, `schedule` to the scheduler and `aside`
+//! `source` is what is mounted, `mount` makes and ends the mount, on a `mount_point` that is held, `background` the daemon, `notify` speaks to a service manager, `schedule` to the scheduler and `aside`
 //! who is in whose way there, `idle` when nobody uses the mount, `guard` who cleans up after it, and `life` puts all together. `filesystem` answers requests, `files` those about files and
 //! `attributes` those about extended attributes, `elsewhere` those that wait for a network, of which `interrupts` knows who waits;
 //! `handles` knows what is open, `descriptors` how much may be, `listings` how much the entries of directories may take,
@@ -31,6 +31,7 @@ mod life;
 mod listings;
 mod metrics;
 mod mount;
+mod mount_point;
 mod notify;
 mod observation;
 mod pages;

@@ -21,6 +21,7 @@ use rustix::net::{
 };
 
 use super::MountOptions;
+use super::mount_point::MountPoint;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::mount_table::{self, FILE_SYSTEM_TYPE, Mounted};
 
@@ -52,14 +53,13 @@ pub(super) enum Reach {
     Covered,
 }
 
-/// Mounts on `mount_point`, which must be canonical, and returns the descriptor the kernel's requests come from.
-/// `source` is what the mount table shows.
+/// Mounts on `place`, and returns the descriptor the kernel's requests come from. `source` is what the mount table shows.
 ///
 /// # Errors
-/// Neither the system nor fusermount3 lets us.
+/// Neither the system nor fusermount3 lets us, or the place has been moved.
 pub(super) fn mount(
     source: &Path,
-    mount_point: &Path,
+    place: &MountPoint,
     onto_file: bool,
     options: &MountOptions,
 ) -> Result<(OwnedFd, Mount)> {
@@ -69,35 +69,44 @@ pub(super) fn mount(
             "there is no {DEVICE}: load the kernel module fuse, or let the container use the device"
         )));
     }
-    let connection = match mount_directly(source, mount_point, onto_file, options) {
-        Err(Errno::PERM | Errno::ACCESS) => mount_by_helper(source, mount_point, options)?,
-        other => other.context("cannot mount here", mount_point)?,
+    let mount_point = place.path();
+    let directly = mount_directly(source, place, onto_file, options);
+    let by_helper = matches!(directly, Err(Errno::PERM | Errno::ACCESS));
+    let connection = match by_helper {
+        true => mount_by_helper(source, mount_point, options)?,
+        false => directly.context("cannot mount here", mount_point)?,
     };
-    let topmost = mount_table::topmost_at(mount_point).inspect_err(|_| {
+    let mount = made(source, place, &connection).inspect_err(|_| {
         // Without its connection the mount would be there and dead.
-        let _ = unmount(mount_point, true);
-    })?;
-    let device = match topmost {
-        Some(entry) if entry.file_system_type == FILE_SYSTEM_TYPE => entry.device,
-        _ => {
-            return Err(
-                Error::unusable("something else was mounted here meanwhile").in_file(mount_point)
-            );
+        match by_helper {
+            true => drop(unmount(mount_point, true)),
+            false => place.clear(source),
         }
-    };
-    let watched = connection.try_clone().inspect_err(|_| {
-        let _ = unmount(mount_point, true);
-    });
-    let mount = Mount {
-        connection: Some(watched.context("cannot watch", mount_point)?),
-        ..Mount::known(mount_point, device)
-    };
+    })?;
     Ok((connection, mount))
+}
+
+/// The mount of `source` that was just made on `place`. Something else may cover it already.
+fn made(source: &Path, place: &MountPoint, connection: &OwnedFd) -> Result<Mount> {
+    let mount_point = place.path();
+    let found = match place.is_in_place()? {
+        true => mount_table::last_of_ours_at(mount_point, source)?,
+        false => None,
+    };
+    let Some(entry) = found else {
+        let why = "somebody has renamed, replaced or unmounted it while it was being mounted on";
+        return Err(Error::unusable(why).in_file(mount_point));
+    };
+    let watched = connection.try_clone();
+    Ok(Mount {
+        connection: Some(watched.context("cannot watch", mount_point)?),
+        ..Mount::known(mount_point, entry.device)
+    })
 }
 
 fn mount_directly(
     source: &Path,
-    mount_point: &Path,
+    place: &MountPoint,
     onto_file: bool,
     wanted: &MountOptions,
 ) -> Result<OwnedFd, Errno> {
@@ -122,7 +131,7 @@ fn mount_directly(
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     rustix::mount::mount(
         source,
-        mount_point,
+        place.by_descriptor(),
         FILE_SYSTEM_TYPE,
         flags,
         options.as_c_str(),
