@@ -44,13 +44,44 @@ pub(crate) fn spawn_scoped<'scope>(
 }
 
 /// Threads that work off what they are given, first come first served.
+///
+/// All of it is work that may as well be left undone. So it is dropped when too much waits already: that comes about when all of
+/// them wait for a disk or a server that does not answer, while others go on reading what does.
 #[cfg(not(shuttle))]
 mod workers {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use crate::error::{Error, Result};
+
+    /// How many pieces of work wait at most: some hundred bytes each, and what readers want who have gone hundreds of MiB ahead.
+    const MOST_WAITING: usize = 4096;
 
     /// So many threads.
     #[derive(Debug)]
-    pub(crate) struct Workers(rayon::ThreadPool);
+    pub(crate) struct Workers {
+        pool: rayon::ThreadPool,
+        waiting: Arc<AtomicUsize>,
+    }
+
+    /// A piece of work that waits, until it is dropped.
+    struct Waiting(Arc<AtomicUsize>);
+
+    impl Waiting {
+        /// One more; `None` if too many wait already.
+        fn begin(waiting: &Arc<AtomicUsize>) -> Option<Self> {
+            // Before it is looked at: so it is taken back by the guard in either case.
+            let before = waiting.fetch_add(1, Relaxed);
+            let begun = Self(Arc::clone(waiting));
+            (before < MOST_WAITING).then_some(begun)
+        }
+    }
+
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Relaxed);
+        }
+    }
 
     impl Workers {
         /// Starts `threads` of them, but one at least.
@@ -64,13 +95,59 @@ mod workers {
                 // A panic in a decoder is reported to whoever waits for the chunk; the worker goes on.
                 .panic_handler(|_| {})
                 .build()
-                .map(Self)
+                .map(|pool| Self {
+                    pool,
+                    waiting: Arc::default(),
+                })
                 .map_err(|error| Error::unusable(format!("cannot start threads: {error}")))
         }
 
-        /// Has one of them do some work.
+        /// Has one of them do some work, unless too much waits to be done.
         pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
-            self.0.spawn_fifo(work);
+            let Some(waiting) = Waiting::begin(&self.waiting) else {
+                return;
+            };
+            self.pool.spawn_fifo(move || {
+                drop(waiting);
+                work();
+            });
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use std::sync::mpsc;
+
+        #[test]
+        fn what_waits_for_workers_that_hang_is_bounded_and_all_is_done_again_when_they_go_on() {
+            let workers = Workers::start(1).unwrap();
+            let (go_on, held_up) = mpsc::channel::<()>();
+            let (began, has_begun) = mpsc::channel();
+            workers.spawn(move || {
+                began.send(()).unwrap();
+                let _ = held_up.recv();
+            });
+            has_begun.recv().unwrap();
+            let done = Arc::new(AtomicUsize::new(0));
+            let count = || {
+                let done = Arc::clone(&done);
+                workers.spawn(move || _ = done.fetch_add(1, Relaxed));
+            };
+            for _ in 0..3 * MOST_WAITING {
+                count();
+            }
+            // Each that waits has one of these, and what was dropped has none.
+            assert_eq!(Arc::strong_count(&done), 1 + MOST_WAITING);
+            drop(go_on);
+            while Arc::strong_count(&done) > 1 {
+                std::thread::yield_now();
+            }
+            assert_eq!(done.load(Relaxed), MOST_WAITING);
+            count();
+            while done.load(Relaxed) == MOST_WAITING {
+                std::thread::yield_now();
+            }
         }
     }
 }
