@@ -1,7 +1,8 @@
 //! Parts of an object that were asked for before they are read.
 //!
 //! A fetch is one request. Whoever reads bytes of one waits for them, and no longer than until they have come: the rest of it
-//! may still be on its way. It is forgotten, and broken off, when its guard is dropped.
+//! may still be on its way. It is forgotten, and broken off, when its guard is dropped. It ends with the task that makes the
+//! request, whatever becomes of that.
 
 use std::io;
 use std::ops::Range;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::task::AbortHandle;
 
 use super::fault::Fault;
+use crate::archive::Then;
 use crate::memory::Buffer;
 
 /// The fetches of one object.
@@ -44,6 +46,12 @@ pub(super) struct Guard {
     fetches: Arc<Fetches>,
     fetch: Arc<Fetch>,
     task: Option<AbortHandle>,
+}
+
+/// The end of a fetch, for the task that makes the request: dropped, it lets all who wait know that no more is going to come.
+pub(super) struct Ending {
+    fetch: Arc<Fetch>,
+    then: Option<Then>,
 }
 
 impl Fetches {
@@ -117,7 +125,7 @@ impl Fetch {
     }
 
     /// Lets all who wait know that no more is going to come, and that they may ask for it themselves.
-    pub(super) fn give_up(&self) {
+    fn give_up(&self) {
         self.lock().broken_off = true;
         self.changed.notify_all();
     }
@@ -170,6 +178,38 @@ impl Guard {
     }
 }
 
+impl Ending {
+    /// Of a fetch; `then` is told whether all has come.
+    pub(super) fn of(fetch: &Arc<Fetch>, then: Option<Then>) -> Self {
+        Self {
+            fetch: Arc::clone(fetch),
+            then,
+        }
+    }
+
+    /// What is going to end.
+    pub(super) fn fetch(&self) -> &Fetch {
+        &self.fetch
+    }
+
+    /// Ends a fetch of which all has come.
+    pub(super) fn whole(mut self) {
+        if let Some(then) = self.then.take() {
+            then(true);
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // What has come stays.
+        self.fetch.give_up();
+        if let Some(then) = self.then.take() {
+            then(false);
+        }
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
@@ -187,6 +227,7 @@ mod tests {
     use super::super::fault::FaultKind;
     use super::*;
     use crate::memory::{Budget, Urgency};
+    use std::sync::mpsc;
     use std::thread;
     use std::time::Duration;
 
@@ -236,5 +277,41 @@ mod tests {
         guard.fetch().fail(Fault::new(FaultKind::Changed, "gone"));
         let error = guard.fetch().read(&mut [0; 4], 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StaleNetworkFileHandle);
+    }
+
+    #[test]
+    fn who_waits_for_a_fetch_whose_task_is_lost_asks_himself() {
+        let fetches = Arc::<Fetches>::default();
+        let guard = fetch(&fetches, 0..4);
+        let (tell, told) = mpsc::channel();
+        let then = move |whole| tell.send(whole).unwrap();
+        let ending = Ending::of(guard.fetch(), Some(Box::new(then)));
+        let held = fetches.holding(0).unwrap();
+        held.take(0, b"ab");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| held.read(&mut [0; 4], 2).unwrap());
+            let lost = scope.spawn(move || {
+                ending.fetch().begin();
+                panic!("as where the system has no thread to look a host up on");
+            });
+            assert!(lost.join().is_err());
+            assert_eq!(waiting.join().unwrap(), None);
+        });
+        assert_eq!(told.iter().collect::<Vec<_>>(), [false]);
+        // What has come is read all the same.
+        assert_eq!(held.read(&mut [0; 4], 0).unwrap(), Some(2));
+    }
+
+    #[test]
+    fn who_is_to_be_told_of_the_end_of_a_fetch_is_told_once() {
+        let fetches = Arc::<Fetches>::default();
+        let guard = fetch(&fetches, 0..4);
+        let (tell, told) = mpsc::channel();
+        let then = move |whole| tell.send(whole).unwrap();
+        let ending = Ending::of(guard.fetch(), Some(Box::new(then)));
+        ending.fetch().take(0, b"abcd");
+        ending.whole();
+        assert_eq!(told.iter().collect::<Vec<_>>(), [true]);
+        assert_eq!(guard.fetch().read(&mut [0; 4], 0).unwrap(), Some(4));
     }
 }

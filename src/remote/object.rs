@@ -9,7 +9,7 @@ use std::time::Duration;
 use object_store::path::Path as Key;
 
 use super::blocks::{BLOCK_LEN, Found};
-use super::fetches::{Fetches, Guard};
+use super::fetches::{Ending, Fetches, Guard};
 use super::on_disk::OnDisk;
 use super::planned::{Planned, planned_len};
 use super::store::Store;
@@ -154,30 +154,25 @@ impl Object {
     ) -> Guard {
         let place = self.store.places().at_once(urgency);
         let guard = self.fetches.add(range.clone(), room, place.is_some());
-        let fetch = Arc::clone(guard.fetch());
+        let ending = Ending::of(guard.fetch(), then);
         let (store, key, version) = (self.store.clone(), self.key.clone(), self.version.clone());
         let task = self.store.runtimes().spawn(async move {
             let place = match place {
                 Some(place) => place,
                 None => store.places().wait(urgency).await,
             };
+            let fetch = ending.fetch();
             fetch.begin();
             let take = |at: usize, bytes: &[u8]| fetch.take(at, bytes);
             let attempts = store.attempts();
             let outcome = store.fetch(&place, attempts, &key, Some(&version), range, take);
             let outcome = outcome.await;
             drop(place);
-            let whole = outcome.is_ok();
             match outcome {
-                Ok(_) => {}
+                Ok(_) => ending.whole(),
                 // A guess had its own time, which may have been a bad one: who needs the bytes asks anew, in his.
-                Err(fault) if urgency == Urgency::Speculation && !fault.is_change() => {
-                    fetch.give_up();
-                }
+                Err(fault) if urgency == Urgency::Speculation && !fault.is_change() => {}
                 Err(fault) => fetch.fail(fault),
-            }
-            if let Some(then) = then {
-                then(whole);
             }
         });
         guard.breaking_off(task)
