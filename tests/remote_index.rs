@@ -10,12 +10,13 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use common::model::{self, OPERATIONS, source};
 use common::remote::Site;
 use common::vectors;
-use common::{names, run, sample, shell, system_calls, vector, warpfs};
+use common::{names, packed, run, sample, shell, system_calls, vector, warpfs};
 use warpfs::job::Control;
 
 /// Packs a tree into what a web server serves, with an index.
@@ -131,6 +132,65 @@ fn a_published_tree_agrees_with_the_originals() {
     model::agree(OPERATIONS / 4, &originals, || {
         site.mount("", &["--cache-size", "4M"])
     });
+}
+
+#[test]
+fn a_file_that_is_larger_than_its_index_says_is_read_to_its_end() {
+    let tree = tempfile::tempdir().unwrap();
+    for name in ["replaced", "misjudged"] {
+        fs::write(tree.path().join(name), sample(300_000, 1)).unwrap();
+    }
+    let site = Site::new();
+    publish(&site, tree.path());
+    // Its author says less than there is.
+    let index = site.root().join("warpfs-index.json");
+    let told = fs::read_to_string(&index).unwrap();
+    let told = told.lines().map(|line| match line.contains("misjudged") {
+        true => line.replace("\"original\":300000", "\"original\":5000"),
+        false => line.to_owned(),
+    });
+    let told = told.collect::<Vec<_>>().join("\n") + "\n";
+    assert!(told.contains(":5000"), "{told}");
+    fs::write(&index, told).unwrap();
+    for arguments in [&[][..], &["--ttl", "forever"]] {
+        site.put(
+            "replaced.warp",
+            &fs::read(site.root().join("misjudged.warp")).unwrap(),
+        );
+        let mounted = site.mount("", arguments);
+        assert_eq!(fs::metadata(mounted.path("misjudged")).unwrap().len(), 5000);
+        let mut held = fs::File::open(mounted.path("misjudged")).unwrap();
+        assert_eq!(read_on(&mut held, 4096).len(), 4096);
+        // Whoever looks it up again does not cut it off for who holds it.
+        std::thread::sleep(std::time::Duration::from_millis(1200));
+        assert_eq!(
+            fs::metadata(mounted.path("misjudged")).unwrap().len(),
+            300_000
+        );
+        assert!(read_on(&mut held, usize::MAX) == sample(300_000, 1)[4096..]);
+
+        assert_eq!(
+            fs::metadata(mounted.path("replaced")).unwrap().len(),
+            300_000
+        );
+        let larger = sample(900_000, 2);
+        site.put("replaced.warp", &packed(&larger, &[]));
+        let mut opened = fs::File::open(mounted.path("replaced")).unwrap();
+        assert!(read_on(&mut opened, usize::MAX) == larger);
+    }
+}
+
+/// So many bytes, or all that there are, as a program reads them that does not ask first how many that is.
+fn read_on(file: &mut fs::File, most: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut part = vec![0; most.min(128 << 10)];
+    while bytes.len() < most {
+        match file.read(&mut part).unwrap() {
+            0 => break,
+            read => bytes.extend_from_slice(&part[..read]),
+        }
+    }
+    bytes
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub(crate) trait Shown: Debug + Send + Sync {
     fn open_file(&self, node: NodeId) -> Result<OpenedFile>;
     fn check_user(&self, opened: &OpenedFile, user: u32) -> Result<()>;
     fn hold(&self, node: NodeId, opened: &OpenedFile) -> Result<bool>;
-    /// The kernel is told of an object's version whenever that is opened.
+    /// Of a version of an object there is one size, which is told with it; and one that is opened is the one that was told.
     fn has_another_size(&self, _node: NodeId, _opened: &OpenedFile) -> bool {
         false
     }

@@ -55,15 +55,16 @@ impl Memory {
     }
 
     /// What a listing has told, with the ETag where it has none and the version is known all the same. What the object itself was a
-    /// moment ago counts for more than any listing.
+    /// moment ago counts for more than any listing; of that, an index knows nothing if it is another version.
     pub(super) fn completed(&self, brief: Brief) -> Brief {
         let Some(seen) = self.of(&brief) else {
             return brief;
         };
         let just_now = seen.itself.is_some_and(|asked| asked.elapsed() < BELIEVED);
-        match just_now || brief.may_be(&seen.brief) {
+        let may_be = brief.may_be(&seen.brief);
+        match just_now || may_be {
             true => Brief {
-                indexed: brief.indexed,
+                indexed: brief.indexed.filter(|_| may_be),
                 ..seen.brief
             },
             false => brief,

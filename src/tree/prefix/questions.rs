@@ -14,7 +14,7 @@ use super::super::{
 use super::entries::{Brief, Found, KnownBy};
 use super::listing::Told;
 use super::{BELIEVED, ObjectListing, Prefix, PrefixTree};
-use crate::archive::{Content, Glance, Source};
+use crate::archive::{Content, Glance, Source, glance};
 use crate::error::{Error, IoContext, Result};
 use crate::identity::Identity;
 use crate::remote::{Object, Plain};
@@ -119,6 +119,15 @@ impl Prefix {
         }
     }
 
+    /// How large the original of an object is by the word of an index.
+    fn indexed_size(&self, node: NodeId) -> Option<u64> {
+        let index = self.index.as_ref()?;
+        let known = self.nodes.get(node)?;
+        let entries = index.entries(&known.location);
+        let brief = entries.object(&String::from_utf8_lossy(&known.name))?;
+        brief.indexed.map(|(_, original_size)| original_size)
+    }
+
     /// Takes notice that the kernel is told of an object in this version; says whether it may be. Not of another than the node
     /// stands for; but it may learn the ETag of what it knew without.
     fn tell(&self, node: NodeId, key: &str, brief: &Brief) -> bool {
@@ -185,6 +194,14 @@ impl Prefix {
             Some(object) => object,
             None => Object::listed(&self.store, &self.key(&key)?, version),
         };
+        if known.key.decoded
+            && self.index.is_some()
+            && self.memory.packed(&brief).is_none()
+            && let Ok(Some(found)) = glance(&object, &path, brief.identity.size)
+        {
+            // An index was believed so far. The first bytes are read anyway, and what is wrong with them is told by who reads on.
+            self.memory.note(brief, Some(Some(found)));
+        }
         Ok(OpenedFile {
             identity: object.identity().context("cannot examine", &path)?,
             content: match known.key.decoded {
@@ -295,6 +312,16 @@ impl Shown for PrefixTree {
     fn hold(&self, node: NodeId, opened: &OpenedFile) -> Result<bool> {
         let held = self.0.nodes.hold(node, opened.identity);
         held.ok_or_else(|| Error::from(crate::error::ErrorKind::Changed).in_file(&opened.path))
+    }
+
+    fn has_another_size(&self, node: NodeId, opened: &OpenedFile) -> bool {
+        let (device, inode) = (opened.identity.device, opened.identity.inode);
+        let seen = self.0.memory.at((device, inode));
+        let packed = seen.and_then(|seen| seen.packed.flatten());
+        let size = packed.map(|glance| glance.original_size);
+        // The kernel may have been told no more than the word of an index.
+        let indexed = self.0.indexed_size(node).filter(|_| opened.packed);
+        indexed.is_some_and(|indexed| size.is_some_and(|size| size != indexed))
     }
 
     fn let_go(&self, node: NodeId, identity: Identity) {
