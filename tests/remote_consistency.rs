@@ -10,13 +10,13 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::remote::{Bucket, Site};
-use common::sample;
 use common::vectors::forget_pages;
+use common::{Mounted, sample};
 
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
 
@@ -92,6 +92,29 @@ fn a_single_object_and_a_file_behind_a_web_server_are_stale_when_replaced() {
     changes(&mounted.path("x"), &before, &after, || {
         site.put("x.warp", &packed(&after))
     });
+}
+
+#[test]
+fn a_url_in_the_place_of_a_file_is_read_to_its_end_when_it_was_replaced_by_a_larger_one() {
+    let (before, after) = (sample(1_000_000, 1), sample(1_200_000, 2));
+    let site = Site::new();
+    site.put("x.warp", &packed(&before));
+    let own = tempfile::tempdir().unwrap();
+    let place = own.path().join("x");
+    fs::write(&place, "").unwrap();
+    // It is for what is looked up, and a mount's root is not.
+    let mounted = Mounted::at(&site.url("x.warp"), &place, &["--ttl", "forever"]);
+    for bytes in [&before, &after] {
+        site.put("x.warp", &packed(bytes));
+        // As programs read that do not ask first how much there is.
+        let mut opened = File::open(&mounted.mount_point).unwrap();
+        let mut part = vec![0; 128 << 10];
+        let mut read = Vec::new();
+        while let length @ 1.. = opened.read(&mut part).unwrap() {
+            read.extend_from_slice(&part[..length]);
+        }
+        assert!(read == *bytes, "{} of {}", read.len(), bytes.len());
+    }
 }
 
 #[test]
