@@ -50,18 +50,19 @@ impl Identity {
         })
     }
 
-    /// The identity of an object in a store, which its URL names. Where a server gives no ETag, size and time have to do.
+    /// The identity of an object in a store, of that `name` among all objects of all stores. Where a server gives no ETag, size and
+    /// time have to do.
     ///
     /// Servers may be hostile: what they say is hashed by BLAKE3, and 192 bits of it take the place of the times, so that no two
     /// states look alike that are not. No file has such a device number.
     #[cfg(feature = "remote")]
     pub(crate) fn of_object(
-        url: &str,
+        name: &str,
         size: u64,
         etag: Option<&str>,
         modified: SystemTime,
     ) -> Self {
-        let name = blake3::hash(url.as_bytes());
+        let name = blake3::hash(name.as_bytes());
         let time = modified.duration_since(SystemTime::UNIX_EPOCH);
         let mut state = blake3::Hasher::new();
         state.update(name.as_bytes());

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use common::remote::proxy::{Fault, Passed};
 use common::remote::{Bucket, Site};
-use common::{Mounted, Random, mixed, packed, sample, warpfs};
+use common::{Mounted, Random, mixed, noise, packed, sample, warpfs};
 
 fn arguments(place: &Path) -> [&str; 4] {
     [
@@ -251,6 +251,25 @@ fn an_object_that_was_replaced_is_read_anew() {
         bucket.put("x.warp", &packed(&original, &[]));
         let mount = bucket.mount("x.warp", &arguments(place.path()));
         assert!(fs::read(mount.path("x")).unwrap() == original);
+    }
+}
+
+#[test]
+fn what_a_store_of_another_place_has_under_the_same_name_is_not_taken_for_it() {
+    let place = tempfile::tempdir().unwrap();
+    let etag = "0123456789abcdef0123456789abcdef";
+    let originals = [1, 2].map(|seed| noise(1 << 20, seed));
+    let packed = originals.each_ref().map(|original| packed(original, &[]));
+    assert_eq!(packed[0].len(), packed[1].len());
+    for (original, packed) in originals.iter().zip(&packed) {
+        let bucket = Bucket::new();
+        for (key, bytes) in [("x.warp", packed), ("plain", original)] {
+            bucket.store.put_as(Bucket::NAME, key, bytes, etag);
+        }
+        let mount = bucket.mount("", &arguments(place.path()));
+        for name in ["x", "plain"] {
+            assert!(fs::read(mount.path(name)).unwrap() == *original, "{name}");
+        }
     }
 }
 

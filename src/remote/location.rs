@@ -126,7 +126,7 @@ impl Location {
         &self.key
     }
 
-    /// What names the store among all: what its keys are names in.
+    /// What names the store among all that are asked in one environment: what its keys are names in.
     pub(super) fn store_name(&self) -> &str {
         match self.protocol {
             Protocol::Http => self.url.as_str(),

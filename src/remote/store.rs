@@ -163,8 +163,9 @@ impl Store {
         etag: Option<&str>,
         modified: SystemTime,
     ) -> Identity {
-        let url = format!("{}\0{key}", self.location.store_name());
-        Identity::of_object(&url, size, etag, modified)
+        let (store, place) = (self.location.store_name(), &self.backend.place);
+        let name = format!("{store}\0{place}\0{key}");
+        Identity::of_object(&name, size, etag, modified)
     }
 
     /// The first `length` bytes of several objects, or all there are of a shorter one, and which version each is. None of them may

@@ -62,6 +62,11 @@ impl S3 {
     /// it would hash the whole object for each request.
     pub fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
         let etag = blake3::hash(bytes).to_hex();
+        self.put_as(bucket, key, bytes, &etag[..32]);
+    }
+
+    /// The same with another ETag than that of these bytes.
+    pub fn put_as(&self, bucket: &str, key: &str, bytes: &[u8], etag: &str) {
         let name = |text: &str| base64_url(text.as_bytes());
         let beside = format!(
             ".bucket-{}.object-{}.internal.json",
@@ -69,7 +74,7 @@ impl S3 {
             name(key)
         );
         put_file(&self.root().join(bucket).join(key), bytes);
-        let told = format!("{{\"e_tag\":\"{}\"}}", &etag[..32]);
+        let told = format!("{{\"e_tag\":\"{etag}\"}}");
         put_file(&self.root().join(beside), told.as_bytes());
     }
 
