@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::group::Group;
 use common::remote::proxy::{Fault, Rule};
 use common::remote::{ACCESS_KEY, Bucket, SECRET, Site};
 use common::vectors::forget_pages;
@@ -561,6 +562,46 @@ fn a_signal_that_is_only_noticed_fails_nothing_on_a_server_that_answers() {
     let signal = rustix::process::Signal::USR1;
     rustix::process::kill_process(rustix::process::Pid::from_child(&asking.0), signal).unwrap();
     assert!(asking.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_mount_that_is_given_no_more_threads_answers_all_the_same() {
+    let Some(group) = Group::of_threads("remote") else {
+        return;
+    };
+    let bucket = Bucket::new();
+    let bytes = sample(2_000_000, 11);
+    for name in ["first.warp", "a.warp", "b.warp", "c.warp", "d.warp"] {
+        bucket.put(name, &packed(&bytes));
+    }
+    let mut command = Command::new("sh");
+    let script = format!(
+        "echo $$ > '{}/cgroup.procs' && exec \"$@\"",
+        group.path.display()
+    );
+    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_warpfs")]);
+    bucket.lead(&mut command);
+    let mounted = Mounted::by(command, &bucket.url(""), &["--threads", "2"]);
+    let path = mounted.path("");
+    // Not in this thread: where nobody is answered, it could not be ended.
+    let reading = move |names: [&'static str; 4]| {
+        names.map(|name| {
+            let path = path.join(name);
+            std::thread::spawn(move || fs::read(path).unwrap())
+        })
+    };
+    assert!(fs::read(mounted.path("first")).unwrap() == bytes);
+    // Threads that have had nothing to do for ten seconds end.
+    std::thread::sleep(Duration::from_secs(11));
+    group.give_no_threads();
+    // More of them than there are threads that take requests.
+    for reader in reading(["a", "b", "c", "d"]) {
+        wait_until("a reader", || reader.is_finished());
+        assert!(reader.join().unwrap() == bytes);
+    }
+    group.give_threads();
+    bucket.put("a.warp", &packed(&bytes[1..]));
+    assert!(fs::read(mounted.path("a")).unwrap() == bytes[1..]);
 }
 
 #[test]

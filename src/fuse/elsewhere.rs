@@ -1,7 +1,7 @@
 //! Threads for requests that may have to wait for a network: as many as wait, within bounds.
 //!
 //! The threads that read requests are few and must not wait: else a listing would stand behind reads of a server that is gone,
-//! and an unmount behind both.
+//! and an unmount behind both. Where the system gives no thread for it, they do: late is better than never.
 
 #[cfg(feature = "remote")]
 use std::sync::Arc;

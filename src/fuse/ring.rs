@@ -34,7 +34,7 @@ use super::pages::Pages;
 use super::protocol::{self, Outlet, REPLY_HEADER, REQUEST_HEADER, Reply, Request};
 use super::relief::{Post, Relief};
 use super::schedule::Home;
-use super::session::LOCAL_REQUEST;
+use super::session::{LOCAL_REQUEST, tell_end};
 use super::start;
 
 /// How many threads a queue has: with one alone, a read that waits would hold up all others of its processor. Three make one
@@ -193,8 +193,9 @@ impl Rings {
                     let _ = made.send(Ok(()));
                     // Nobody tells of one if the kernel agrees to none.
                     if let Ok(agreement) = agreement.recv() {
-                        let ended = agreement.ended.clone();
-                        let _ = ended.send(serve(entry, home, askers.as_ref(), &agreement));
+                        tell_end(&agreement.ended, || {
+                            serve(entry, home, askers.as_ref(), &agreement)
+                        });
                     }
                 }
                 Err(error) => drop(made.send(Err(error))),

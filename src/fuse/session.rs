@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -179,7 +180,9 @@ impl Readers {
         let (filesystem, connection) = (Arc::clone(&self.filesystem), Arc::clone(&self.connection));
         let (ended, waiting) = (self.ended.clone(), Arc::clone(&self.waiting));
         start(format!("requests-{number}"), move || {
-            let _ = ended.send(serve(&filesystem, &connection, &waiting, post.as_ref()));
+            tell_end(&ended, || {
+                serve(&filesystem, &connection, &waiting, post.as_ref())
+            });
         })
     }
 }
@@ -202,6 +205,14 @@ fn ask_for_something(processor: usize, mount_point: PathBuf) {
     if let Err(error) = asked {
         tracing::debug!("what waits is answered with what is asked for next: {error}");
     }
+}
+
+/// Serves, and tells how that has ended: a thread that is lost by a panic as well, for nobody takes its place.
+pub(super) fn tell_end(ended: &Sender<io::Result<()>>, serve: impl FnOnce() -> io::Result<()>) {
+    let outcome = catch_unwind(AssertUnwindSafe(serve));
+    let lost = |_| Err(io::Error::other("a thread has failed; please report it"));
+    // Nobody listens any more where another has failed before.
+    let _ = ended.send(outcome.unwrap_or_else(lost));
 }
 
 /// Has answered what is read from /dev/fuse, until there is no more.
@@ -315,5 +326,20 @@ impl Outlet for Late<'_> {
 
     fn more_wait(&self) -> bool {
         self.0.more_wait()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_lost_ends_the_mount_with_an_error() {
+        let (ended, ends) = mpsc::channel();
+        tell_end(&ended, || Ok(()));
+        tell_end(&ended, || panic!("as a request does that is none"));
+        assert!(ends.recv().unwrap().is_ok());
+        let error = ends.recv().unwrap().unwrap_err();
+        assert!(error.to_string().contains("please report it"), "{error}");
     }
 }

@@ -1,11 +1,14 @@
 //! Where a store's requests are driven, and where they are waited for.
 //!
 //! An async runtime of their own drives them. Whoever waits does so on a thread of theirs, or on one of those kept here for
-//! that, and no longer than until all waiting is ended. What is under way then is left where it is, for it may never end.
+//! that, and no longer than until all waiting is ended. What is under way then is left where it is, for it may never end. Where the
+//! system gives no thread, what is to wait on one is done by whoever asks for that.
 
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -46,7 +49,10 @@ impl Runtimes {
     /// Starts threads.
     ///
     /// # Errors
-    /// There are none to be had.
+    /// The system gives nothing to wait for the network with.
+    ///
+    /// # Panics
+    /// It gives no thread to drive requests.
     pub(super) fn start() -> Result<Self> {
         let no_thread = |error| Error::io("cannot start a thread", error);
         let driving = Builder::new_multi_thread()
@@ -104,10 +110,17 @@ impl Runtimes {
         Some(driving.spawn(work).abort_handle())
     }
 
-    /// Does something that may wait for the store, on a thread of its own.
+    /// Does something that may wait for the store, on a thread of its own; or here, if there is none and none to be had.
     pub(crate) fn run_waiting(&self, work: impl FnOnce() + Send + 'static) {
-        if let Some(waiting) = &self.waiting {
-            waiting.spawn_blocking(work);
+        let Some(waiting) = &self.waiting else {
+            return;
+        };
+        let work = Arc::new(Mutex::new(Some(work)));
+        let given = Arc::clone(&work);
+        let spawn = || drop(waiting.spawn_blocking(move || run_once(&given)));
+        // It panics then, and keeps what it was given for the next thread that it has.
+        if catch_unwind(AssertUnwindSafe(spawn)).is_err() {
+            run_once(&work);
         }
     }
 
@@ -117,6 +130,14 @@ impl Runtimes {
             tokio::time::sleep(delay).await;
             work();
         });
+    }
+}
+
+/// Does some work unless somebody else does.
+fn run_once(work: &Mutex<Option<impl FnOnce()>>) {
+    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(work) = work {
+        work();
     }
 }
 
