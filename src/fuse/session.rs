@@ -246,6 +246,13 @@ fn serve(
                     filesystem.answer(&request, Reply::new(request.unique, &mut outlet));
                 }
             });
+        } else if filesystem.elsewhere().is_some()
+            && let Operation::Read { .. } = request.operation
+        {
+            // As good as answered, as a rule; but what was at hand may have been given up by now.
+            let wait = waiting.begin(request.unique);
+            let mut outlet = Late(Device(connection), &wait);
+            filesystem.answer(&request, Reply::new(request.unique, &mut outlet));
         } else {
             let mut device = Device(connection);
             filesystem.answer(&request, Reply::new(request.unique, &mut device));
@@ -263,7 +270,7 @@ fn interrupt(
     unique: u64,
 ) {
     let Some(patience) = waiting.patience(unique) else {
-        // It is answered, or about to be handed over: should it not be answered, the kernel is to say so again.
+        // It is answered, or about to wait: should it not be answered, the kernel is to say so again, which it does at once.
         Reply::new(own, &mut Device(connection)).error(Errno::AGAIN);
         return;
     };
@@ -316,7 +323,7 @@ impl Outlet for Device<'_> {
     }
 }
 
-/// Replies to what waited, unless it was answered meanwhile.
+/// Replies to what waits, unless it was answered meanwhile.
 struct Late<'a>(Device<'a>, &'a Wait);
 
 impl Outlet for Late<'_> {
