@@ -15,10 +15,11 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use common::remote::proxy::{Fault, Passed};
 use common::remote::{Bucket, Site};
-use common::{Mounted, Random, mixed, noise, packed, sample, warpfs};
+use common::{Mounted, Random, mixed, noise, packed, run, sample, wait_until, warpfs};
 
 fn arguments(place: &Path) -> [&str; 4] {
     [
@@ -292,6 +293,74 @@ fn several_mounts_use_one_cache_at_once() {
     let mount = bucket.mount("x.warp", &arguments(place.path()));
     assert!(fs::read(mount.path("x")).unwrap() == original);
     assert!(data_requests(&bucket.proxy.take_passed()).is_empty());
+}
+
+/// A server that stands still for as long as this is kept.
+struct Stopped(rustix::process::Pid);
+
+impl Stopped {
+    fn of(mounted: &Mounted) -> Self {
+        let server = rustix::process::Pid::from_child(&mounted.server);
+        rustix::process::kill_process(server, rustix::process::Signal::STOP).unwrap();
+        Self(server)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_neither_the_network_nor_who_comes_later() {
+    let [long, other] = [sample(24 << 20, 21), sample(2 << 20, 22)];
+    let bucket = Bucket::new();
+    bucket.put("long.warp", &packed(&long, &["--chunk-size", "64K"]));
+    bucket.put("other.warp", &packed(&other, &["--chunk-size", "64K"]));
+    // A cache on a disk that can be stopped: one that a mount shows.
+    let own = tempfile::tempdir().unwrap();
+    let (tree, result) = (own.path().join("tree"), own.path().join("packed"));
+    fs::create_dir(&tree).unwrap();
+    let filling = bucket.mount("", &arguments(&tree.join("cache")));
+    assert!(fs::read(filling.path("other")).unwrap() == other);
+    drop(filling);
+    run([
+        "pack".as_ref(),
+        "-q".as_ref(),
+        "-r".as_ref(),
+        "-o".as_ref(),
+        result.as_os_str(),
+        tree.as_os_str(),
+    ]);
+    let disk = Mounted::new(&result, &[]);
+    let mount = bucket.mount("", &arguments(&disk.path("cache")));
+    assert!(fs::read(mount.path("other")).unwrap() == other);
+    assert!(mount.stats()["disk_cache_hits"].as_u64().unwrap() > 10);
+
+    // Not in this thread: where a read hangs, it could not be ended.
+    let reading = |name: &str| {
+        let path = mount.path(name);
+        std::thread::spawn(move || fs::read(path).unwrap())
+    };
+    bucket.proxy.set_rate(1 << 20);
+    let in_order = reading("long");
+    std::thread::sleep(Duration::from_millis(500));
+    mount.drop_caches();
+    let stopped = Stopped::of(&disk);
+    std::thread::sleep(Duration::from_millis(1500));
+    bucket.proxy.set_rate(0);
+    assert!(!in_order.is_finished());
+    let start = Instant::now();
+    let later = reading("other");
+    wait_until("who comes later", || later.is_finished());
+    assert!(later.join().unwrap() == other);
+    // With one of the threads that drive the network in the disk's hands, it would be asked anew after a while.
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    drop(stopped);
+    wait_until("who has waited for the disk", || in_order.is_finished());
+    assert!(in_order.join().unwrap() == long);
 }
 
 #[test]

@@ -60,8 +60,11 @@ pub(crate) trait Distant: Source {
     /// have come, for as long as the result lives. `then` is told in the end whether all have come; it must not wait.
     fn fetch(&self, range: Range<u64>, room: Buffer, urgency: Urgency, then: Option<Then>) -> Kept;
 
-    /// Whether these bytes of a payload, which takes up the bytes of `whole`, are kept nearby.
+    /// Whether these bytes of a payload, which takes up the bytes of `whole`, are kept nearby: on a disk, which may take its time.
     fn is_kept(&self, wanted: &Range<u64>, whole: &Range<u64>) -> bool;
+
+    /// Does something that looks what is kept nearby, on a thread that may wait for that.
+    fn run_waiting(&self, work: Box<dyn FnOnce() + Send>);
 
     /// How long it takes until an answer begins to come, about; no time at all if that is not known.
     fn round_trip(&self) -> Duration;

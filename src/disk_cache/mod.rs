@@ -28,13 +28,15 @@
 //! keeps the directory within its own.
 //!
 //! # Threads
-//! A read goes from the index to the segment without waiting for anybody. All writing is done by one thread ([`writer`])
+//! A read goes from the index to the segment without waiting for anybody but the disk, and is a miss at once where that has
+//! failed or taken long a moment ago ([`patience`]). All writing is done by one thread ([`writer`])
 //! from a queue that is bounded by what memory the cache was given, and drops what does not fit. A disk that is full or
 //! read-only, or fails, is told of in the log now and then; it is tried again later, and until then the cache does without.
 
 mod directory;
 mod eviction;
 mod index;
+mod patience;
 mod segment;
 mod writer;
 
@@ -53,9 +55,11 @@ use std::time::Duration;
 
 use self::directory::Directory;
 use self::index::{Entry, Index};
+use self::patience::Patience;
 use self::segment::Record;
 use self::writer::{Use, Writer};
 use crate::error::{Error, Result};
+use crate::occasionally::Occasionally;
 use crate::stats::Counters;
 
 /// The least room a cache can do with, in bytes.
@@ -65,8 +69,10 @@ const DEFAULT_SIZE: u64 = 10 << 30;
 /// The part of a memory budget that a cache wants, and the most of it that it has a use for, in bytes.
 const PART_OF_BUDGET: u64 = 8;
 const MOST_MEMORY: u64 = 32 << 20;
-/// How long to go without writing after the disk has refused something.
+/// How long to go without writing after the disk has refused something, and without reading after it has failed or taken long.
 const RETRY: Duration = Duration::from_secs(10);
+/// How often to tell of a disk that does so.
+const TELL_EVERY: Duration = Duration::from_secs(3600);
 
 /// What names an object: equal keys promise equal bytes.
 pub(crate) type Key = [u8; 32];
@@ -98,6 +104,9 @@ impl Address {
 pub(crate) struct DiskCache {
     shared: Arc<Shared>,
     writer: Writer,
+    patience: Patience,
+    /// When to tell of a disk that is not read from.
+    unread: Occasionally,
 }
 
 /// What readers and the writer share.
@@ -185,21 +194,40 @@ impl DiskCache {
         let shared = Arc::new(shared);
         Ok(Self {
             writer: Writer::new(Arc::clone(&shared), memory / 2),
+            patience: Patience::new(retry),
+            unread: Occasionally::every(TELL_EVERY),
             shared,
         })
+    }
+
+    /// What the disk is asked for; `None` if it fails, or is left alone.
+    fn ask<T>(&self, read: impl FnOnce() -> io::Result<T>) -> Option<T> {
+        let reading = self.patience.begin()?;
+        let outcome = read();
+        let took = reading.end(outcome.is_err());
+        if outcome.is_err() {
+            self.shared.counters.disk_cache_errors.add(1);
+        }
+        if let Some(took) = took.filter(|_| self.unread.is_due()) {
+            let what = match &outcome {
+                Err(error) => error.to_string(),
+                Ok(_) => format!("a read took {:.1} s", took.as_secs_f64()),
+            };
+            tracing::warn!(
+                "{}: the disk cache is not read from for a while, going on without: {what}",
+                self.shared.place.display()
+            );
+        }
+        outcome.ok()
     }
 
     /// Fills `buffer` with the extent of its length at this offset of the object, if it is in the cache; says whether it is.
     /// If it is not, what the buffer holds means nothing.
     pub(crate) fn get(&self, key: &Key, offset: u64, buffer: &mut [u8]) -> bool {
         let counters = &self.shared.counters;
-        let found = Address::of(key, offset, buffer.len()).is_some_and(|address| {
-            let looked_up = self.look_up(&address, buffer);
-            looked_up.unwrap_or_else(|_| {
-                counters.disk_cache_errors.add(1);
-                false
-            })
-        });
+        let found = Address::of(key, offset, buffer.len())
+            .and_then(|address| self.ask(|| self.look_up(&address, buffer)))
+            .unwrap_or(false);
         match found {
             true => {
                 counters.disk_cache_hits.add(1);
@@ -221,8 +249,12 @@ impl DiskCache {
             return Ok(false);
         };
         if !segment::read(&segment, entry.position, address, buffer)? {
-            self.shared.counters.disk_cache_errors.add(1);
-            files.index.remove(&entry)?;
+            let errors = &self.shared.counters.disk_cache_errors;
+            errors.add(1);
+            // What cannot be written to may be read all the same.
+            if files.index.remove(&entry).is_err() {
+                errors.add(1);
+            }
             return Ok(false);
         }
         let newest = &self.shared.newest;
@@ -249,25 +281,27 @@ impl DiskCache {
 
     /// Whether an extent seems to be there: to read it may still fail.
     pub(crate) fn has(&self, key: &Key, extent: &Range<u64>) -> bool {
-        let found = self.entry_of(key, extent).ok().flatten();
-        found.is_some_and(|(files, entry)| {
-            let segment = files.directory.open_segment(entry.segment);
-            matches!(segment, Ok(Some(_)))
-        })
+        let found = self.ask(|| match self.entry_of(key, extent)? {
+            Some((files, entry)) => files.directory.open_segment(entry.segment),
+            None => Ok(None),
+        });
+        found.flatten().is_some()
     }
 
     /// Gives up an extent that turned out to be of no use, if it is there, so that it is fetched anew.
     pub(crate) fn forget(&self, key: &Key, extent: &Range<u64>) {
-        if let Some(address) = address_of(key, extent) {
-            self.writer.forget(&address);
-        }
-        let found = self.entry_of(key, extent);
-        let forgotten = found.and_then(|found| match found {
-            Some((files, entry)) => files.index.remove(&entry),
-            None => Ok(()),
+        let Some(address) = address_of(key, extent) else {
+            return;
+        };
+        self.writer.forget(&address);
+        let forgotten = self.ask(|| {
+            let found = self.entry_of(key, extent)?;
+            Ok(found.map_or(Ok(()), |(files, entry)| files.index.remove(&entry)))
         });
-        if forgotten.is_err() {
-            self.shared.counters.disk_cache_errors.add(1);
+        match forgotten {
+            Some(Ok(())) => {}
+            Some(Err(_)) => self.shared.counters.disk_cache_errors.add(1),
+            None => self.writer.forget_later(&address),
         }
     }
 

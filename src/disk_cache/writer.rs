@@ -14,7 +14,7 @@ use super::directory::{self, Directory};
 use super::eviction;
 use super::index::{self, Index};
 use super::segment::{self, Appender, Record};
-use super::{Address, Files, Shared};
+use super::{Address, Files, Shared, TELL_EVERY};
 use crate::occasionally::Occasionally;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
@@ -22,8 +22,6 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 const MOST_USES: usize = 1024;
 /// How long the end waits for what is queued to be written.
 const LAST_WRITES: Duration = Duration::from_secs(5);
-/// How often to tell of a disk that refuses.
-const TELL_EVERY: Duration = Duration::from_secs(3600);
 /// How many of the newest segments to look at for one that is not full and that nobody appends to.
 const TAKE_UP: usize = 8;
 
@@ -157,6 +155,16 @@ impl Writer {
         if state.busy {
             state.tasks.push_back(Task::Forget(address.fingerprint()));
         }
+    }
+
+    /// Has an entry taken out of the index that could not be by who knows that it is of no use.
+    pub(super) fn forget_later(&self, address: &Address) {
+        if self.start().is_none() {
+            return;
+        }
+        let forgetting = Task::Forget(address.fingerprint());
+        self.queue.lock().tasks.push_back(forgetting);
+        self.queue.changed.notify_all();
     }
 
     /// Has a use noted, if there is room in the queue.

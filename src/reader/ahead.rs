@@ -38,7 +38,7 @@ impl Shared {
     pub(super) fn decode_ahead(self: &Arc<Self>, ahead: Range<u64>, left: Left) {
         if let Some(distant) = self.archive.distant() {
             self.line.add(ahead);
-            return self.fetch_on(distant);
+            return self.have_fetched_on(distant);
         }
         if left == Left::Nothing {
             return self.send_ahead(ahead, None);

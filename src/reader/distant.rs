@@ -99,8 +99,25 @@ impl AllFetched {
 }
 
 impl Shared {
+    /// Has more fetched of what was named ahead, if it is time for that. Waits for nothing: whoever calls may have the network to
+    /// drive, or other requests to take.
+    pub(super) fn have_fetched_on(self: &Arc<Self>, distant: &dyn Distant) {
+        if !self.line.has_turn(most_under_way(distant.round_trip())) {
+            return;
+        }
+        let shared = Arc::downgrade(self);
+        distant.run_waiting(Box::new(move || {
+            // Nobody may read the file any more.
+            if let Some(shared) = shared.upgrade()
+                && let Some(distant) = shared.archive.distant()
+            {
+                shared.fetch_on(distant);
+            }
+        }));
+    }
+
     /// Goes on fetching what was named ahead, and has the workers decode it.
-    pub(super) fn fetch_on(self: &Arc<Self>, distant: &dyn Distant) {
+    fn fetch_on(self: &Arc<Self>, distant: &dyn Distant) {
         let most = most_under_way(distant.round_trip());
         while let Some(turn) = self.line.turn(most) {
             let Some(group) = self.next_group(distant, &turn) else {
@@ -200,7 +217,7 @@ impl Shared {
             }
             shared.send_ahead(original, Some(&fetched));
             if let Some(distant) = shared.archive.distant() {
-                shared.fetch_on(distant);
+                shared.have_fetched_on(distant);
             }
         };
         let kept = distant.fetch(packed, room, Urgency::Speculation, Some(Box::new(then)));

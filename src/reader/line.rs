@@ -105,11 +105,22 @@ impl Line {
         all
     }
 
+    /// Whether there is a turn to be had. Takes notice of what has ended.
+    pub(super) fn has_turn(&self, most: usize) -> bool {
+        let mut state = self.lock();
+        let ended = state.take_ended();
+        let has_turn = !state.is_busy(most) && !state.named.is_empty();
+        drop(state);
+        // What nobody decodes is freed without the lock.
+        drop(ended);
+        has_turn
+    }
+
     /// The next turn, if anything was named and no more than `most` requests are then under way.
     pub(super) fn turn(&self, most: usize) -> Option<Turn<'_>> {
         let mut state = self.lock();
         let ended = state.take_ended();
-        let busy = state.under_way.len() + state.turns >= most;
+        let busy = state.is_busy(most);
         let named = if busy { None } else { state.named.pop_front() };
         state.turns += usize::from(named.is_some());
         let lengths = state.under_way.iter().map(|fetched| fetched.len() as u64);
@@ -126,6 +137,11 @@ impl Line {
 }
 
 impl State {
+    /// Whether `most` requests are under way, or about to be.
+    fn is_busy(&self, most: usize) -> bool {
+        self.under_way.len() + self.turns >= most
+    }
+
     /// Takes what is no longer under way from what is, and notes down that it is there.
     fn take_ended(&mut self) -> Vec<Arc<Fetched>> {
         let ended = self
@@ -211,7 +227,9 @@ mod tests {
         assert_eq!(turn.length(1 << 20), LEAST_FETCH);
         assert!(line.turn(8).is_none(), "its turn is not over");
         turn.give_back(start..end);
+        assert!(!line.has_turn(8));
         drop(turn);
+        assert!(line.has_turn(8) && !line.has_turn(7));
         assert_eq!(line.turn(8).unwrap().named, start..end);
         assert!(line.turn(8).is_none(), "nothing was given back");
     }

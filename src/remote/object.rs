@@ -384,6 +384,14 @@ impl Distant for Object {
         on_disk.is_some_and(|on_disk| on_disk.has(wanted, whole))
     }
 
+    fn run_waiting(&self, work: Box<dyn FnOnce() + Send>) {
+        match self.on_disk {
+            Some(_) => self.store.runtimes().run_waiting(work),
+            // There is nothing to wait for.
+            None => work(),
+        }
+    }
+
     fn round_trip(&self) -> Duration {
         self.store.round_trip()
     }
