@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use common::place::{Place, said, umount};
 use common::users::{ANOTHER, FuseForAll, SOMEBODY, as_user, mount_as_somebody, place_of_somebody};
 use common::{
-    Mounted, Running, is_mounted, policies, run, sample, shell, system_calls, vector, wait_until,
-    warpfs,
+    Mounted, Running, is_mounted, mount_table, policies, run, sample, shell, system_calls, vector,
+    wait_until, warpfs,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -356,7 +356,7 @@ fn a_mount_point_that_is_swapped_for_a_link_while_it_is_mounted_on_leads_nowhere
         assert_eq!(mounting.0.wait().unwrap().code(), Some(1), "{said}");
         assert!(said.contains("somebody has renamed"), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let table = mount_table();
         let below = format!("{}/", root.display());
         assert!(!table.contains(&below), "{table}");
         shell(&root, "ls his/aside/* other/above/*");
@@ -600,7 +600,7 @@ fn an_ordinary_user_mounts_through_fusermount3_and_nobody_else_sees_it() {
     assert!(read(SOMEBODY).stdout == common::mixed());
     assert!(!read(ANOTHER).status.success());
     assert!(!read(0).status.success());
-    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounted = mount_table();
     assert!(mounted.contains("fuse.warpfs"), "{mounted}");
     let unmount = [
         program.as_os_str(),

@@ -18,7 +18,7 @@ use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Mounted, is_mounted, names, pack, sample, shell, vector, warpfs};
+use common::{Mounted, is_mounted, mount_table, names, pack, sample, shell, vector, warpfs};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -660,7 +660,7 @@ fn what_cannot_be_mounted_is_refused_in_a_line_that_says_what_to_do() {
     packed(&at("x.warp"));
     fs::copy(at("x.warp"), at("packed under another name")).unwrap();
     shell(place.path(), "mkfifo pipe");
-    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mount_table();
     let at_mounted = |line: &&str| line.contains(place.path().to_str().unwrap());
     assert_eq!(before.lines().filter(at_mounted).count(), 0);
     for (source, mount_point, says) in [
@@ -695,7 +695,7 @@ fn what_cannot_be_mounted_is_refused_in_a_line_that_says_what_to_do() {
             assert!(said.contains(part), "{source} {mount_point}: {said}");
         }
     }
-    let after = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let after = mount_table();
     assert_eq!(after.lines().filter(at_mounted).count(), 0);
     for arguments in [&["mount", "directory"][..], &["mount"]] {
         let output = warpfs()

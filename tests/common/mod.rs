@@ -228,9 +228,15 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// The table of all that is mounted; another test may have mounted something whose name is not UTF-8.
+pub fn mount_table() -> String {
+    let table = fs::read("/proc/self/mountinfo").unwrap();
+    String::from_utf8_lossy(&table).into_owned()
+}
+
 /// Whether anything is mounted at this path.
 pub fn is_mounted(path: &Path) -> bool {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let table = mount_table();
     let path = path.to_str().unwrap();
     table
         .lines()
