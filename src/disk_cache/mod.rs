@@ -248,7 +248,12 @@ impl DiskCache {
         let Some(segment) = files.directory.open_segment(entry.segment)? else {
             return Ok(false);
         };
-        if !segment::read(&segment, entry.position, address, buffer)? {
+        let read = segment::read(&segment, entry.position, address, buffer);
+        if read.is_err() {
+            // What cannot be read is to be replaced, and not to be waited for again.
+            let _ = files.index.remove(&entry);
+        }
+        if !read? {
             let errors = &self.shared.counters.disk_cache_errors;
             errors.add(1);
             // What cannot be written to may be read all the same.
