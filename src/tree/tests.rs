@@ -575,7 +575,7 @@ fn another_file_or_view_in_a_nodes_place_is_noticed_on_opening() {
 
 /// Makes a file or directory `name` whose inode number was another's, if the file system gives it one of these.
 fn make_with_number(fixture: &Fixture, name: &str, number: u64, make: fn(PathBuf)) -> bool {
-    let mut others = (0..200).map(|other| fixture.path(&format!("other-{other}")));
+    let mut others = (0..200).map(|other| fixture.path(&format!("other-{name}-{other}")));
     let reused = others.find(|other| {
         make(other.clone());
         fs::metadata(other).unwrap().ino() == number
