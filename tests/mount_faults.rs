@@ -21,9 +21,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Mounted, PATIENCE, Random, is_mounted, noise, pack, sample, wait_until, warpfs};
+use common::{
+    Mounted, PATIENCE, Random, is_mounted, noise, pack, processors, sample, wait_until, warpfs,
+};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 const MIB: usize = 1 << 20;
 const LENGTH: usize = 16 * MIB;
@@ -239,6 +242,47 @@ fn a_mount_ended_by_a_signal_ends_the_reads_that_wait_in_it() {
         assert_eq!(by_map.signal(), Some(Signal::BUS.as_raw()), "{by_map}");
         assert!(held.read_exact_at(&mut [0; 4096], 14 * MIB as u64).is_err());
         assert!(start.elapsed() < Duration::from_secs(5), "{signal:?}");
+        assert_eq!(is_mounted(&mounted.mount_point), signal == Signal::KILL);
+        if signal == Signal::KILL {
+            assert!(unmount("a lazy call", &mounted.mount_point));
+        }
+    }
+}
+
+#[test]
+fn a_mount_ended_by_a_signal_ends_though_more_reads_wait_in_it_than_it_had_threads_for() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let disk = Disk::new();
+        let few = [
+            "--cache-size",
+            "4M",
+            "--prefetch",
+            "off",
+            "--threads",
+            "2",
+            "--ttl",
+            "600",
+        ];
+        let mut mounted = Mounted::new(disk.source(), &few);
+        let (file, output) = (mounted.path("x"), disk.directory.path().join("output"));
+        let mut readers: Vec<_> = (0..5)
+            .map(|number| Reader::new(&file, 4 + 2 * number, 1, "read", &output))
+            .collect();
+        let mut one = CpuSet::new();
+        one.set(processors()[0]);
+        for reader in &readers {
+            sched_setaffinity(Some(Pid::from_child(&reader.0)), &one).unwrap();
+        }
+        wait_in(&disk, &mut readers);
+        // Each is given something to do, which must not have the server wait for itself.
+        wait_until("further threads", || {
+            mounted.logged().matches("one more thread").count() >= 2
+        });
+        kill_process(Pid::from_child(&mounted.server), signal).unwrap();
+        wait_for_the_server(&mut mounted);
+        for reader in &mut readers {
+            assert!(!reader.wait().success());
+        }
         assert_eq!(is_mounted(&mounted.mount_point), signal == Signal::KILL);
         if signal == Signal::KILL {
             assert!(unmount("a lazy call", &mounted.mount_point));

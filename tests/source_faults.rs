@@ -198,10 +198,9 @@ impl Hanging {
     }
 
     /// Stops the server, and has several read of its file from each processor, who get no answer.
-    fn stop(&self, mount_point: &Path) -> Stopped {
-        let path = mount_point.join("far/plain");
+    fn stop(&self, path: &Path) -> Stopped {
         // The header and the table are there.
-        let file = File::open(&path).unwrap();
+        let file = File::open(path).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 64 * MIB as u64);
         let server = Pid::from_child(&self.far.server);
         kill_process(server, Signal::STOP).unwrap();
@@ -263,6 +262,9 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         let _ = kill_process(self.server, Signal::CONT);
+        for reader in &mut self.readers {
+            let _ = reader.wait();
+        }
     }
 }
 
@@ -270,7 +272,7 @@ impl Drop for Stopped {
 fn a_file_whose_file_system_does_not_answer_holds_up_nobody_who_reads_others() {
     let hanging = Hanging::new(Place::new());
     let outer = Mounted::at(&hanging.place.source(), &hanging.place.mount_point(), &[]);
-    let stopped = hanging.stop(&outer.mount_point);
+    let stopped = hanging.stop(&outer.path("far/plain"));
     stopped.others_are_read(&outer.mount_point);
     assert!(
         outer.logged().contains("one more thread"),
@@ -287,7 +289,9 @@ fn a_file_whose_file_system_does_not_answer_holds_up_nobody_in_an_ordinary_user_
     let mounted = mount_as_somebody(&hanging.place, &program, &["--allow-other"]);
     assert!(mounted.status.success(), "{}", said(&mounted));
     let mount_point = hanging.place.mount_point();
-    hanging.stop(&mount_point).others_are_read(&mount_point);
+    hanging
+        .stop(&mount_point.join("far/plain"))
+        .others_are_read(&mount_point);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// For how long all of a queue's threads are at the same requests before it gets another.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How many threads a mount gets beyond those it began with.
-const MOST: usize = 32;
+pub(super) const MOST: usize = 32;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -82,8 +82,8 @@ impl Relief {
         }
     }
 
-    /// Watches until no thread takes requests any more, and has `relieve` add a thread to each queue that needs one.
-    pub(super) fn watch(&self, mut relieve: impl FnMut(usize)) {
+    /// Watches until no thread takes requests any more, and has `relieve` add a thread to each queue that needs one; it says whether it has.
+    pub(super) fn watch(&self, mut relieve: impl FnMut(usize) -> bool) {
         let mut left = MOST;
         while left > 0 && self.is_called() {
             let held = self.held_up();
@@ -100,8 +100,7 @@ impl Relief {
             }
             for was in held {
                 if left > 0 && self.held_up().contains(&was) {
-                    left -= 1;
-                    relieve(was.0);
+                    left -= usize::from(relieve(was.0));
                 }
             }
         }
@@ -188,7 +187,7 @@ mod tests {
         let (relieved, relieves) = mpsc::channel();
         let watcher = {
             let relief = Arc::clone(&relief);
-            thread::spawn(move || relief.watch(|queue| relieved.send(queue).unwrap()))
+            thread::spawn(move || relief.watch(|queue| relieved.send(queue).is_ok()))
         };
         // One is held up, and the others go on.
         let held = posts[0].begin();
@@ -218,7 +217,13 @@ mod tests {
         let post = relief.post(0);
         let _held = post.begin();
         let mut added = 0;
-        relief.watch(|_| added += 1);
+        let mut refused = 0;
+        relief.watch(|_| {
+            // There is none to be had for a while.
+            refused += usize::from(refused < 3);
+            added += usize::from(refused == 3);
+            refused == 3
+        });
         assert_eq!(added, MOST);
     }
 }

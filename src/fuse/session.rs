@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
+use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
@@ -137,8 +138,8 @@ impl Session {
                 let mut number = self.threads;
                 start("relief".to_owned(), move || {
                     relief.clone().watch(|queue| {
-                        told_of_relief(readers.start(number, Some(relief.post(queue))));
                         number += 1;
+                        is_relief(readers.start(number, Some(relief.post(queue))))
                     });
                 })?;
             }
@@ -152,8 +153,12 @@ impl Session {
                 start("relief".to_owned(), move || {
                     relief.clone().watch(|queue| {
                         let added = rings.reinforce(queue, &filesystem, &relief, &ended);
-                        told_of_relief(added.map_err(|error| Error::io("cannot add one", error)));
-                        ask_for_something(queue, mount_point.clone());
+                        let added = added.map_err(|error| Error::io("cannot add a thread", error));
+                        let added = is_relief(added);
+                        if added {
+                            ask_for_something(queue, mount_point.clone());
+                        }
+                        added
                     });
                 })?;
             }
@@ -187,24 +192,49 @@ impl Readers {
     }
 }
 
-/// Tells of a thread that was added, because others are held up.
-fn told_of_relief(added: Result<()>) {
-    match added {
+/// Whether a thread was added because others are held up; the log is told.
+fn is_relief(added: Result<()>) -> bool {
+    match &added {
         Ok(()) => tracing::warn!("requests are held up: one more thread takes some"),
-        Err(error) => tracing::error!("requests are held up, and no thread is to be had: {error}"),
+        // Until there is one again, this is found every half a second.
+        Err(error) => tracing::debug!("requests are held up, and no thread is to be had: {error}"),
     }
+    added.is_ok()
 }
 
 /// Asks the mount for something from a processor, so that an entry that is new in its queue is given work: without that, what waited there before would
-/// wait on. Nobody waits for this.
+/// wait on. Nobody waits for this. It is a question that is answered without the source, which may be what does not answer.
+///
+/// Who asks cannot be ended until he is answered. So he must not keep the connection open that ends with all other threads: he gives up whatever
+/// is open.
 fn ask_for_something(processor: usize, mount_point: PathBuf) {
     let asked = start("relief-asks".to_owned(), move || {
-        let _home = Home::new(processor);
-        let _ = rustix::fs::statvfs(&mount_point);
+        let home = Home::new(processor);
+        if !home.is_kept() || !give_up_descriptors() {
+            return;
+        }
+        // There is none of that name, and none is looked for.
+        let _ = rustix::fs::getxattr(&mount_point, "security.warpfs", &mut [0; 1][..]);
     });
     if let Err(error) = asked {
         tracing::debug!("what waits is answered with what is asked for next: {error}");
     }
+}
+
+/// Has this thread no descriptor open, whatever the others have; says whether that was possible.
+#[expect(unsafe_code, reason = "no library has this call")]
+fn give_up_descriptors() -> bool {
+    // SAFETY: it takes numbers alone. With this flag the thread has a table of descriptors of its own, so none that another one uses is closed;
+    // and this one uses none.
+    let given_up = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            0_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_UNSHARE,
+        )
+    };
+    given_up == 0
 }
 
 /// Serves, and tells how that has ended: a thread that is lost by a panic as well, for nobody takes its place.
