@@ -715,7 +715,12 @@ fn what_is_put_in_the_place_of_a_new_directory_is_not_given_away() {
         let packed = held_up_behind("mkdirat", directory.path(), &words, made, || {
             fs::rename(at("out/private"), at("out/d")).unwrap();
         });
-        assert!(packed.status.success(), "{}", said(&packed));
+        assert_eq!(packed.status.code(), Some(1), "{}", said(&packed));
+        assert!(
+            said(&packed).contains("out/d: belongs to user"),
+            "{}",
+            said(&packed)
+        );
         let found = fs::metadata(at("out/d")).unwrap();
         assert_eq!((found.uid(), found.mode() & 0o7777), (ANOTHER, 0o700));
     }

@@ -221,14 +221,70 @@ fn a_directory_put_in_another_s_place_is_not_given_to_the_owner_of_what_is_there
     fs::create_dir(trees.at("tree/mine")).unwrap();
     give(&trees.at("tree/mine"), SOMEBODY, 0o755);
     fs::rename(trees.at("out/private"), trees.at("out/mine")).unwrap();
-    trees.pack(&[]);
+    let (output, said) = trees.try_pack(&[]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("out/mine: belongs to user"), "{said}");
     assert_eq!(access(&trees.at("out/mine")), (ANOTHER, 0o700));
     assert_eq!(access(&trees.at("out/private")), (ANOTHER, 0o700));
     // In its own place, and with a directory of the other's in the source.
     fs::rename(trees.at("tree/private"), trees.at("elsewhere")).unwrap();
     fs::rename(trees.at("tree/mine"), trees.at("tree/private")).unwrap();
-    trees.pack(&[]);
+    let (output, said) = trees.try_pack(&[]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(access(&trees.at("out/private")), (ANOTHER, 0o700));
+}
+
+#[test]
+fn nothing_is_put_into_a_directory_that_a_stranger_has_made_in_the_target() {
+    if !rustix::process::geteuid().is_root() {
+        common::left_out("only root gives directories away");
+        return;
+    }
+    let trees = Trees::new();
+    trees.pack(&[]);
+    fs::create_dir(trees.at("tree/private")).unwrap();
+    fs::write(trees.at("tree/private/x"), sample(40_000, 70)).unwrap();
+    give(&trees.at("tree/private"), ANOTHER, 0o700);
+    fs::create_dir(trees.at("out/private")).unwrap();
+    give(&trees.at("out/private"), SOMEBODY, 0o755);
+    let (output, said) = trees.try_pack(&[]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("out/private: belongs to user"), "{said}");
+    assert!(!trees.at("out/private/x.warp").exists());
+    // Into what he gives to whom it is for, it is.
+    chown(trees.at("out/private"), Some(ANOTHER), None).unwrap();
+    trees.pack(&[]);
+    assert!(trees.at("out/private/x.warp").exists());
+}
+
+#[test]
+fn what_one_user_could_not_give_to_a_result_root_s_run_gives_it() {
+    if !rustix::process::geteuid().is_root() {
+        common::left_out("only root can become somebody else");
+        return;
+    }
+    let (place, _program) = place_of_somebody();
+    let source = place.own.path().join("src");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a"), sample(40_000, 1)).unwrap();
+    give(&source.join("a"), ANOTHER, 0o640);
+    fs::set_permissions(source.join("a"), PermissionsExt::from_mode(0o644)).unwrap();
+    let script = format!(
+        "cd '{}' && ./warpfs pack -qr src -o out",
+        place.own.path().display()
+    );
+    let words = ["bash", "-euc", &script].map(OsStr::new);
+    assert!(as_user(SOMEBODY, &words).status.success());
+    assert_eq!(
+        access(&place.own.path().join("out/a.warp")),
+        (SOMEBODY, 0o644)
+    );
+    let made = place.own.path().join("out/a.warp");
+    shell(
+        place.own.path(),
+        &format!("'{}' pack -qr src -o out", env!("CARGO_BIN_EXE_warpfs")),
+    );
+    assert_eq!(access(&made), (ANOTHER, 0o644));
 }
 
 #[test]

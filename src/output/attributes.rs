@@ -57,8 +57,7 @@ pub(crate) fn narrow_access(
     path: &Path,
 ) -> Result<()> {
     let found = rustix::fs::fstat(&to).context("cannot examine", path)?;
-    let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
-    if is_file && found.st_nlink > 1 {
+    if is_file(&found) && found.st_nlink > 1 {
         return Ok(());
     }
     let before = found.st_mode & 0o7777;
@@ -196,7 +195,12 @@ fn user_attributes(names: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|name| name.starts_with(b"user.") && !name.starts_with(b"user.warpfs."))
 }
 
-/// Takes away what a file has that is not new: attributes that the other had when it was made, and has no more.
+fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// Takes away what a file has that is not new: attributes that the other had when it was made, and has no more. In directories others keep
+/// attributes of their own.
 fn remove_other_attributes(of: BorrowedFd<'_>, wanted: &[u8]) {
     let mut names = vec![0_u8; 64 << 10];
     let len = rustix::fs::flistxattr(of, &mut names[..]).unwrap_or(0);
@@ -215,7 +219,9 @@ fn copy_user_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &Path) -
         Err(error) => return Err(error).context("cannot list the attributes for", path),
     };
     let names = names.get(..len).unwrap_or(&[]);
-    remove_other_attributes(to, names);
+    if rustix::fs::fstat(to).is_ok_and(|to| is_file(&to)) {
+        remove_other_attributes(to, names);
+    }
     for name in user_attributes(names) {
         let value = attribute(from, name).context("cannot read the attributes for", path)?;
         let Some(value) = value else { continue };

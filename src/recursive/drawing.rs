@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::fs::{CWD, FileType, OFlags};
 
-use super::names::{Leave, Renewal, make_directory};
+use super::names::{Leave, Renewal, Whose, make_directory};
 use super::names_before::NamesBefore;
 use super::{Item, LARGE, Task, Tree, Work, earlier, marks};
 use crate::error::{Error, IoContext, Result};
@@ -26,6 +26,8 @@ pub(super) struct Drawing {
     linked: HashSet<(u64, u64)>,
     /// The root of the tree that is made, or of the one that is worked on in place.
     root: Option<Arc<OwnedFd>>,
+    /// Whose the root of another tree is.
+    owner: u32,
     /// Of another tree, the directory that the walk's goes to, and what it is to be given of that one's.
     targets: Descent<Option<Renewal>>,
     /// What was in the directories that the walk is in, if they are worked on in place.
@@ -34,7 +36,7 @@ pub(super) struct Drawing {
 
 impl Drawing {
     /// Makes the root of the other tree, if there is to be one. The attributes of directories that were there are
-    /// replaced only if the task replaces what exists, or an earlier run made them.
+    /// replaced only as those of what an earlier run has made, or by force if they belong to whom the job runs as.
     pub(super) fn new(root: &Path, tree: &Tree<'_>) -> Result<Self> {
         let task = tree.task;
         let mut drawing = Self {
@@ -42,6 +44,7 @@ impl Drawing {
             source: None,
             linked: HashSet::new(),
             root: None,
+            owner: 0,
             targets: Descent::new(),
             before: Vec::new(),
         };
@@ -58,6 +61,7 @@ impl Drawing {
             drawing.walk = Walk::new(root, Some(inode_of(&stat))).selecting(task.selection());
             let directory = Arc::new(directory);
             drawing.root = Some(directory.clone());
+            drawing.owner = stat.st_uid;
             // What is no directory has been, or is going to be, told.
             let renewal =
                 from.and_then(|from| tree.renewal(&directory, made, Path::new(""), &from, root));
@@ -145,8 +149,13 @@ impl Tree<'_> {
         let Some((parent, _)) = drawing.targets.innermost() else {
             return Err(Error::unusable("its directory was moved meanwhile").in_file(&target));
         };
-        let (directory, made) = make_directory(&*parent, &entry.name, &target, OFlags::NOFOLLOW)?;
-        let just_made = || marks::is_marked(&parent) && earlier::was_just_made(&directory);
+        let whose = Whose::OursOr(drawing.owner);
+        let (directory, made) =
+            make_directory(&*parent, &entry.name, &target, OFlags::NOFOLLOW, whose)?;
+        if !made {
+            check_is_no_strangers(&directory, entry, whose, &target)?;
+        }
+        let just_made = || marks::is_marked(&parent) && earlier::was_just_made(&directory, whose);
         let renewal = self.renewal(
             &directory,
             made || just_made(),
@@ -199,6 +208,20 @@ impl Tree<'_> {
     }
 }
 
+/// Checks that a directory of the other tree that was there is nobody's from whom the one it is for may be closed: he would read what is put there,
+/// or exchange it.
+fn check_is_no_strangers(directory: &OwnedFd, of: &Entry, whose: Whose, path: &Path) -> Result<()> {
+    let found = rustix::fs::fstat(directory).context("cannot examine", path)?;
+    if whose.is(found.st_uid) || found.st_uid == of.stat.st_uid {
+        return Ok(());
+    }
+    Err(Error::unusable(format!(
+        "belongs to user {}, and what it is made for to user {}: give it to him, or remove it",
+        found.st_uid, of.stat.st_uid
+    ))
+    .in_file(path))
+}
+
 /// Makes the directory that a tree goes to and those it is in, and opens it; the second says whether it is new.
 fn make_root(output: &Path) -> Result<(OwnedFd, bool)> {
     // Without "." and the like at the end, which cannot be made.
@@ -207,5 +230,11 @@ fn make_root(output: &Path) -> Result<(OwnedFd, bool)> {
         std::fs::create_dir_all(parent).context("cannot make the directory", parent)?;
     }
     // The user may name a link to a directory; what is in the tree may not be one.
-    make_directory(CWD, output.as_os_str(), &output, OFlags::empty())
+    make_directory(
+        CWD,
+        output.as_os_str(),
+        &output,
+        OFlags::empty(),
+        Whose::Any,
+    )
 }

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, flock};
 use rustix::process::geteuid;
 
 use super::marks::{Mark, Origin};
-use super::names::{Renewal, is_as_made};
+use super::names::{Renewal, Whose, is_as_made};
 use super::{Made, Outcome, Task, Tree, Work};
 use crate::error::Result;
 use crate::index::INDEX_NAME;
@@ -102,10 +102,11 @@ fn nanoseconds(seconds: i64, rest: impl Into<i128>) -> i128 {
 
 /// Whether a directory is as a run leaves it that is killed before it can mark what it has just made. So may be one that its owner has
 /// made for himself: it is for those alone that lie in one of ours.
-pub(super) fn was_just_made(directory: &OwnedFd) -> bool {
+pub(super) fn was_just_made(directory: &OwnedFd, whose: Whose) -> bool {
     let mode = rustix::fs::fstat(directory).map(|stat| Mode::from_raw_mode(stat.st_mode));
     let bits = Mode::RWXU | Mode::RWXG | Mode::RWXO;
-    mode.is_ok_and(|mode| mode & bits == Mode::RWXU) && is_as_made(directory).unwrap_or(false)
+    mode.is_ok_and(|mode| mode & bits == Mode::RWXU)
+        && is_as_made(directory, whose).unwrap_or(false)
 }
 
 /// Removes the temporary files in `target` that a killed run of the same task, on what is in `source`, has left there.
@@ -155,7 +156,8 @@ impl Tree<'_> {
     /// What is done with a result that is up to date, of a file that is open and in this state: nothing beside its original. In another tree
     /// it is given the owner, access list and mode of the file as they are now, if
     /// - it belongs to the owner and the group that the file has: then it goes to nobody; or
-    /// - it was made of this very file and belongs to whom the job runs as, so that nobody else can have said so.
+    /// - it was made of this very file, or for what had this place and these rights, and belongs to whom the job runs as, so that nobody else can
+    ///   have said so.
     ///
     /// What else was made of what is at this place is made anew (`None`): somebody may have put another's result there, or his own file in the
     /// place of the source. What bears no mark is given to nobody, but closed to those whom the file is closed to. What was made of another file of
@@ -178,7 +180,7 @@ impl Tree<'_> {
         let mark = self.mark_on(&found, &found_stat, &origin);
         match mark {
             Mark::OfAnother => return Ok(None),
-            // Should it have another owner, its file system keeps none, or somebody has chosen so.
+            // Should it have another owner, its file system keeps none, this user may not give it, or somebody has chosen so.
             Mark::Own {
                 same_access: true, ..
             } => return Ok(done),
@@ -228,9 +230,7 @@ impl Tree<'_> {
         if !mark.is_own() && !self.task.replaces() {
             return None;
         }
-        if may_be_given(&found, &stat, mark)
-            || self.task.replaces() && mark == Mark::None && is_ours(&found)
-        {
+        if may_be_given(&found, &stat, mark) || self.task.replaces() && is_ours(&found) {
             allow_owner(directory);
             return Some(attributes);
         }
@@ -328,14 +328,15 @@ impl Tree<'_> {
 /// Whether a result may be given the owner and the mode that its source has by now: see [`Tree::up_to_date`].
 fn may_be_given(found: &Stat, of: &Stat, mark: Mark) -> bool {
     let owner = |stat: &Stat| (stat.st_uid, stat.st_gid);
-    let same_file = matches!(
-        mark,
+    let was_made_for_it = match mark {
         Mark::Own {
-            same_file: true,
-            ..
-        }
-    );
-    owner(found) == owner(of) || same_file && is_ours(found)
+            same_file,
+            same_place,
+            same_access,
+        } => same_file || same_place && same_access,
+        Mark::None | Mark::OfAnother => false,
+    };
+    owner(found) == owner(of) || was_made_for_it && is_ours(found)
 }
 
 /// Whether something belongs to whom the job runs as.

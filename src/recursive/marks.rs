@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Stat, StatxFlags, fgetxattr};
+use rustix::process::geteuid;
 
 use crate::error::Result;
 use crate::identity::Identity;
@@ -59,11 +60,13 @@ pub(super) enum Mark {
     None,
     /// It was made of something else in this tree.
     OfAnother,
-    /// It was made of what is, or was, at this place.
+    /// It was made of what is, or was, at this place, or of the same file elsewhere; or it cannot be told of which file of the tree.
     Own {
-        /// Of the file that is there now.
+        /// It was made of the file that is there now, as far as that can be told.
         same_file: bool,
-        /// When this had the owner, access list and mode that it has now.
+        /// It was made for this place.
+        same_place: bool,
+        /// It was made by the same user, of what had the owner, access list and mode that it has now.
         same_access: bool,
     },
 }
@@ -82,7 +85,8 @@ impl Origin {
     pub(super) fn of(relative: &Path, file: impl AsFd, stat: &Stat, path: &Path) -> Result<Self> {
         let list = access_list(&file, path)?.unwrap_or_default();
         let (user, group, mode) = (stat.st_uid, stat.st_gid, stat.st_mode);
-        let access = format!("{user} {group} {mode} ");
+        // What one user could not give, another may.
+        let access = format!("{} {user} {group} {mode} ", geteuid().as_raw());
         Ok(Self {
             place: part(&[relative.as_os_str().as_bytes()]),
             file: which(&file, OsStr::new(""), AtFlags::EMPTY_PATH),
@@ -100,13 +104,15 @@ impl Origin {
     }
 }
 
-/// Which file has this name, by its inode and when it was made: an inode number alone is soon another file's.
+/// Which file has this name, by its file system, its inode and when it was made: an inode number alone is soon another file's. `None` where that is
+/// not kept, and in file systems whose servers may say what they like, which do not say which one they are.
 fn which(at: impl AsFd, name: &OsStr, flags: AtFlags) -> Option<Part> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let found = rustix::fs::statx(at, name, flags, wanted).ok()?;
+    let found = rustix::fs::statx(&at, name, flags, wanted).ok()?;
+    let file_system = rustix::fs::fstatvfs(&at).ok()?.f_fsid;
     let Identity { inode, born, .. } = Identity::from(&found);
-    let file = format!("{inode} {} {}", born.0, born.1);
-    (born != (0, 0)).then(|| part(&[file.as_bytes()]))
+    let file = format!("{file_system:x} {inode} {} {}", born.0, born.1);
+    (born != (0, 0) && file_system != 0).then(|| part(&[file.as_bytes()]))
 }
 
 fn part(of: &[&[u8]]) -> Part {
@@ -183,13 +189,16 @@ impl Marks {
         let Some(found) = found else {
             return Mark::None;
         };
+        let same_place = found.place == origin.place;
         let same_file = origin.file == Some(found.file);
+        let is_unknown = origin.file.is_none() || found.file == Part::default();
         // One of several names bears the mark of the first; the others still have what is lost with it.
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let is_link = is_file && stat.st_nlink > 1;
-        match found.place == origin.place || same_file || is_link {
+        match same_place || same_file || is_unknown || is_link {
             true => Mark::Own {
                 same_file,
+                same_place,
                 same_access: found.access == origin.access,
             },
             false => Mark::OfAnother,

@@ -384,6 +384,7 @@ pub(super) fn make_directory(
     name: &std::ffi::OsStr,
     path: &std::path::Path,
     flags: OFlags,
+    whose: Whose,
 ) -> Result<(OwnedFd, bool)> {
     let made = match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
         Ok(()) => true,
@@ -392,7 +393,7 @@ pub(super) fn make_directory(
     };
     match open_directory(&parent, name, flags) {
         Ok(directory) => {
-            let is_new = made && is_as_made(&directory).context("cannot examine", path)?;
+            let is_new = made && is_as_made(&directory, whose).context("cannot examine", path)?;
             Ok((directory, is_new))
         }
         Err(Errno::NOTDIR | Errno::LOOP) => Err(Error::new(ErrorKind::Unusable(
@@ -403,14 +404,37 @@ pub(super) fn make_directory(
     }
 }
 
+/// Whose a new directory may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose {
+    /// Anybody's: the root of a tree that goes where the user says.
+    Any,
+    /// His whom the job runs as, or else this user's: where owners are not kept as they are given, on FAT or by a server that maps them, a new one
+    /// has the owner that the tree's root has.
+    OursOr(u32),
+}
+
+impl Whose {
+    pub(super) fn is(self, owner: u32) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OursOr(other) => owner == geteuid().as_raw() || owner == other,
+        }
+    }
+}
+
 /// Whether a directory is as one that was just made here. Who may make names beside it may have put another in its place, and what
-/// is new is given the owner and the mode of a directory of the tree: it must be empty, and no third person's. Where owners are
-/// not kept as they are given, on FAT or by a server that maps them, it has the same as the one it is in.
-pub(super) fn is_as_made(directory: &OwnedFd) -> rustix::io::Result<bool> {
-    let owner = rustix::fs::fstat(directory)?.st_uid;
-    let is_own = owner == geteuid().as_raw()
-        || owner == rustix::fs::statat(directory, "..", AtFlags::empty())?.st_uid;
-    Ok(is_own && names_in(directory)?.is_empty())
+/// is new is given the owner and the mode of a directory of the tree: it must be empty, and no third person's.
+pub(super) fn is_as_made(directory: &OwnedFd, whose: Whose) -> rustix::io::Result<bool> {
+    if !whose.is(rustix::fs::fstat(directory)?.st_uid) {
+        return Ok(false);
+    }
+    match names_in(directory) {
+        Ok(names) => Ok(names.is_empty()),
+        // Where it may be made and not be listed, nobody else has made anything in it either.
+        Err(Errno::ACCESS | Errno::BADF) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@
 
 use std::fs::File;
 
-/// The file systems that are known to tell, by their numbers: of linux/magic.h those of ext2 to ext4, XFS, Btrfs, F2FS and tmpfs, of
-/// OpenZFS's sys/fs/zfs.h that of ZFS.
-const TELLING: [u32; 6] = [
+/// The file systems that are known to tell, by their numbers: of linux/magic.h those of ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, FAT and exFAT, of
+/// the kernel's ntfs3 its own, of OpenZFS's sys/fs/zfs.h that of ZFS.
+const TELLING: [u32; 9] = [
     0xef53,
     0x5846_5342,
     0x9123_683e,
     0xf2f5_2010,
     0x0102_1994,
+    0x4d44,
+    0x2011_bab0,
+    0x7366_746e,
     0x2fc1_2fc1,
 ];
 
