@@ -17,7 +17,7 @@ use std::time::Duration;
 /// For how long all of a queue's threads are at the same requests before it gets another.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How many threads a mount gets beyond those it began with.
-pub(super) const MOST: usize = 32;
+const MOST: usize = 32;
 
 /// See the module's description.
 #[derive(Debug)]

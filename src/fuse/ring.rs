@@ -32,7 +32,7 @@ use super::aside::{Answerer, Askers};
 use super::filesystem::WarpFilesystem;
 use super::pages::Pages;
 use super::protocol::{self, Outlet, REPLY_HEADER, REQUEST_HEADER, Reply, Request};
-use super::relief::{self, Post, Relief};
+use super::relief::{Post, Relief};
 use super::schedule::Home;
 use super::session::{LOCAL_REQUEST, tell_end};
 use super::start;
@@ -260,12 +260,11 @@ impl Rings {
     }
 }
 
-/// How many threads may come to answer requests by io_uring, each with a ring that takes a descriptor.
+/// How many threads may come to answer requests by io_uring, each with a ring that takes a descriptor, but for those that are added
+/// where others are held up: where there is no descriptor left they are not.
 pub(super) fn threads() -> usize {
     match possible_processors() {
-        Ok(processors) if processors <= MOST_QUEUES => {
-            processors * THREADS_PER_QUEUE + relief::MOST
-        }
+        Ok(processors) if processors <= MOST_QUEUES => processors * THREADS_PER_QUEUE,
         _ => 0,
     }
 }
