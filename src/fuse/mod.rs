@@ -35,6 +35,7 @@ mod mount_point;
 mod notify;
 mod observation;
 mod pages;
+mod permission;
 mod protocol;
 mod relief;
 mod ring;

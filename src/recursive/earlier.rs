@@ -240,7 +240,7 @@ impl Tree<'_> {
         mark.is_own().then_some(Renewal::Narrower)
     }
 
-    /// Marks a file made of one of the tree, if what the job makes is to be told later; `path` is what the one of the tree is called in messages.
+    /// Marks a file made of one of the tree, if what the job makes is to be told later.
     ///
     /// # Errors
     /// The access list of the one cannot be read.
